@@ -1,0 +1,37 @@
+package upstream
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Stats is what a Client has counted since it was made. All but the sizes only ever grow.
+type Stats struct {
+	// Questions answered from memory while fresh, answered from it past their time, asked of servers,
+	// and joined to one already being asked.
+	Hits, Stale, Misses, Merged uint64
+	// Remembered counts failures answered from memory (RFC 9520), Prefetches answers renewed before
+	// they ran out, Busy questions turned away with ErrBusy, Forwarded packets passed through.
+	Remembered, Prefetches, Busy, Forwarded uint64
+	// Entries and Bytes are the cache's present size, Evicted how many entries had to make room.
+	Entries, Bytes int
+	Evicted        uint64
+	// Servers is sorted by address; the scopes are taken together.
+	Servers []ServerStats
+}
+
+// ServerStats is what is known of one server.
+type ServerStats struct {
+	Addr netip.AddrPort
+	// Queries sent, and how many of them ended without a usable answer in time (Failures) or in an
+	// rcode that made us ask another server (Refusals).
+	Queries, Failures, Refusals uint64
+	// Answers is how many answers came, after RTT in all.
+	Answers uint64
+	RTT     time.Duration
+	// Mismatched counts replies thrown away because they did not fit the question: a late reply, or
+	// somebody guessing.
+	Mismatched uint64
+	// Down says that the server is asked last at present, in at least one scope.
+	Down bool
+}
