@@ -1,0 +1,186 @@
+// Package admin shows what dnsd does and why: health, metrics, dumps and explanations, on a unix socket
+// and a local port, and the client side of it.
+//
+// It knows nothing of the rest of dnsd. Whoever wires it hands in functions that fill the structs below;
+// the same structs come out of Client at the other end, so what `dnsd status` prints is what the daemon
+// said and nothing is computed twice. All of it is read-only: no request changes anything.
+package admin
+
+import "time"
+
+// Status is the state of one dnsd in one screen.
+type Status struct {
+	// Version is the daemon's version, Node the machine's name.
+	Version, Node string
+	// Now is the daemon's clock when it answered; ages are counted from it.
+	Now time.Time
+	// Started is when this process started.
+	Started time.Time
+	// NotReady says why /readyz fails; empty means ready.
+	NotReady string `json:",omitempty"`
+	Kernel   Kernel
+	// Sources are in order of precedence.
+	Sources  []Source
+	Pods     PodCount
+	Names    int
+	Clusters int
+	// Frontends and Backends are what the kernel holds.
+	Frontends, Backends int
+	VIPs                VIPs
+	// Queries counts DNS queries by what became of them.
+	Queries  map[string]uint64 `json:",omitempty"`
+	Upstream Upstream
+	// Problems are all objects, pods and files that could not be used, and writes that failed.
+	Problems []Problem `json:",omitempty"`
+}
+
+// Kernel is the state of the kernel half.
+type Kernel struct {
+	// Release is the kernel's release, as uname says it.
+	Release string
+	// Detached says what is missing when the programs are not wholly attached; empty means attached.
+	Detached string `json:",omitempty"`
+	// Heartbeat is when dnsd last told the kernel it is alive; when it is old the kernel lets every
+	// query go to its own nameserver.
+	Heartbeat time.Time
+	Features  []Feature
+	// Counters count what the programs did and refused, by reason.
+	Counters map[string]uint64 `json:",omitempty"`
+}
+
+// Feature is something the kernel may lack.
+type Feature struct {
+	Name    string
+	Present bool
+	// Note says what is lost without it and which kernel brings it.
+	Note string `json:",omitempty"`
+}
+
+// Source is one source of names and clusters.
+type Source struct {
+	Name string
+	// Spoke is when it last said something to this process; zero means not yet.
+	Spoke time.Time `json:",omitzero"`
+	// Pending means it has never spoken, so nothing is concluded from what is missing.
+	Pending         bool
+	Hosts, Clusters int
+	// Problems counts its objects that had to be skipped.
+	Problems int
+	// Error is why it is not connected or cannot read, if so.
+	Error string `json:",omitempty"`
+}
+
+// PodCount counts the pods of the node by state.
+type PodCount struct {
+	Captured, Balanced, Opening, Failed int
+}
+
+// VIPs is the use made of the virtual address ranges.
+type VIPs struct {
+	V4, V6 string
+	// Used are given to a host, Resting were and may not be given again yet; Size is how many there are.
+	Used, Resting, Size int
+}
+
+// Upstream is the state of the servers asked and of the cache before them.
+type Upstream struct {
+	Servers []UpstreamServer
+	// Entries and Bytes are the size of the cache, Hits and Misses how often it helped.
+	Entries, Bytes int64
+	Hits, Misses   uint64
+}
+
+// UpstreamServer is one server that was asked.
+type UpstreamServer struct {
+	Address string
+	// Down means others are tried before it.
+	Down              bool
+	Queries, Failures uint64
+	// Error is the last failure, if the last query failed.
+	Error string `json:",omitempty"`
+}
+
+// Problem is one thing that could not be used.
+type Problem struct {
+	// Source says who found it, Object which thing it is.
+	Source, Object string
+	// Reason says what is wrong and, where possible, what to do.
+	Reason string
+}
+
+// NameRow is one name in the answer table.
+type NameRow struct {
+	// Name is fully qualified without the final dot; a wildcard starts with "*.".
+	Name string
+	// View is the namespace that sees the row; empty means all.
+	View      string `json:",omitempty"`
+	Addresses []string
+	// VIP means the addresses are virtual: connections to them are balanced.
+	VIP bool `json:",omitempty"`
+	// CNAME is the target, where the name is an alias.
+	CNAME string `json:",omitempty"`
+	Ports []string
+	// Source and Object say which declaration won.
+	Source, Object string
+}
+
+// ClusterRow is one cluster and what the kernel does with connections to it.
+type ClusterRow struct {
+	Name, Source string
+	// Type is Envoy's discovery type, Policy the balancing in use.
+	Type, Policy string
+	// Frontends are "address:port/protocol" balanced to this cluster.
+	Frontends []string
+	Endpoints []EndpointRow
+	// Lookups are the names behind a DNS-type cluster.
+	Lookups []LookupRow `json:",omitempty"`
+	// Problem says why no connection is balanced to it, if so.
+	Problem string `json:",omitempty"`
+}
+
+// EndpointRow is one address of a cluster.
+type EndpointRow struct {
+	Address string
+	Weight  uint32
+	// Active counts connections open now, Connections all there were.
+	Active      uint32
+	Connections uint64
+	// Ejected means it failed and is only probed.
+	Ejected bool
+}
+
+// LookupRow is one name a cluster's endpoints come from.
+type LookupRow struct {
+	Name string
+	// Family is Envoy's lookup family.
+	Family    string
+	Addresses []string
+	// Asked is when the last answer came, Next when it is asked again.
+	Asked time.Time `json:",omitzero"`
+	Next  time.Time `json:",omitzero"`
+	// Error is why the last lookup failed; the addresses are then the last good ones.
+	Error string `json:",omitempty"`
+}
+
+// PodRow is one attachment of a pod of this node.
+type PodRow struct {
+	// Pod is "namespace/name", or the container ID where there is no such thing.
+	Pod       string
+	Container string
+	Interface string
+	Netns     string
+	// Cookie is the kernel's number for the pod's network namespace; zero while unknown.
+	Cookie    uint64
+	Addresses []string
+	// Nameservers are those captured, with the port of the listener each is turned to.
+	Nameservers []NameserverRow
+	// State is captured, balanced, opening or failed; Reason says why it is not captured.
+	State, Reason string
+	Since         time.Time
+}
+
+// NameserverRow is one captured nameserver.
+type NameserverRow struct {
+	Address string
+	Port    uint16
+}

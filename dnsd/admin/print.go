@@ -1,0 +1,278 @@
+package admin
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// PrintJSON writes v, any of the structs of this package, as indented JSON.
+func PrintJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// PrintStatus writes the summary: first whether it works, then the parts, last what is wrong.
+func PrintStatus(w io.Writer, s Status) error {
+	return table(w, func(p printer) {
+		p("nodens %s on %s, up %s: %s\n\n", s.Version, dash(s.Node), age(s.Now, s.Started), readiness(s))
+		p("kernel\t%s\n", kernelLine(s))
+		if line := missing(s.Kernel.Features); line != "" {
+			p("\tlacks %s\n", line)
+		}
+		if line := counters(s.Kernel.Counters); line != "" {
+			p("\t%s\n", line)
+		}
+		p("pods\t%s\n", podLine(s.Pods))
+		p("names\t%d, of %d clusters; in the kernel %d frontends, %d backends\n",
+			s.Names, s.Clusters, s.Frontends, s.Backends)
+		p("vips\t%d of %d used, %d resting (%s, %s)\n",
+			s.VIPs.Used, s.VIPs.Size, s.VIPs.Resting, dash(s.VIPs.V4), dash(s.VIPs.V6))
+		if line := counters(s.Queries); line != "" {
+			p("queries\t%s\n", line)
+		}
+		for i, src := range s.Sources {
+			p("%s\t%s\n", heading(i, "sources"), sourceLine(s.Now, src))
+		}
+		for i, u := range s.Upstream.Servers {
+			p("%s\t%s\n", heading(i, "upstream"), upstreamLine(u))
+		}
+		p("cache\t%d answers, %d KiB, %s\n", s.Upstream.Entries, s.Upstream.Bytes/1024,
+			hitRate(s.Upstream.Hits, s.Upstream.Misses))
+		if len(s.Problems) > 0 {
+			p("\n%s:\n", count(len(s.Problems), "problem"))
+		}
+		for _, q := range s.Problems {
+			p("  %s: %s: %s\n", q.Source, q.Object, q.Reason)
+		}
+	})
+}
+
+// PrintNames writes one line per name.
+func PrintNames(w io.Writer, rows []NameRow) error {
+	return table(w, func(p printer) {
+		p("NAME\tADDRESSES\tPORTS\tSEEN BY\tSOURCE\tOBJECT\n")
+		for _, r := range rows {
+			addrs := strings.Join(r.Addresses, ",")
+			switch {
+			case r.CNAME != "":
+				addrs = "-> " + r.CNAME
+			case r.VIP:
+				addrs += " (vip)"
+			}
+			p("%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, dash(addrs), dash(strings.Join(r.Ports, ",")),
+				cmp.Or(r.View, "all"), dash(r.Source), dash(r.Object))
+		}
+	})
+}
+
+// PrintClusters writes each cluster and, below it, its lookups and endpoints.
+func PrintClusters(w io.Writer, rows []ClusterRow) error {
+	now := time.Now()
+	return table(w, func(p printer) {
+		p("CLUSTER\tTYPE\tPOLICY\tFRONTENDS\tWEIGHT\tACTIVE\tTOTAL\tSTATE\n")
+		for _, c := range rows {
+			p("%s\t%s\t%s\t%s\t\t\t\t%s\n", c.Name, dash(c.Type), dash(c.Policy),
+				dash(strings.Join(c.Frontends, ",")), c.Problem)
+			for _, l := range c.Lookups {
+				p("  ? %s\t%s\t%s\t\t\t\t\t%s\n", l.Name, l.Family, strings.Join(l.Addresses, ","), lookupState(now, l))
+			}
+			for _, e := range c.Endpoints {
+				state := "ok"
+				if e.Ejected {
+					state = "ejected"
+				}
+				p("  > %s\t\t\t\t%d\t%d\t%d\t%s\n", e.Address, e.Weight, e.Active, e.Connections, state)
+			}
+		}
+	})
+}
+
+// PrintPods writes one line per pod.
+func PrintPods(w io.Writer, rows []PodRow) error {
+	now := time.Now()
+	return table(w, func(p printer) {
+		p("POD\tSTATE\tADDRESSES\tNAMESERVERS\tCOOKIE\tSINCE\tREASON\n")
+		for _, r := range rows {
+			var servers []string
+			for _, n := range r.Nameservers {
+				servers = append(servers, fmt.Sprintf("%s>%d", n.Address, n.Port))
+			}
+			p("%s\t%s\t%s\t%s\t%d\t%s\t%s\n", r.Pod, r.State, dash(strings.Join(r.Addresses, ",")),
+				dash(strings.Join(servers, ",")), r.Cookie, age(now, r.Since), r.Reason)
+		}
+	})
+}
+
+// PrintExplain writes the steps of an explanation, numbered.
+func PrintExplain(w io.Writer, steps []string) error {
+	return table(w, func(p printer) {
+		for i, s := range steps {
+			p("%d. %s\n", i+1, s)
+		}
+	})
+}
+
+type printer func(format string, args ...any)
+
+// table aligns what f prints at its tabs and returns the first error of w. Lines lose the blanks a last
+// empty column leaves.
+func table(w io.Writer, f func(printer)) error {
+	var buf bytes.Buffer
+	tw := tabwriter.NewWriter(&buf, 0, 0, 2, ' ', 0)
+	f(func(format string, args ...any) { _, _ = fmt.Fprintf(tw, format, args...) })
+	_ = tw.Flush()
+	for line := range strings.Lines(buf.String()) {
+		if _, err := io.WriteString(w, strings.TrimRight(line, " \n")+"\n"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func readiness(s Status) string {
+	if s.NotReady != "" {
+		return "NOT READY: " + s.NotReady
+	}
+	if n := len(s.Problems); n > 0 {
+		return fmt.Sprintf("ready, %s below", count(n, "problem"))
+	}
+	return "ready"
+}
+
+func kernelLine(s Status) string {
+	if s.Kernel.Detached != "" {
+		return fmt.Sprintf("%s, NOT ATTACHED: %s", s.Kernel.Release, s.Kernel.Detached)
+	}
+	return fmt.Sprintf("%s, attached, heartbeat %s ago", s.Kernel.Release, age(s.Now, s.Kernel.Heartbeat))
+}
+
+func missing(features []Feature) string {
+	var lacks []string
+	for _, f := range features {
+		if !f.Present {
+			lacks = append(lacks, strings.TrimSuffix(f.Name+": "+f.Note, ": "))
+		}
+	}
+	return strings.Join(lacks, "; ")
+}
+
+func podLine(c PodCount) string {
+	line := fmt.Sprintf("%d captured", c.Captured)
+	for _, other := range []struct {
+		n    int
+		what string
+	}{{c.Balanced, "balanced only"}, {c.Opening, "opening"}, {c.Failed, "FAILED"}} {
+		if other.n > 0 {
+			line += fmt.Sprintf(", %d %s", other.n, other.what)
+		}
+	}
+	return line
+}
+
+func sourceLine(now time.Time, s Source) string {
+	line := fmt.Sprintf("%s: ", s.Name)
+	switch {
+	case s.Pending:
+		line += "has not spoken yet"
+	case s.Spoke.IsZero():
+		line += "not heard since the start; what it said before is used"
+	default:
+		line += "spoke " + age(now, s.Spoke) + " ago"
+	}
+	line += fmt.Sprintf("; %s, %s", count(s.Hosts, "host"), count(s.Clusters, "cluster"))
+	if s.Problems > 0 {
+		line += ", " + count(s.Problems, "PROBLEM")
+	}
+	if s.Error != "" {
+		line += "; " + s.Error
+	}
+	return line
+}
+
+func upstreamLine(u UpstreamServer) string {
+	state := "up"
+	if u.Down {
+		state = "DOWN"
+	}
+	line := fmt.Sprintf("%s: %s; %d queries, %d failed", u.Address, state, u.Queries, u.Failures)
+	if u.Error != "" {
+		line += "; last: " + u.Error
+	}
+	return line
+}
+
+func lookupState(now time.Time, l LookupRow) string {
+	switch {
+	case l.Error != "" && l.Asked.IsZero():
+		return "never answered: " + l.Error
+	case l.Error != "":
+		return fmt.Sprintf("answered %s ago, now: %s", age(now, l.Asked), l.Error)
+	case l.Asked.IsZero():
+		return "not answered yet"
+	}
+	return fmt.Sprintf("answered %s ago, next in %s", age(now, l.Asked), age(l.Next, now))
+}
+
+// counters writes what is not zero, by name.
+func counters(m map[string]uint64) string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		if m[name] > 0 {
+			out = append(out, fmt.Sprintf("%s %d", name, m[name]))
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+func hitRate(hits, misses uint64) string {
+	if hits+misses == 0 {
+		return "not asked yet"
+	}
+	return fmt.Sprintf("%.0f%% of %d found", 100*float64(hits)/float64(hits+misses), hits+misses)
+}
+
+// age is how long before now t was, in a precision a human reads at once.
+func age(now, t time.Time) string {
+	if t.IsZero() || now.IsZero() {
+		return "-"
+	}
+	d := max(now.Sub(t), 0)
+	switch {
+	case d < 10*time.Second:
+		return d.Round(100 * time.Millisecond).String()
+	case d < 10*time.Minute:
+		return d.Round(time.Second).String()
+	case d < 48*time.Hour:
+		return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
+	}
+	return fmt.Sprintf("%dd", d/(24*time.Hour))
+}
+
+// count writes a number of things; the word's plural ends in s, in the word's own case.
+func count(n int, word string) string {
+	switch {
+	case n == 1:
+		return "1 " + word
+	case word == strings.ToUpper(word):
+		return fmt.Sprintf("%d %sS", n, word)
+	}
+	return fmt.Sprintf("%d %ss", n, word)
+}
+
+func heading(i int, word string) string {
+	if i == 0 {
+		return word
+	}
+	return ""
+}
+
+func dash(s string) string { return cmp.Or(s, "-") }

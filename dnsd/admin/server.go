@@ -1,0 +1,187 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Options are where to listen and what to show. Every function may be called at any moment and from
+// several goroutines at once; none may block for long.
+type Options struct {
+	// Socket is the path of the unix socket. Its folder must exist.
+	Socket string
+	// Listen is the address for health checks and metrics, meant to be on loopback; empty means none.
+	Listen string
+
+	Status   func() Status
+	Names    func(filter string) []NameRow
+	Clusters func() []ClusterRow
+	Pods     func() []PodRow
+	// Explain says, step by step, what a query for name from pod ("namespace/name") meets.
+	Explain func(name, pod string) ([]string, error)
+	// Ready returns why this daemon does not do its work yet; nil means it does.
+	Ready    func() error
+	Registry *prometheus.Registry
+}
+
+// Server answers on both listeners.
+type Server struct {
+	unix, tcp net.Listener // tcp or nil
+	path      string
+	made      os.FileInfo // the socket file as we made it
+	http      http.Server // dumps, on the unix socket
+	local     http.Server // health and metrics, on the port
+}
+
+// Listen opens the socket and the port; Serve must follow. It fails if another dnsd answers on the
+// socket; a socket left behind by a dead one is replaced.
+func Listen(o Options) (*Server, error) {
+	s := &Server{path: o.Socket}
+	public := http.NewServeMux()
+	health(public, o)
+	private := http.NewServeMux()
+	health(private, o)
+	dumps(private, o)
+	// A client that sends slowly must not hold a goroutine for ever; answers are small and made at once.
+	s.http = http.Server{Handler: private, ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}
+	s.local = http.Server{Handler: public, ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}
+
+	var err error
+	if s.unix, s.made, err = listenUnix(o.Socket); err != nil {
+		return nil, fmt.Errorf("admin socket %s: %w", o.Socket, err)
+	}
+	if o.Listen == "" {
+		return s, nil
+	}
+	if s.tcp, err = net.Listen("tcp", o.Listen); err != nil {
+		s.close()
+		return nil, fmt.Errorf("health and metrics: %w (choose another address with listen)", err)
+	}
+	return s, nil
+}
+
+// Addr is the address of the local port, or nil.
+func (s *Server) Addr() net.Addr {
+	if s.tcp == nil {
+		return nil
+	}
+	return s.tcp.Addr()
+}
+
+// Serve answers until ctx is done, then closes both listeners and removes the socket. A request under
+// way gets a second to end.
+func (s *Server) Serve(ctx context.Context) error {
+	errs := make(chan error, 2)
+	go func() { errs <- s.http.Serve(s.unix) }()
+	if s.tcp != nil {
+		go func() { errs <- s.local.Serve(s.tcp) }()
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-errs:
+		err = fmt.Errorf("admin: %w", err)
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = s.http.Shutdown(grace)
+	_ = s.local.Shutdown(grace)
+	s.close()
+	return err
+}
+
+func (s *Server) close() {
+	// Only our own file: a successor may have put its socket there already.
+	if now, err := os.Stat(s.path); err == nil && os.SameFile(now, s.made) {
+		_ = os.Remove(s.path)
+	}
+	_ = s.unix.Close()
+	if s.tcp != nil {
+		_ = s.tcp.Close()
+	}
+}
+
+// listenUnix makes the socket under another name and renames it, so that nobody sees it before its mode
+// is set and a stale one is replaced in one step. It is open to root and to the folder's group (mode
+// 0660): the dumps name every host of the mesh and every pod, which is not for everybody to read.
+func listenUnix(path string) (net.Listener, os.FileInfo, error) {
+	if c, err := net.Dial("unix", path); err == nil {
+		_ = c.Close()
+		return nil, nil, errors.New("another dnsd answers there: stop it first")
+	}
+	if st, err := os.Lstat(path); err == nil && st.Mode().Type() != fs.ModeSocket {
+		return nil, nil, errors.New("there is something that is no socket: remove it")
+	}
+	next := fmt.Sprintf("%s.%d", path, os.Getpid())
+	_ = os.Remove(next)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: next, Net: "unix"})
+	if err != nil {
+		return nil, nil, err
+	}
+	l.SetUnlinkOnClose(false) // it is not there any more under the name it was made with
+	err = os.Chmod(next, 0o660)
+	if err == nil {
+		err = os.Rename(next, path)
+	}
+	var made os.FileInfo
+	if err == nil {
+		made, err = os.Lstat(path)
+	}
+	if err != nil {
+		_ = os.Remove(next)
+		_ = l.Close()
+		return nil, nil, err
+	}
+	return l, made, nil
+}
+
+// health serves what a kubelet and a Prometheus ask. /healthz says only that the process answers:
+// restarting a daemon that waits for something outside helps nobody. /readyz says whether it works.
+func health(mux *http.ServeMux, o Options) {
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := o.Ready(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = fmt.Fprintln(w, "ok")
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(o.Registry, promhttp.HandlerOpts{}))
+}
+
+func dumps(mux *http.ServeMux, o Options) {
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { reply(w, o.Status()) })
+	mux.HandleFunc("GET /names", func(w http.ResponseWriter, r *http.Request) { reply(w, o.Names(r.FormValue("filter"))) })
+	mux.HandleFunc("GET /clusters", func(w http.ResponseWriter, _ *http.Request) { reply(w, o.Clusters()) })
+	mux.HandleFunc("GET /pods", func(w http.ResponseWriter, _ *http.Request) { reply(w, o.Pods()) })
+	mux.HandleFunc("GET /explain", func(w http.ResponseWriter, r *http.Request) {
+		steps, err := o.Explain(r.FormValue("name"), r.FormValue("pod"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusNotFound)
+			return
+		}
+		reply(w, steps)
+	})
+}
+
+func reply(w http.ResponseWriter, v any) {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(append(data, '\n'))
+}
