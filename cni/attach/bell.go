@@ -29,8 +29,12 @@ const (
 	OpCheck Op = "check"
 )
 
-// ErrNoDaemon says that nobody listens at the bell's socket.
-var ErrNoDaemon = errors.New("dnsd is not running")
+var (
+	// ErrNoDaemon says that nobody listens at the bell's socket.
+	ErrNoDaemon = errors.New("dnsd is not running")
+	// ErrRefused says that the daemon heard and answered no; its reason follows.
+	ErrRefused = errors.New("dnsd refused")
+)
 
 // One line each way, in JSON.
 type (
@@ -51,7 +55,7 @@ const (
 )
 
 // Ring tells the daemon at socket of op and waits for its answer, until ctx is done and no longer,
-// whatever the daemon does. It returns the daemon's refusal as an error, ErrNoDaemon when there is no
+// whatever the daemon does. It returns ErrRefused with the daemon's reason, ErrNoDaemon when there is no
 // daemon, and ctx's error when the answer did not come in time; the daemon then goes on by itself.
 func Ring(ctx context.Context, socket string, op Op, k Key) error {
 	var d net.Dialer
@@ -78,7 +82,7 @@ func Ring(ctx context.Context, socket string, op Op, k Key) error {
 	case err != nil:
 		return fmt.Errorf("ring dnsd: %w", err)
 	case !r.OK:
-		return fmt.Errorf("dnsd refused %s %s: %s", op, k, r.Error)
+		return fmt.Errorf("%w %s %s: %s", ErrRefused, op, k, r.Error)
 	}
 	return nil
 }
