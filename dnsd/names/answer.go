@@ -1,0 +1,221 @@
+package names
+
+import (
+	"net/netip"
+	"strings"
+
+	"github.com/miekg/dns"
+)
+
+// Kind says who has the last word on a question.
+type Kind uint8
+
+const (
+	// NotOurs means that the table does not know the name: the question goes upstream as it stands.
+	NotOurs Kind = iota
+	// Ours means that the Answer is the whole answer; without records it is NODATA.
+	Ours
+	// Ask means that the name is ours but may have records of this type elsewhere: upstream is asked for
+	// the Owner, and if it has no answer, or is at a loss, the answer is NODATA.
+	Ask
+	// Chase means that CNAMEs lead out of the table: upstream goes on from the Owner, and its outcome is
+	// the outcome.
+	Chase
+)
+
+// maxCNAMEs bounds how many CNAMEs are followed within the table.
+const maxCNAMEs = 8
+
+// Answer is what the table says to one question. It is plain data that points into the table: making one
+// allocates nothing, except for SRV records. The slices must not be changed.
+type Answer struct {
+	Kind Kind
+	// TTL of the records below, in seconds.
+	TTL uint32
+	// Addresses are the A or AAAA records of Owner, as the question asked. Whoever writes them down
+	// starts at another one each time.
+	Addresses []netip.Addr
+	// Services are SRV records, of priority 0 and equal weights.
+	Services []Service
+	// PTR is the name an address belongs to.
+	PTR string
+	// Zone owns the SOA record of a negative answer.
+	Zone string
+
+	cnames  [maxCNAMEs]string
+	ncnames int
+}
+
+// Service is an SRV record, and the addresses of its target.
+type Service struct {
+	Port    uint16
+	Target  string
+	A, AAAA []netip.Addr
+}
+
+// CNAMEs are the targets of the CNAME records that come first: the question's name owns the first of
+// them, and each target the next.
+func (a *Answer) CNAMEs() []string { return a.cnames[:a.ncnames] }
+
+// Owner is the name that owns the records behind the CNAMEs: the last target, or else qname.
+func (a *Answer) Owner(qname string) string {
+	if a.ncnames > 0 {
+		return a.cnames[a.ncnames-1]
+	}
+	return qname
+}
+
+// Empty reports whether the answer has no record but CNAMEs.
+func (a *Answer) Empty() bool {
+	return len(a.Addresses) == 0 && len(a.Services) == 0 && a.PTR == ""
+}
+
+// follow adds a CNAME; it reports false for one too many, or one that leads back.
+func (a *Answer) follow(target string) bool {
+	for _, seen := range a.CNAMEs() {
+		if seen == target {
+			return false
+		}
+	}
+	if a.ncnames == maxCNAMEs {
+		return false
+	}
+	a.cnames[a.ncnames] = target
+	a.ncnames++
+	return true
+}
+
+// Lookup answers a question of class IN. qname is as asked, in any case and with or without its final
+// dot. A and AAAA of a name always lead to the same Kind, since a stub resolver that gets an address for
+// one and "no such name" for the other may believe the latter.
+func (t *Table) Lookup(c *Client, qname string, qtype uint16) Answer {
+	q, ok := normal(qname)
+	if t == nil || !ok {
+		return Answer{}
+	}
+	a := Answer{TTL: t.ttl}
+	if qtype == dns.TypePTR {
+		if e := t.reverse(c, q); e != nil {
+			a.Kind, a.PTR = Ours, e.name
+			return a
+		}
+	}
+	m := t.find(c, q)
+	if m.entry == nil || !m.answers(qtype) {
+		return Answer{}
+	}
+	if m.domain != "" {
+		a.follow(m.full)
+	}
+	t.settle(&a, c, &m, qtype)
+	if m.domain != "" && a.Kind == Ours && a.Empty() && qtype != dns.TypeCNAME {
+		a.ncnames = 0 // a search-list name without data is plainly NODATA, as the next type may not be
+	}
+	if a.Zone = a.Owner(q); t.inDomain(a.Zone) {
+		a.Zone = t.domain
+	}
+	return a
+}
+
+// answers reports whether the way the name was found has a say in qtype. Elsewhere the question means
+// the name as it stands: nobody asks for the pointer of a name, and a short form that its client wrote
+// as a full name stands for an address, not for a zone.
+func (m *match) answers(qtype uint16) bool {
+	switch qtype {
+	case dns.TypeA, dns.TypeAAAA, dns.TypeHTTPS, dns.TypeSVCB, dns.TypeANY, dns.TypeCNAME:
+		return true
+	case dns.TypePTR:
+		return m.entry.local && m.rule != short
+	case dns.TypeSRV:
+		return m.rule != short || m.prefix != ""
+	default:
+		return m.rule != short || m.domain != ""
+	}
+}
+
+// settle fills in what the entry found, or the one its CNAMEs lead to, has of qtype.
+func (t *Table) settle(a *Answer, c *Client, m *match, qtype uint16) {
+	e := m.entry
+	if qtype == dns.TypeCNAME || qtype == dns.TypeANY {
+		// RFC 8482: of all records of a name with addresses, none is a fair choice to ANY.
+		a.Kind = Ours
+		if e.target != "" && a.ncnames == 0 {
+			a.follow(e.target)
+		}
+		return
+	}
+	for e.target != "" {
+		target := e.target
+		if !a.follow(target) {
+			a.Kind = Ours
+			return
+		}
+		e = t.findWhole(c, target).entry
+		if e == nil {
+			a.Kind = Chase
+			return
+		}
+	}
+	a.Kind = Ours
+	switch {
+	case m.prefix != "" && qtype == dns.TypeSRV:
+		a.Services = e.services(c, m.prefix, strings.TrimPrefix(m.full, m.prefix))
+	case m.prefix != "" && (qtype == dns.TypeA || qtype == dns.TypeAAAA):
+		// the name of a service has no address
+	case qtype == dns.TypeA:
+		a.Addresses = e.a
+	case qtype == dns.TypeAAAA:
+		a.Addresses = e.reachable(c)
+	case e.local:
+		// nobody else knows names of the cluster better
+	case e.virtual && (qtype == dns.TypeHTTPS || qtype == dns.TypeSVCB):
+		// they may carry addresses that bypass the virtual one
+	default:
+		a.Kind = Ask
+	}
+}
+
+// reachable returns e's IPv6 addresses, unless they are virtual and c could not even try them.
+func (e *entry) reachable(c *Client) []netip.Addr {
+	if e.virtual && !c.IPv6 {
+		return nil
+	}
+	return e.aaaa
+}
+
+// services returns the SRV records of host's port that prefix names: of its records, where they have
+// the port (a headless service's pods), else its own.
+func (e *entry) services(c *Client, prefix, host string) []Service {
+	var all []Service
+	for i := range e.below() {
+		r := &e.row.Records[i]
+		if p := port(r.Ports, prefix); p != nil {
+			name := fqdn(r.Label) + host
+			s := Service{Port: p.Number, Target: name}
+			for _, addr := range r.Addresses {
+				if addr.Is4() {
+					s.A = append(s.A, addr)
+				} else {
+					s.AAAA = append(s.AAAA, addr)
+				}
+			}
+			all = append(all, s)
+		}
+	}
+	if p := port(e.ports(), prefix); p != nil && len(all) == 0 {
+		all = append(all, Service{Port: p.Number, Target: host, A: e.a, AAAA: e.reachable(c)})
+	}
+	return all
+}
+
+// normal returns qname as names are stored. A name with an escape has a byte that no host name has: it
+// is left to others.
+func normal(qname string) (string, bool) {
+	if qname == "" || strings.IndexByte(qname, '\\') >= 0 {
+		return "", false
+	}
+	if qname[len(qname)-1] != '.' {
+		qname += "."
+	}
+	return strings.ToLower(qname), true
+}

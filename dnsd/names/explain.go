@@ -1,0 +1,113 @@
+package names
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/miekg/dns"
+)
+
+// Explain tells how qname is answered to c, a line for each step that Lookup takes and for each type
+// that takes a road of its own.
+func (t *Table) Explain(c *Client, qname string) []string {
+	q, ok := normal(qname)
+	switch {
+	case t == nil:
+		return []string{"no table yet: every name goes to the client's own nameserver"}
+	case !ok:
+		return []string{fmt.Sprintf("%q has an escaped byte, so no host is called that: it goes to the client's own nameserver", qname)}
+	}
+	lines := []string{fmt.Sprintf("%s asked from %s, search list [%s], IPv6 %s", q,
+		namespaceOf(c), strings.Join(c.Search, " "), map[bool]string{true: "yes", false: "no"}[c.IPv6])}
+	if e := t.reverse(c, q); e != nil {
+		lines = append(lines, fmt.Sprintf("address of %s (%s)", e.name, e.origin()))
+	}
+	m := t.find(c, q)
+	lines = append(lines, t.steps(c, q, &m)...)
+	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeHTTPS, dns.TypeSRV, dns.TypePTR, dns.TypeTXT} {
+		a := t.Lookup(c, q, qtype)
+		label := dns.TypeToString[qtype]
+		if qtype == dns.TypeTXT {
+			label = "other types"
+		}
+		lines = append(lines, label+": "+a.describe(q))
+	}
+	return lines
+}
+
+// steps tells which rules were tried up to the one that m is by.
+func (t *Table) steps(c *Client, q string, m *match) []string {
+	if m.entry == nil {
+		lines := []string{"not declared, no pod's name, below no wildcard, no short Kubernetes name"}
+		for _, domain := range c.Search {
+			if rest, ok := cutDomain(q, domain); ok {
+				lines = append(lines, fmt.Sprintf("without search domain %s: %s is unknown too", domain, rest))
+			}
+		}
+		return append(lines, "so it is not ours: it goes to the client's own nameserver")
+	}
+	var lines []string
+	if m.domain != "" {
+		lines = append(lines, fmt.Sprintf("unknown as it stands; known without search domain %s", m.domain))
+	}
+	how := map[rule]string{
+		exact:     "is declared",
+		podRecord: "is the record of an endpoint of " + m.entry.row.Host,
+		service:   "is a port of " + m.entry.name,
+		wildcard:  "is below the wildcard " + m.entry.name,
+		short:     "is the Kubernetes service that the name is short for",
+	}[m.rule]
+	lines = append(lines, fmt.Sprintf("%s %s (%s)", m.full, how, m.entry.origin()))
+	if m.entry.target != "" {
+		lines = append(lines, "it stands for "+m.entry.target)
+	}
+	return lines
+}
+
+// origin says who declared e and who sees it.
+func (e *entry) origin() string {
+	who := strings.TrimSpace(e.row.Object + " of source " + e.row.Source)
+	if e.row.View == "" {
+		return who + ", seen by every namespace that has none of its own"
+	}
+	return who + ", seen by namespace " + e.row.View
+}
+
+// describe puts a in words, for a question about q.
+func (a *Answer) describe(q string) string {
+	var said []string
+	for _, target := range a.CNAMEs() {
+		said = append(said, "CNAME "+target)
+	}
+	for _, addr := range a.Addresses {
+		said = append(said, addr.String())
+	}
+	for _, s := range a.Services {
+		said = append(said, fmt.Sprintf("%s port %d", s.Target, s.Port))
+	}
+	if a.PTR != "" {
+		said = append(said, a.PTR)
+	}
+	switch a.Kind {
+	case NotOurs:
+		return "upstream's answer"
+	case Ask:
+		said = append(said, "upstream's answer for "+a.Owner(q)+", NODATA if it has none")
+	case Chase:
+		said = append(said, "then upstream's answer for "+a.Owner(q))
+	case Ours:
+		if a.Empty() {
+			said = append(said, fmt.Sprintf("NODATA for %d s", NegativeTTL))
+		} else {
+			said = append(said, fmt.Sprintf("for %d s", a.TTL))
+		}
+	}
+	return strings.Join(said, ", ")
+}
+
+func namespaceOf(c *Client) string {
+	if c.Namespace == "" {
+		return "no namespace"
+	}
+	return "namespace " + c.Namespace
+}

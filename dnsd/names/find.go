@@ -1,0 +1,257 @@
+package names
+
+import (
+	"net/netip"
+	"strings"
+
+	"github.com/nodens-dns/nodens/dnsd/mesh"
+)
+
+// rule is by which rule a name was found.
+type rule uint8
+
+// The rules, in the order they are tried.
+const (
+	unknown   rule = iota
+	exact          // the name is declared
+	podRecord      // the name is that of a record below a declared name
+	service        // "_port._proto." in front of a known name
+	wildcard       // the name is below a declared wildcard
+	short          // the name and the rest of a Kubernetes name of the client's cluster
+)
+
+// match is what a name was found to be.
+type match struct {
+	entry *entry
+	rule  rule
+	// full is the name found: the one asked, what the search list leaves of it, or the Kubernetes name
+	// it is short for. A wildcard's is concrete.
+	full string
+	// prefix is the "_port._proto." in front of the entry's name, if any.
+	prefix string
+	// domain is the search domain that was stripped, if any.
+	domain string
+}
+
+// find looks for q, in lower case: as it stands, then as a short name, then without each of the client's
+// search domains. The order makes a declared name win over whatever else a name might stand for.
+func (t *Table) find(c *Client, q string) match {
+	if m := t.findWhole(c, q); m.entry != nil {
+		return m
+	}
+	if m := t.findShort(c, q); m.entry != nil {
+		return m
+	}
+	for _, domain := range c.Search {
+		rest, ok := cutDomain(q, domain)
+		if !ok {
+			continue
+		}
+		m := t.findWhole(c, rest)
+		if m.entry == nil {
+			m = t.findShort(c, rest)
+		}
+		if m.entry != nil {
+			m.domain = domain
+			return m
+		}
+	}
+	return match{}
+}
+
+// findWhole looks for q as a full name.
+func (t *Table) findWhole(c *Client, q string) match {
+	if e := lookup(t, c, q); e != nil {
+		return match{entry: e, rule: ruleOf(e), full: q}
+	}
+	if prefix, host := cutService(q); prefix != "" {
+		e := lookup(t, c, host)
+		if e == nil {
+			e = t.wildcard(c, host)
+		}
+		if e != nil && e.serves(prefix) {
+			return match{entry: e, rule: service, full: q, prefix: prefix}
+		}
+	}
+	if e := t.wildcard(c, q); e != nil {
+		return match{entry: e, rule: wildcard, full: q}
+	}
+	return match{}
+}
+
+// findShort looks for the Kubernetes name that q is short for, as a pod with kubelet's own search list
+// would: in the client's namespace, then as service and namespace, then as all but the cluster's domain.
+func (t *Table) findShort(c *Client, q string) match {
+	if t.inDomain(q) {
+		return match{}
+	}
+	prefix, host := cutService(q)
+	var buf [256]byte
+	// An empty namespace makes the first form a name with an empty label, which nobody has.
+	for _, form := range [...]struct{ namespace, rest string }{{c.Namespace, ".svc."}, {"", "svc."}, {}} {
+		name := append(buf[:0], host...)
+		name = append(name, form.namespace...)
+		name = append(name, form.rest...)
+		name = append(name, t.domain...)
+		e := lookup(t, c, name)
+		if e == nil || !e.row.Kubernetes || (prefix != "" && !e.serves(prefix)) {
+			continue
+		}
+		m := match{entry: e, rule: short, full: e.name, prefix: prefix}
+		if prefix != "" {
+			m.full = prefix + e.name
+		}
+		return m
+	}
+	return match{}
+}
+
+// lookup returns the entry of that very name which c sees: a row before a record below another row, and
+// then one of c's namespace before everybody's. It does not allocate for bytes either.
+func lookup[S string | []byte](t *Table, c *Client, name S) *entry {
+	var own, all *entry
+	if v := t.views[c.Namespace]; v != nil {
+		own = v.exact[string(name)]
+	}
+	if v := t.views[""]; v != nil {
+		all = v.exact[string(name)]
+	}
+	if own == nil || (own.record != nil && all != nil && all.record == nil) {
+		return all
+	}
+	return own
+}
+
+// wildcard returns the most specific wildcard above name, however deep name is below it.
+func (t *Table) wildcard(c *Client, name string) *entry {
+	own, all := t.views[c.Namespace], t.views[""]
+	for {
+		_, suffix, ok := strings.Cut(name, ".")
+		if !ok || suffix == "" {
+			return nil
+		}
+		if own != nil && own.wild[suffix] != nil {
+			return own.wild[suffix]
+		}
+		if all != nil && all.wild[suffix] != nil {
+			return all.wild[suffix]
+		}
+		name = suffix
+	}
+}
+
+// reverse returns the entry whose address q, a name of in-addr.arpa or ip6.arpa, stands for.
+func (t *Table) reverse(c *Client, q string) *entry {
+	addr, ok := reverseAddr(q)
+	if !ok {
+		return nil
+	}
+	for _, namespace := range [...]string{c.Namespace, ""} {
+		if v := t.views[namespace]; v != nil && v.reverse[addr] != nil {
+			return v.reverse[addr]
+		}
+	}
+	return nil
+}
+
+// serves reports whether e has the port that prefix, "_port._proto.", names.
+func (e *entry) serves(prefix string) bool {
+	if e.target != "" {
+		return false
+	}
+	if port(e.ports(), prefix) != nil {
+		return true
+	}
+	for i := range e.below() {
+		if port(e.row.Records[i].Ports, prefix) != nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (e *entry) ports() []mesh.Port {
+	if e.record != nil {
+		return e.record.Ports
+	}
+	return e.row.Ports
+}
+
+// below returns the records below e.
+func (e *entry) below() []mesh.Record {
+	if e.record != nil {
+		return nil
+	}
+	return e.row.Records
+}
+
+// port returns the one of ports that prefix, "_port._proto.", names.
+func port(ports []mesh.Port, prefix string) *mesh.Port {
+	for i := range ports {
+		p := &ports[i]
+		protocol := map[mesh.Protocol]string{mesh.TCP: "._tcp.", mesh.UDP: "._udp."}[p.Protocol]
+		if p.Name != "" && protocol != "" && prefix == "_"+strings.ToLower(p.Name)+protocol {
+			return p
+		}
+	}
+	return nil
+}
+
+func ruleOf(e *entry) rule {
+	if e.record != nil {
+		return podRecord
+	}
+	return exact
+}
+
+// cutService splits "_port._proto.host." before the host; prefix is empty where there is no such thing.
+func cutService(q string) (prefix, host string) {
+	if q[0] != '_' {
+		return "", q
+	}
+	_, rest, _ := strings.Cut(q, "._")
+	_, host, _ = strings.Cut(rest, ".")
+	if host == "" {
+		return "", q
+	}
+	return q[:len(q)-len(host)], host
+}
+
+// cutDomain strips a search domain, written with or without its final dot and in any case, from q.
+func cutDomain(q, domain string) (rest string, ok bool) {
+	domain = strings.TrimSuffix(domain, ".")
+	at := len(q) - len(domain) - 1
+	if domain == "" || at < 2 || q[at-1] != '.' || !strings.EqualFold(q[at:len(q)-1], domain) {
+		return "", false
+	}
+	return q[:at], true
+}
+
+// reverseAddr parses the owner name of a PTR record of an address (RFC 1035 section 3.5, RFC 3596
+// section 2.5).
+func reverseAddr(q string) (netip.Addr, bool) {
+	if labels, ok := strings.CutSuffix(q, ".in-addr.arpa."); ok {
+		parts := strings.Split(labels, ".")
+		if len(parts) != 4 {
+			return netip.Addr{}, false
+		}
+		addr, err := netip.ParseAddr(parts[3] + "." + parts[2] + "." + parts[1] + "." + parts[0])
+		return addr, err == nil
+	}
+	nibbles, ok := strings.CutSuffix(q, ".ip6.arpa.")
+	if !ok || len(nibbles) != 63 {
+		return netip.Addr{}, false
+	}
+	var text [39]byte
+	for i := range 32 {
+		if i > 0 && nibbles[2*i-1] != '.' {
+			return netip.Addr{}, false
+		}
+		text[38-i-i/4] = nibbles[2*i]
+	}
+	for i := 4; i < 39; i += 5 {
+		text[i] = ':'
+	}
+	addr, err := netip.ParseAddr(string(text[:]))
+	return addr, err == nil
+}

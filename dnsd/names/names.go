@@ -1,0 +1,160 @@
+// Package names is the answer table: built whole from a mesh.Plan, looked up without locks, shared by all
+// pods of a node.
+//
+// A Table is never changed once built; whoever serves it swaps the next one in. What a pod sees of it is
+// decided while looking up, by the Client who asks: its namespace lays its own rows over everybody's, and
+// its search list is stripped from a name that nobody has declared. So a name is stored once, however
+// many pods and short forms it has.
+//
+// Names are compared in lower case and written with their final dot throughout.
+package names
+
+import (
+	"iter"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/nodens-dns/nodens/dnsd/mesh"
+)
+
+const (
+	// DefaultTTL is the time to live of answers, in seconds, unless Options say otherwise.
+	DefaultTTL = 30
+	// NegativeTTL is how long, in seconds, a client may remember that a name has no such record: short,
+	// since the next plan may add one.
+	NegativeTTL = 5
+)
+
+// Options are the settings of a Table. The zero value is ready to use.
+type Options struct {
+	// ClusterDomain is the cluster's DNS domain; empty means cluster.local.
+	ClusterDomain string
+	// TTL of answers in seconds; 0 means DefaultTTL.
+	TTL uint32
+}
+
+// Client is who asks. It is only read, and must not change while it is in use.
+type Client struct {
+	// Namespace picks the view, and is where Kubernetes short names are looked for first.
+	Namespace string
+	// Search is the search list of the client's resolv.conf, in its order.
+	Search []string
+	// IPv6 says that the client can reach IPv6 addresses, and so may be told a virtual one.
+	IPv6 bool
+}
+
+// Table answers names. Its methods may be called by any number of goroutines; a nil Table knows no name.
+type Table struct {
+	domain string // the cluster's, with its final dot
+	ttl    uint32
+	rows   []mesh.Name
+	views  map[string]*view // by namespace; "" is everybody's
+}
+
+// view holds the rows that one namespace, or everybody, sees.
+type view struct {
+	exact   map[string]*entry // names of rows, and of the records below them
+	wild    map[string]*entry // wildcard rows by what follows "*."
+	reverse map[netip.Addr]*entry
+}
+
+// entry is one name of the table: a row's own, or that of a record below it.
+type entry struct {
+	name    string // "*.example.com." for a wildcard
+	row     *mesh.Name
+	record  *mesh.Record // nil for the row itself
+	a, aaaa []netip.Addr
+	target  string // of a CNAME, else empty
+	virtual bool
+	local   bool // below the cluster's domain: nobody else is asked about it
+}
+
+// Build makes the table of p's names. It keeps p's rows, which must not change any more.
+func Build(p *mesh.Plan, o Options) *Table {
+	if o.ClusterDomain == "" {
+		o.ClusterDomain = "cluster.local"
+	}
+	if o.TTL == 0 {
+		o.TTL = DefaultTTL
+	}
+	t := &Table{domain: fqdn(o.ClusterDomain), ttl: o.TTL, rows: p.Names, views: map[string]*view{}}
+	for i := range t.rows {
+		t.add(&t.rows[i])
+	}
+	return t
+}
+
+// add enters row and the records below it. A name or address that two rows of a view claim stays with
+// the first, except that a record, being the more precise, takes an address from its own row.
+func (t *Table) add(row *mesh.Name) {
+	v := t.views[row.View]
+	if v == nil {
+		v = &view{map[string]*entry{}, map[string]*entry{}, map[netip.Addr]*entry{}}
+		t.views[row.View] = v
+	}
+	e := &entry{name: fqdn(row.Host), row: row, a: row.Addr4, aaaa: row.Addr6, virtual: row.Virtual}
+	e.local = t.inDomain(e.name)
+	if row.CNAME != "" {
+		e.target = fqdn(row.CNAME)
+	}
+	if suffix, ok := strings.CutPrefix(e.name, "*."); ok {
+		keep(v.wild, suffix, e)
+		return
+	}
+	if old := v.exact[e.name]; old == nil || old.record != nil {
+		v.exact[e.name] = e
+	}
+	for i := range row.Records {
+		r := &row.Records[i]
+		below := &entry{name: fqdn(r.Label + "." + row.Host), row: row, record: r, local: e.local}
+		for _, a := range r.Addresses {
+			if a.Is4() {
+				below.a = append(below.a, a)
+			} else {
+				below.aaaa = append(below.aaaa, a)
+			}
+			keep(v.reverse, a, below)
+		}
+		keep(v.exact, below.name, below)
+	}
+	// An address that is neither the mesh's nor the cluster's has a PTR record elsewhere, if at all.
+	if row.Virtual || row.Kubernetes {
+		for _, a := range slices.Concat(row.Addr4, row.Addr6) {
+			keep(v.reverse, a, e)
+		}
+	}
+}
+
+// Len is the number of rows.
+func (t *Table) Len() int {
+	if t == nil {
+		return 0
+	}
+	return len(t.rows)
+}
+
+// All yields the rows in the plan's order. They must not be changed.
+func (t *Table) All() iter.Seq[*mesh.Name] {
+	return func(yield func(*mesh.Name) bool) {
+		for i := range t.Len() {
+			if !yield(&t.rows[i]) {
+				return
+			}
+		}
+	}
+}
+
+func (t *Table) inDomain(name string) bool {
+	rest, ok := strings.CutSuffix(name, t.domain)
+	return ok && (rest == "" || rest[len(rest)-1] == '.')
+}
+
+// keep sets m[k] unless it is set already.
+func keep[K comparable](m map[K]*entry, k K, e *entry) {
+	if m[k] == nil {
+		m[k] = e
+	}
+}
+
+func fqdn(host string) string { return strings.TrimSuffix(strings.ToLower(host), ".") + "." }
