@@ -10,9 +10,10 @@ type Stats struct {
 	// Questions answered from memory while fresh, answered from it past their time, asked of servers,
 	// and joined to one already being asked.
 	Hits, Stale, Misses, Merged uint64
-	// Remembered counts failures answered from memory (RFC 9520), Prefetches answers renewed before
-	// they ran out, Busy questions turned away with ErrBusy, Forwarded packets passed through.
-	Remembered, Prefetches, Busy, Forwarded uint64
+	// Remembered counts failures answered from memory (RFC 9520), Background questions asked while the
+	// client already had an answer, Busy those turned away with ErrBusy, Forwarded packets passed
+	// through.
+	Remembered, Background, Busy, Forwarded uint64
 	// Entries and Bytes are the cache's present size, Evicted how many entries had to make room.
 	Entries, Bytes int
 	Evicted        uint64
@@ -34,4 +35,24 @@ type ServerStats struct {
 	Mismatched uint64
 	// Down says that the server is asked last at present, in at least one scope.
 	Down bool
+}
+
+// Stats returns what has been counted since New. It is a copy of the moment, without order among the
+// numbers.
+func (c *Client) Stats() Stats {
+	s := Stats{
+		Stale:      c.counts.stale.Load(),
+		Misses:     c.counts.misses.Load(),
+		Merged:     c.counts.merged.Load(),
+		Remembered: c.counts.remembered.Load(),
+		Background: c.counts.background.Load(),
+		Busy:       c.counts.busy.Load(),
+		Forwarded:  c.counts.forwarded.Load(),
+		Servers:    c.health.stats(),
+	}
+	c.cache.mu.Lock()
+	defer c.cache.mu.Unlock()
+	s.Hits, s.Evicted = c.cache.hits, c.cache.evicted
+	s.Entries, s.Bytes = len(c.cache.entries), c.cache.bytes
+	return s
 }

@@ -12,10 +12,14 @@ package upstream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/miekg/dns"
 )
 
 // How long a question may take. A stub resolver asks again after 2.5 s (musl) or 5 s (glibc), and an
@@ -25,9 +29,6 @@ const (
 	nextTry    = 700 * time.Millisecond // for each one after it
 	staleAfter = 1800 * time.Millisecond
 	budget     = 2400 * time.Millisecond
-	// rawBudget is for packets passed through untouched: a dynamic update may rightly take longer, and
-	// whoever sends one waits longer.
-	rawBudget = 5 * time.Second
 )
 
 // ErrBusy says that too many questions are being asked at once. It says nothing about the name: the
@@ -46,7 +47,7 @@ type Servers struct {
 	// Dial opens the sockets; nil means a plain net.Dialer, in the namespace dnsd itself runs in.
 	Dial Dialer
 	// Addrs are the servers in the order of preference: the first is the one that was asked for. It is
-	// only read, and must not change during a call.
+	// only read, and must not change during a call nor for 2.4 s after it.
 	Addrs []netip.AddrPort
 	// Scope separates clients for whom the same servers may have different answers: only questions of
 	// one Scope and the same Addrs share answers and the memory of who is down.
@@ -61,15 +62,18 @@ type Options struct {
 	CacheBytes int
 }
 
-// DefaultCacheBytes holds some 60,000 answers.
+// DefaultCacheBytes holds some 30,000 answers.
 const DefaultCacheBytes = 16 << 20
 
 // Client asks, and remembers. It is safe for concurrent use and starts no goroutine that outlives the
 // question it is for by more than 2.4 s.
 type Client struct {
-	cache  *cache
-	health *health
-	counts counters
+	cache   *cache
+	health  *health
+	buffers sync.Pool // of *[maxMessage]byte
+	counts  struct {
+		stale, misses, merged, remembered, background, busy, forwarded atomic.Uint64
+	}
 }
 
 // New makes a Client that remembers nothing yet.
@@ -77,5 +81,103 @@ func New(o Options) *Client {
 	if o.CacheBytes == 0 {
 		o.CacheBytes = DefaultCacheBytes
 	}
-	return &Client{cache: newCache(o.CacheBytes), health: newHealth()}
+	c := &Client{cache: newCache(o.CacheBytes), health: newHealth()}
+	c.buffers.New = func() any { return new([maxMessage]byte) }
+	return c
+}
+
+// Exchange answers q, a query with one question, from memory or from the first of the servers that can.
+//
+// The reply is the caller's own, with q's ID and its spelling of the name, and carries an OPT record
+// only if q has one. It is a message whatever its rcode; an error means that no server gave one, which
+// takes at most 2.4 s, or that ctx ended, or ErrBusy. q itself is not changed. EDNS options of q go no
+// further than this: a server sees its DO, CD, AD and RD bits, and a UDP size of our own.
+//
+// A question that is already being asked is waited for, not asked again. It goes on when ctx ends: for
+// the others who wait, and for the memory.
+func (c *Client) Exchange(ctx context.Context, s Servers, q *dns.Msg) (*dns.Msg, error) {
+	if err := check(s, q); err != nil {
+		return nil, err
+	}
+	var buf [keyBytes]byte
+	key := appendKey(buf[:0], s, q)
+	for again := true; ; again = false {
+		f := c.cache.find(key, time.Now())
+		if f.lead {
+			go c.fly(context.WithoutCancel(ctx), s, newQuestion(q), f.flight)
+		}
+		c.count(f)
+		if !f.wait {
+			return f.reply(q)
+		}
+		out, err := f.flight.wait(ctx, f.wire != nil)
+		switch {
+		case err != nil:
+			return nil, err
+		case out.unsent && !f.lead && again:
+			// Whoever led had no socket to ask from, his namespace being gone perhaps. We may have.
+			continue
+		case out.failed && f.wire != nil:
+			c.counts.stale.Add(1)
+			return f.stale(q)
+		}
+		return out.reply(q)
+	}
+}
+
+// Ask is Exchange past the memory: the servers are asked, always, and the answer is not kept. It is for
+// callers with a schedule of their own. It ends with ctx.
+func (c *Client) Ask(ctx context.Context, s Servers, q *dns.Msg) (*dns.Msg, error) {
+	if err := check(s, q); err != nil {
+		return nil, err
+	}
+	reply, err := c.ask(ctx, s, newQuestion(q))
+	if reply == nil {
+		return nil, err
+	}
+	return newOutcome(q.Question[0], reply, err).reply(q)
+}
+
+// fly asks for everybody who waits for f, and has the outcome remembered.
+func (c *Client) fly(ctx context.Context, s Servers, q *question, f *flight) {
+	reply, err := c.ask(ctx, s, q)
+	f.outcome = newOutcome(q.Question, reply, err)
+	c.cache.land(f, time.Now())
+	close(f.done)
+}
+
+func (c *Client) count(f found) {
+	switch {
+	case f.err != nil:
+		if errors.Is(f.err, ErrBusy) {
+			c.counts.busy.Add(1)
+		} else {
+			c.counts.remembered.Add(1)
+		}
+	case !f.wait && f.past:
+		c.counts.stale.Add(1)
+	case f.wait && !f.lead:
+		c.counts.merged.Add(1)
+	case f.wait:
+		c.counts.misses.Add(1)
+	}
+	if f.lead && !f.wait {
+		c.counts.background.Add(1)
+	}
+}
+
+// check says what makes s or q impossible to ask.
+func check(s Servers, q *dns.Msg) error {
+	switch {
+	case len(s.Addrs) == 0:
+		return errors.New("no nameserver to ask")
+	case len(q.Question) != 1:
+		return fmt.Errorf("a query must have one question, this one has %d", len(q.Question))
+	case q.Opcode != dns.OpcodeQuery || q.Response:
+		return errors.New("not a query")
+	}
+	if _, ok := dns.IsDomainName(q.Question[0].Name); !ok {
+		return fmt.Errorf("%q is not a domain name", q.Question[0].Name)
+	}
+	return nil
 }

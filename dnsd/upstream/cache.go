@@ -1,0 +1,200 @@
+package upstream
+
+import (
+	"container/list"
+	"encoding/binary"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+const (
+	// keyBytes is enough for the key of nearly every question; a longer one costs an allocation.
+	keyBytes = 384
+	// entryBytes is what an entry takes besides its key and its message.
+	entryBytes = 320
+	// maxFlights bounds the questions being asked at once, each of which has a socket or two.
+	maxFlights = 1024
+	// maxStale is how long past its time an answer may be served when there is no better (RFC 8767).
+	maxStale = 24 * time.Hour
+	// A failure is remembered this long at first, and twice as long each time it happens again, up to
+	// the last (RFC 9520, section 3.2).
+	failureFirst = time.Second
+	failureLast  = 5 * time.Second
+	// An answer that was asked for this often is renewed when a tenth of its time is left.
+	popular = 3
+)
+
+// cache holds answers, failures and the questions being asked. Answers are kept packed: exact in size,
+// without pointers, and every reader's copy is his own by nature.
+type cache struct {
+	mu      sync.Mutex
+	limit   int
+	bytes   int
+	entries map[string]*list.Element // of *entry
+	recent  list.List                // the one used last in front
+	flights map[string]*flight
+	hits    uint64
+	evicted uint64
+	epoch   uint64 // failures of an earlier one are forgiven
+}
+
+// entry is what is known about one question.
+type entry struct {
+	key string
+	// The last good answer; wire is nil if there never was one.
+	wire            []byte
+	stored, expires time.Time
+	hits            int
+	// The failures since.
+	failures int
+	failed   outcome
+	until    time.Time
+	epoch    uint64
+}
+
+func (e *entry) size() int {
+	return entryBytes + len(e.key) + len(e.wire) + len(e.failed.wire)
+}
+
+func newCache(limit int) *cache {
+	return &cache{limit: limit, entries: make(map[string]*list.Element), flights: make(map[string]*flight)}
+}
+
+// appendKey appends what two questions must have in common to have the same answer, unambiguously: the
+// bits that change it, type, class, name, servers, scope.
+func appendKey(b []byte, s Servers, q *dns.Msg) []byte {
+	var bits byte
+	for i, bit := range [...]bool{q.RecursionDesired, q.CheckingDisabled, q.AuthenticatedData, wantsDNSSEC(q), s.TCP} {
+		if bit {
+			bits |= 1 << i
+		}
+	}
+	b = append(b, bits)
+	b = binary.BigEndian.AppendUint16(b, q.Question[0].Qtype)
+	b = binary.BigEndian.AppendUint16(b, q.Question[0].Qclass)
+	name := q.Question[0].Name
+	for i := range len(name) {
+		c := name[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		b = append(b, c)
+	}
+	b = append(b, 0, byte(len(s.Addrs))) // a name in text has no NUL
+	for _, a := range s.Addrs {
+		ip := a.Addr().As16()
+		b = append(b, ip[:]...)
+		b = append(b, a.Addr().Zone()...)
+		b = append(b, 0)
+		b = binary.BigEndian.AppendUint16(b, a.Port())
+	}
+	return append(b, s.Scope...)
+}
+
+// find says what to do about a question: use what it returns, or wait for somebody to ask.
+func (c *cache) find(key []byte, now time.Time) (f found) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	element := c.entries[string(key)]
+	if element == nil {
+		f.wait = true
+		c.join(&f, key)
+		return f
+	}
+	c.recent.MoveToFront(element)
+	e := element.Value.(*entry)
+	if e.wire != nil && now.Before(e.expires.Add(maxStale)) {
+		f.wire, f.age, f.past = e.wire, now.Sub(e.stored), !now.Before(e.expires)
+	}
+	remembered := e.failures > 0 && now.Before(e.until) && e.epoch == c.epoch
+	switch {
+	case f.wire != nil && !f.past:
+		c.hits++
+		e.hits++
+		if e.hits >= popular && e.expires.Sub(now) < e.expires.Sub(e.stored)/10 && !remembered {
+			c.join(&f, key)
+		}
+	case remembered:
+		if f.wire == nil {
+			f.failed, f.err = e.failed, e.failed.err
+		}
+	case f.wire != nil && e.failures > 0:
+		// It failed not long ago and may again: nobody needs to wait for that.
+		c.join(&f, key)
+	default:
+		f.wait = true
+		c.join(&f, key)
+	}
+	return f
+}
+
+// join finds the flight for key, or makes one that the finder leads.
+func (c *cache) join(f *found, key []byte) {
+	if f.flight = c.flights[string(key)]; f.flight != nil {
+		return
+	}
+	if len(c.flights) >= maxFlights {
+		f.wait = false
+		if f.wire == nil {
+			f.err = ErrBusy
+		}
+		return
+	}
+	f.lead = true
+	f.flight = &flight{key: string(key), done: make(chan struct{})}
+	c.flights[f.flight.key] = f.flight
+}
+
+// land ends a flight and remembers its outcome.
+func (c *cache) land(f *flight, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.flights, f.key)
+	if f.unsent || !f.failed && f.ttl == 0 {
+		// Nothing to remember; and an older answer must not outlive one that says "only now".
+		if !f.unsent {
+			c.remove(c.entries[f.key])
+		}
+		return
+	}
+	e := entry{key: f.key}
+	if old := c.entries[f.key]; old != nil {
+		e = *old.Value.(*entry)
+		c.remove(old)
+	}
+	if f.failed {
+		if e.epoch != c.epoch {
+			e.failures = 0
+		}
+		e.until = now.Add(min(failureFirst<<min(e.failures, 8), failureLast))
+		e.failures++
+		e.failed, e.epoch = f.outcome, c.epoch
+	} else {
+		e = entry{key: f.key, wire: f.wire, stored: now, expires: now.Add(f.ttl)}
+	}
+	c.entries[e.key] = c.recent.PushFront(&e)
+	c.bytes += e.size()
+	for c.bytes > c.limit {
+		c.remove(c.recent.Back())
+		c.evicted++
+	}
+}
+
+// remove takes an element out, if there is one.
+func (c *cache) remove(element *list.Element) {
+	if element == nil {
+		return
+	}
+	e := c.recent.Remove(element).(*entry)
+	delete(c.entries, e.key)
+	c.bytes -= e.size()
+}
+
+// forgive makes every remembered failure worth another try.
+func (c *cache) forgive() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.epoch++
+}

@@ -1,0 +1,173 @@
+package upstream
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// downAfter is how many tries in a row must pass in silence before a server counts as down. One
+	// may be a lost packet, or a name whose own servers are slow.
+	downAfter = 2
+	// A server that is down is asked again, beside one that is not, after the first of these, and
+	// then after twice as long each time, up to the last.
+	probeFirst = time.Second
+	probeLast  = 30 * time.Second
+	// Of servers nobody asked for this long nothing is remembered but the counts.
+	forgetAfter = 10 * time.Minute
+)
+
+// health remembers which servers answer. Reaching one may depend on where the question comes from, so
+// this is kept per scope; the counts are not.
+type health struct {
+	mu      sync.Mutex
+	servers map[place]*server
+	counts  map[netip.AddrPort]*ServerStats
+	swept   time.Time
+}
+
+// place is a server as seen from one scope.
+type place struct {
+	scope string
+	addr  netip.AddrPort
+}
+
+type server struct {
+	used     time.Time
+	answered time.Time
+	silent   int           // tries in a row without an answer
+	probe    time.Time     // when down: not asked beside others before
+	wait     time.Duration // when down: between probes
+}
+
+func (s *server) down() bool { return s.silent >= downAfter }
+
+func newHealth() *health {
+	return &health{servers: make(map[place]*server), counts: make(map[netip.AddrPort]*ServerStats)}
+}
+
+// order returns the servers to ask, each once, those that are down last; and one to probe beside them,
+// if there is one that is down and due while another is not.
+func (h *health) order(s Servers, now time.Time) (order []netip.AddrPort, probe netip.AddrPort) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sweep(now)
+	var down []netip.AddrPort
+	for _, addr := range s.Addrs {
+		switch at := h.at(s.Scope, addr, now); {
+		case slices.Contains(order, addr) || slices.Contains(down, addr):
+		case at.down():
+			down = append(down, addr)
+		default:
+			order = append(order, addr)
+		}
+	}
+	if len(order) == 0 {
+		return down, probe
+	}
+	for _, addr := range down {
+		if at := h.at(s.Scope, addr, now); !at.probe.After(now) {
+			at.wait = min(2*at.wait, probeLast)
+			at.probe = now.Add(at.wait)
+			probe = addr
+			break
+		}
+	}
+	return append(order, down...), probe
+}
+
+// silent notes that a server has not answered a try for too long. If it answered anybody since the try
+// began, the name is slow and not the server.
+func (h *health) silent(scope string, addr netip.AddrPort, began time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	at := h.at(scope, addr, now)
+	if at.answered.After(began) {
+		return
+	}
+	if at.silent++; at.silent == downAfter {
+		at.wait = probeFirst
+		at.probe = now.Add(probeFirst)
+	}
+}
+
+// answered notes a reply, and says whether the server had been down.
+func (h *health) answered(scope string, addr netip.AddrPort, rtt time.Duration) (back bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	at := h.at(scope, addr, now)
+	back = at.down()
+	at.silent, at.answered = 0, now
+	n := h.count(addr)
+	n.Answers++
+	n.RTT += rtt
+	return back
+}
+
+func (h *health) asked(addr netip.AddrPort)   { h.add(addr, func(n *ServerStats) { n.Queries++ }) }
+func (h *health) failed(addr netip.AddrPort)  { h.add(addr, func(n *ServerStats) { n.Failures++ }) }
+func (h *health) refused(addr netip.AddrPort) { h.add(addr, func(n *ServerStats) { n.Refusals++ }) }
+
+func (h *health) mismatched(addr netip.AddrPort, times int) {
+	h.add(addr, func(n *ServerStats) { n.Mismatched += uint64(times) })
+}
+
+func (h *health) add(addr netip.AddrPort, to func(*ServerStats)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	to(h.count(addr))
+}
+
+// stats returns the counts of all servers, sorted.
+func (h *health) stats() []ServerStats {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	down := make(map[netip.AddrPort]bool)
+	for at, s := range h.servers {
+		down[at.addr] = down[at.addr] || s.down()
+	}
+	all := make([]ServerStats, 0, len(h.counts))
+	for addr, n := range h.counts {
+		one := *n
+		one.Down = down[addr]
+		all = append(all, one)
+	}
+	slices.SortFunc(all, func(a, b ServerStats) int { return a.Addr.Compare(b.Addr) })
+	return all
+}
+
+func (h *health) at(scope string, addr netip.AddrPort, now time.Time) *server {
+	at := h.servers[place{scope, addr}]
+	if at == nil {
+		at = new(server)
+		h.servers[place{scope, addr}] = at
+	}
+	at.used = now
+	return at
+}
+
+func (h *health) count(addr netip.AddrPort) *ServerStats {
+	n := h.counts[addr]
+	if n == nil {
+		n = &ServerStats{Addr: addr}
+		h.counts[addr] = n
+	}
+	return n
+}
+
+// sweep forgets the servers of pods that are gone.
+func (h *health) sweep(now time.Time) {
+	if now.Sub(h.swept) < forgetAfter {
+		return
+	}
+	h.swept = now
+	for at, s := range h.servers {
+		if now.Sub(s.used) > forgetAfter {
+			delete(h.servers, at)
+		}
+	}
+}
