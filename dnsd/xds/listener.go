@@ -1,0 +1,104 @@
+package xds
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/nodens-dns/nodens/dnsd/mesh"
+)
+
+// decodeListener reads what a listener says about plain TCP connections to one address: none, or one
+// result for each of its addresses. Listeners of every address, of inbound traffic, and chains chosen
+// by what only a proxy sees (SNI, ALPN, HTTP) say nothing here.
+func decodeListener(r *anypb.Any) (string, []mesh.Listener, error) {
+	l := &listenerv3.Listener{}
+	if err := unpack(r, l); err != nil {
+		return l.GetName(), nil, err
+	}
+	addresses := listenAddresses(l)
+	if len(addresses) == 0 || l.GetTrafficDirection() == corev3.TrafficDirection_INBOUND || strings.HasPrefix(l.GetName(), "virtual") {
+		return l.GetName(), nil, nil
+	}
+	clusters, err := proxied(l)
+	if err != nil || len(clusters) == 0 {
+		return l.GetName(), nil, err
+	}
+	var out []mesh.Listener
+	for _, a := range addresses {
+		out = append(out, mesh.Listener{
+			Name: l.GetName(), Address: a.Addr(), Port: a.Port(), Protocol: mesh.TCP, Clusters: clusters,
+		})
+	}
+	return l.GetName(), out, nil
+}
+
+// listenAddresses are the addresses of l a pod can mean: not "all", not the pod's own loopback.
+func listenAddresses(l *listenerv3.Listener) []netip.AddrPort {
+	all := []*corev3.Address{l.GetAddress()}
+	for _, more := range l.GetAdditionalAddresses() {
+		all = append(all, more.GetAddress())
+	}
+	var out []netip.AddrPort
+	for _, a := range all {
+		sa := a.GetSocketAddress()
+		ip, err := netip.ParseAddr(sa.GetAddress())
+		if err != nil || sa.GetProtocol() != corev3.SocketAddress_TCP || sa.GetPortValue() == 0 {
+			continue
+		}
+		if ip = ip.Unmap(); ip.IsUnspecified() || ip.IsLoopback() || ip.IsMulticast() {
+			continue
+		}
+		out = append(out, netip.AddrPortFrom(ip, uint16(sa.GetPortValue())))
+	}
+	return out
+}
+
+// proxied is where the chain without a match, or else the default chain, sends a connection. Nil means
+// it is not a TCP proxy.
+func proxied(l *listenerv3.Listener) ([]mesh.WeightedCluster, error) {
+	chain := l.GetDefaultFilterChain()
+	for _, c := range l.GetFilterChains() {
+		if proto.Size(c.GetFilterChainMatch()) == 0 {
+			chain = c
+			break
+		}
+	}
+	for _, f := range chain.GetFilters() {
+		tcp := &tcpv3.TcpProxy{}
+		if !f.GetTypedConfig().MessageIs(tcp) {
+			continue
+		}
+		if err := unpack(f.GetTypedConfig(), tcp); err != nil {
+			return nil, fmt.Errorf("tcp_proxy: %w", err)
+		}
+		return destinations(tcp)
+	}
+	return nil, nil
+}
+
+func destinations(tcp *tcpv3.TcpProxy) ([]mesh.WeightedCluster, error) {
+	if tcp.GetTunnelingConfig() != nil {
+		return nil, errors.New("tcp_proxy tunnels over HTTP, which needs a proxy; the listener is left alone")
+	}
+	if name := tcp.GetCluster(); name != "" {
+		return []mesh.WeightedCluster{{Name: name, Weight: 1}}, nil
+	}
+	var out []mesh.WeightedCluster
+	for _, w := range tcp.GetWeightedClusters().GetClusters() {
+		if w.GetWeight() > 0 {
+			out = append(out, mesh.WeightedCluster{Name: w.GetName(), Weight: w.GetWeight()})
+		}
+	}
+	if len(out) == 0 {
+		return nil, errors.New("tcp_proxy names no cluster")
+	}
+	return out, nil
+}
