@@ -161,7 +161,7 @@ type Locality struct {
 type Endpoint struct {
 	// Address is an IP literal, or a DNS name to look up in DNS-type clusters.
 	Address string
-	Port    uint16
+	Port    uint16 // 0 means the port the client asked for
 	Weight  uint32 `json:",omitempty"` // 0 means 1
 	// Unhealthy endpoints get no connections (Envoy: UNHEALTHY, DRAINING, TIMEOUT).
 	Unhealthy bool `json:",omitempty"`

@@ -3,16 +3,8 @@ package mesh
 import (
 	"cmp"
 	"encoding/binary"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"hash/fnv"
-	"io/fs"
-	"maps"
-	"math/bits"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 )
@@ -20,9 +12,6 @@ import (
 // rest is how long a freed address pair is given to nobody but its former host. It outlasts every
 // answer we give and the caches of well-behaved clients, so nobody can still mean the former host.
 const rest = 10 * time.Minute
-
-// vipsVersion is the layout of the file; a file of another version is set aside like a broken one.
-const vipsVersion = 1
 
 // VIPs remembers which host has which virtual address pair. A pair belongs to a host name, never to
 // an object; both addresses come from one slot, and slots are counted from the start of each prefix.
@@ -35,182 +24,26 @@ type VIPs struct {
 	v4, v6 netip.Prefix
 	slots  uint32 // usable slots are 1..slots: never the network or the broadcast address
 
-	given    map[string]uint32
-	freed    map[string]freedSlot
-	hosts    map[uint32]string // the host of every slot ever given, in use or freed
+	given    map[string]uint32    // host to slot, in use
+	hosts    map[uint32]string    // slot to its host, or to its last one if it is freed
+	freed    map[uint32]time.Time // slots not in use, since when, by the wall clock
 	dirty    bool
 	problems []Problem // about the file; part of every plan, since only a restart clears them
 }
 
-// freedSlot is a slot whose host went away. It is kept until another host needs it, so that a host
-// that comes back is found at its old address.
-type freedSlot struct {
-	Slot uint32    `json:"slot"`
-	At   time.Time `json:"at"` // wall clock: it must mean something after a restart
-}
-
-// vipsFile is VIPs on disk.
-type vipsFile struct {
-	Version int                  `json:"version"`
-	V4      netip.Prefix         `json:"v4"`
-	V6      netip.Prefix         `json:"v6"`
-	Given   map[string]uint32    `json:"given"`
-	Freed   map[string]freedSlot `json:"freed,omitempty"`
-}
-
 // vipPair is what a host without an address is given.
 type vipPair struct{ v4, v6 netip.Addr }
-
-// OpenVIPs reads the pairs given so far from path, or starts with none if there is no such file. With
-// path "" nothing is ever written. The pairs come from v4 and v6, as many as the smaller one holds.
-//
-// A file that cannot be understood does not stop the daemon and is not lost: it is renamed aside and
-// every later Plan carries a Problem that says so. Most hosts still find their old address then,
-// because the first slot tried follows from the host's name. An error means that the prefixes cannot
-// be used, or that the file can be neither read nor renamed.
-func OpenVIPs(path string, v4, v6 netip.Prefix) (*VIPs, error) {
-	if !v4.IsValid() || !v4.Addr().Is4() || v4.Bits() > 30 {
-		return nil, fmt.Errorf("virtual addresses: %s is not an IPv4 prefix of /30 or larger", v4)
-	}
-	if !v6.IsValid() || !v6.Addr().Is6() || v6.Addr().Is4In6() || v6.Bits() > 126 {
-		return nil, fmt.Errorf("virtual addresses: %s is not an IPv6 prefix of /126 or larger", v6)
-	}
-	v := &VIPs{
-		path:  path,
-		v4:    v4.Masked(),
-		v6:    v6.Masked(),
-		slots: uint32(1)<<min(32-v4.Bits(), 128-v6.Bits(), 31) - 2,
-		given: make(map[string]uint32),
-		freed: make(map[string]freedSlot),
-		hosts: make(map[uint32]string),
-	}
-	if path == "" {
-		return v, nil
-	}
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return v, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("virtual addresses given so far: %w", err)
-	}
-	var file vipsFile
-	if err := json.Unmarshal(data, &file); err != nil {
-		return v, v.setAside(err)
-	}
-	if file.Version != vipsVersion {
-		return v, v.setAside(fmt.Errorf("version %d, want %d", file.Version, vipsVersion))
-	}
-	v.load(file)
-	return v, nil
-}
-
-// setAside renames a file that cannot be understood, for a person to look at.
-func (v *VIPs) setAside(reason error) error {
-	aside := v.path + time.Now().UTC().Format(".broken-20060102T150405Z")
-	if err := os.Rename(v.path, aside); err != nil {
-		return fmt.Errorf("virtual addresses: %s is broken (%w) and cannot be set aside: %w", v.path, reason, err)
-	}
-	v.dirty = true
-	v.report("cannot be understood (%v) and was kept as %s; hosts may have got other addresses: "+
-		"to go back, repair that file, stop dnsd, rename it to %s, start dnsd", reason, aside, v.path)
-	return nil
-}
-
-// load takes over what the file says. An entry that cannot be right costs its host the old address
-// and nobody else's.
-func (v *VIPs) load(file vipsFile) {
-	if file.V4 != v.v4 || file.V6 != v.v6 {
-		v.dirty = true
-		v.report("was written for %s and %s; every address has moved to %s and %s, as configured",
-			file.V4, file.V6, v.v4, v.v6)
-	}
-	for _, host := range slices.Sorted(maps.Keys(file.Given)) {
-		if slot := file.Given[host]; v.loadable(host, slot) {
-			v.given[host], v.hosts[slot] = slot, host
-		}
-	}
-	for _, host := range slices.Sorted(maps.Keys(file.Freed)) {
-		if f := file.Freed[host]; v.loadable(host, f.Slot) {
-			v.freed[host], v.hosts[f.Slot] = f, host
-		}
-	}
-}
-
-func (v *VIPs) loadable(host string, slot uint32) bool {
-	if slot < 1 || slot > v.slots {
-		v.report("gives %s slot %d, outside 1 to %d; the host gets another", host, slot, v.slots)
-		return false
-	}
-	if other, ok := v.hosts[slot]; ok {
-		v.report("gives slot %d to both %s and %s; the second gets another", slot, other, host)
-		return false
-	}
-	if _, ok := v.given[host]; ok {
-		v.report("has %s both in use and freed; the first counts", host)
-		return false
-	}
-	return true
-}
-
-func (v *VIPs) report(format string, args ...any) {
-	v.problems = append(v.problems, Problem{
-		Source: "vips", Object: "file " + v.path, Reason: fmt.Sprintf(format, args...),
-	})
-}
-
-// Save writes the pairs to disk if they changed since they were read or saved: to a temporary file
-// first, then by rename, both flushed. After an error the old file is whole and Save can be repeated.
-func (v *VIPs) Save() error {
-	if v.path == "" || !v.dirty {
-		return nil
-	}
-	data, err := json.Marshal(vipsFile{vipsVersion, v.v4, v.v6, v.given, v.freed})
-	if err != nil {
-		return fmt.Errorf("encode virtual addresses: %w", err)
-	}
-	if err := replaceFile(v.path, append(data, '\n')); err != nil {
-		return fmt.Errorf("save virtual addresses: %w", err)
-	}
-	v.dirty = false
-	return nil
-}
-
-// replaceFile makes path hold data, and survives a crash at any moment with the old or the new whole.
-func replaceFile(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, filepath.Base(path)+".tmp-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // after the rename there is nothing left to remove
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
 
 // contains says whether addr is in a range that pairs are given from.
 func (v *VIPs) contains(addr netip.Addr) bool { return v.v4.Contains(addr) || v.v6.Contains(addr) }
 
 // holder returns the host that has addr at present, or "".
 func (v *VIPs) holder(addr netip.Addr) string {
-	host := v.hosts[v.slot(addr)]
-	if _, ok := v.given[host]; !ok {
+	slot := v.slot(addr)
+	if _, ok := v.freed[slot]; ok {
 		return ""
 	}
-	return host
+	return v.hosts[slot]
 }
 
 // assign gives every wanted host its pair: the one it has, the one it had, a slot nobody ever had,
@@ -227,32 +60,47 @@ func (v *VIPs) assign(wanted []string, announced map[netip.Addr]bool, keep bool)
 	if !keep {
 		v.free(wanted)
 	}
-	var fresh []string
-	for _, host := range wanted {
-		if _, ok := v.given[host]; ok {
-			continue
-		}
-		if f, ok := v.freed[host]; ok && !taken[f.Slot] {
-			v.give(host, f.Slot)
-			continue
-		}
-		fresh = append(fresh, host)
+	if fresh := slices.DeleteFunc(slices.Clone(wanted), v.has); len(fresh) > 0 {
+		slices.Sort(fresh)
+		fresh = v.giveBack(fresh, taken)
+		v.giveNew(fresh, taken)
 	}
-	slices.Sort(fresh)
-	v.giveFresh(fresh, taken)
-
 	pairs := make(map[string]vipPair, len(wanted))
 	for _, host := range wanted {
 		if slot, ok := v.given[host]; ok {
-			pairs[host] = vipPair{v.address(v.v4, slot), v.address(v.v6, slot)}
+			pairs[host] = vipPair{address(v.v4, slot), address(v.v6, slot)}
 		}
 	}
 	return pairs
 }
 
-// giveFresh finds slots for hosts that have none to come back to.
-func (v *VIPs) giveFresh(hosts []string, taken map[uint32]bool) {
-	var rested []freedSlot // sorted the first time it is needed: only when every slot was used once
+func (v *VIPs) has(host string) bool {
+	_, ok := v.given[host]
+	return ok
+}
+
+// giveBack gives hosts that had a slot the last one they had, and returns the others.
+func (v *VIPs) giveBack(hosts []string, taken map[uint32]bool) []string {
+	former := make(map[string]uint32, len(v.freed))
+	for slot, at := range v.freed {
+		host := v.hosts[slot]
+		last, ok := former[host]
+		if !taken[slot] && (!ok || cmp.Or(at.Compare(v.freed[last]), cmp.Compare(last, slot)) > 0) {
+			former[host] = slot
+		}
+	}
+	return slices.DeleteFunc(hosts, func(host string) bool {
+		slot, ok := former[host]
+		if ok {
+			v.give(host, slot)
+		}
+		return ok
+	})
+}
+
+// giveNew finds slots for hosts that have none to come back to.
+func (v *VIPs) giveNew(hosts []string, taken map[uint32]bool) {
+	var rested []uint32 // found when first needed: only once every slot has been used
 	for _, host := range hosts {
 		if slot := v.unused(host, taken); slot != 0 {
 			v.give(host, slot)
@@ -264,7 +112,7 @@ func (v *VIPs) giveFresh(hosts []string, taken map[uint32]bool) {
 		if len(rested) == 0 {
 			return
 		}
-		v.give(host, rested[0].Slot)
+		v.give(host, rested[0])
 		rested = rested[1:]
 	}
 }
@@ -288,27 +136,22 @@ func (v *VIPs) unused(host string, taken map[uint32]bool) uint32 {
 }
 
 // rested returns the freed slots that have rested, the longest free first.
-func (v *VIPs) rested(taken map[uint32]bool) []freedSlot {
+func (v *VIPs) rested(taken map[uint32]bool) []uint32 {
 	now := time.Now()
-	slots := []freedSlot{}
-	for _, f := range v.freed {
-		if !taken[f.Slot] && now.Sub(f.At) >= rest {
-			slots = append(slots, f)
+	slots := []uint32{}
+	for slot, at := range v.freed {
+		if !taken[slot] && now.Sub(at) >= rest {
+			slots = append(slots, slot)
 		}
 	}
-	slices.SortFunc(slots, func(a, b freedSlot) int {
-		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Slot, b.Slot))
+	slices.SortFunc(slots, func(a, b uint32) int {
+		return cmp.Or(v.freed[a].Compare(v.freed[b]), cmp.Compare(a, b))
 	})
 	return slots
 }
 
 func (v *VIPs) give(host string, slot uint32) {
-	delete(v.freed, v.hosts[slot])
-	// A host whose old slot was announced away leaves that slot unowned: it is the announcer's now.
-	if f, ok := v.freed[host]; ok {
-		delete(v.hosts, f.Slot)
-		delete(v.freed, host)
-	}
+	delete(v.freed, slot)
 	v.given[host], v.hosts[slot] = slot, host
 	v.dirty = true
 }
@@ -319,10 +162,11 @@ func (v *VIPs) free(wanted []string) {
 	for _, host := range wanted {
 		want[host] = true
 	}
+	now := time.Now().UTC().Round(0) // Round: a monotonic reading means nothing after a restart
 	for host, slot := range v.given {
 		if !want[host] {
 			delete(v.given, host)
-			v.freed[host] = freedSlot{slot, time.Now().UTC().Round(0)}
+			v.freed[slot] = now
 			v.dirty = true
 		}
 	}
@@ -330,33 +174,31 @@ func (v *VIPs) free(wanted []string) {
 
 // slot returns the slot of an address, or 0 if it is not one of ours to give.
 func (v *VIPs) slot(addr netip.Addr) uint32 {
-	var prefix netip.Prefix
-	switch {
-	case v.v4.Contains(addr):
-		prefix = v.v4
-	case v.v6.Contains(addr):
-		prefix = v.v6
-	default:
-		return 0
+	for _, prefix := range []netip.Prefix{v.v4, v.v6} {
+		if !prefix.Contains(addr) {
+			continue
+		}
+		// What is left of an address in the prefix is its number; slots fit in the low 32 bits.
+		a := addr.As16()
+		low := binary.BigEndian.Uint32(a[12:])
+		base := prefix.Addr().As16()
+		n := low - binary.BigEndian.Uint32(base[12:])
+		if n <= v.slots && address(prefix, n) == addr {
+			return n
+		}
 	}
-	a, base := addr.As16(), prefix.Addr().As16()
-	hi, borrow := bits.Sub64(binary.BigEndian.Uint64(a[8:]), binary.BigEndian.Uint64(base[8:]), 0)
-	upper, _ := bits.Sub64(binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(base[:8]), borrow)
-	if upper != 0 || hi > uint64(v.slots) {
-		return 0
-	}
-	return uint32(hi)
+	return 0
 }
 
-// address returns the slot's address in prefix; the low 64 bits cannot overflow, since a prefix
-// begins with at least as many zeros as slots need.
-func (v *VIPs) address(prefix netip.Prefix, slot uint32) netip.Addr {
+// address returns the slot's address in prefix. The low 32 bits cannot overflow: the prefix leaves
+// as many of them zero as slots need.
+func address(prefix netip.Prefix, slot uint32) netip.Addr {
 	if prefix.Addr().Is4() {
 		a := prefix.Addr().As4()
 		binary.BigEndian.PutUint32(a[:], binary.BigEndian.Uint32(a[:])+slot)
 		return netip.AddrFrom4(a)
 	}
 	a := prefix.Addr().As16()
-	binary.BigEndian.PutUint64(a[8:], binary.BigEndian.Uint64(a[8:])+uint64(slot))
+	binary.BigEndian.PutUint32(a[12:], binary.BigEndian.Uint32(a[12:])+slot)
 	return netip.AddrFrom16(a)
 }

@@ -1,0 +1,325 @@
+package mesh
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// claim is what one object of one source says about a host, checked and spelled as a plan spells it.
+type claim struct {
+	source *source
+	host   Host
+	views  []string // sorted; [""] is everybody
+}
+
+func (cl *claim) seenBy(view string) bool { return slices.Contains(cl.views, view) }
+
+// row is what one host is in one view, once all objects about it have been heard.
+type row struct {
+	host, view   string
+	source       *source
+	object       string
+	namespace    string
+	kubernetes   bool
+	headless     bool
+	allocate     bool
+	externalName string
+	addrs        []netip.Addr // sorted
+	ports        []Port       // sorted by number and protocol
+	records      []Record     // sorted by label
+
+	balanced       bool // some address has a frontend
+	serve4, serve6 bool // some frontend has an endpoint of the family
+}
+
+// deaf says that connections to addr could only be refused, for want of endpoints of its family,
+// while the other family has some. Such an address is not answered: not every client tries the next.
+func (r *row) deaf(addr netip.Addr) bool {
+	if addr.Is4() {
+		return r.serve6 && !r.serve4
+	}
+	return r.serve4 && !r.serve6
+}
+
+// rows returns all hosts in all views, sorted, without virtual addresses of ours so far.
+func (c *compiler) rows() []*row {
+	claims := c.claims()
+	rows := make([]*row, 0, len(claims))
+	for len(claims) > 0 {
+		n := 1
+		for n < len(claims) && claims[n].host.Name == claims[0].host.Name {
+			n++
+		}
+		for _, view := range viewsOf(claims[:n]) {
+			if r := c.hear(claims[:n], view); r != nil {
+				rows = append(rows, r)
+			}
+		}
+		claims = claims[n:]
+	}
+	return rows
+}
+
+// claims returns what all sources say about hosts, sorted by host and then by who is believed first.
+func (c *compiler) claims() []*claim {
+	var claims []*claim
+	for _, s := range c.sources {
+		for i := range s.hosts {
+			if cl := c.check(s, &s.hosts[i]); cl != nil {
+				claims = append(claims, cl)
+			}
+		}
+	}
+	slices.SortFunc(claims, func(a, b *claim) int {
+		return cmp.Or(
+			cmp.Compare(a.host.Name, b.host.Name),
+			cmp.Compare(a.source.rank, b.source.rank),
+			compareHosts(&a.host, &b.host),
+		)
+	})
+	return claims
+}
+
+// compareHosts orders the objects of one source about one host: the Kubernetes service before what
+// decorates it, then by name. The rest is only there to make the order the same every time.
+func compareHosts(a, b *Host) int {
+	return cmp.Or(
+		compareBools(b.Kubernetes, a.Kubernetes),
+		cmp.Compare(a.Namespace, b.Namespace),
+		cmp.Compare(a.Object, b.Object),
+		slices.CompareFunc(a.Ports, b.Ports, comparePorts),
+		cmp.Compare(a.ExternalName, b.ExternalName),
+		slices.CompareFunc(a.Addresses, b.Addresses, netip.Addr.Compare),
+	)
+}
+
+func comparePorts(a, b Port) int {
+	return cmp.Or(
+		cmp.Compare(a.Number, b.Number), cmp.Compare(a.Protocol, b.Protocol),
+		cmp.Compare(a.Cluster, b.Cluster), cmp.Compare(a.Name, b.Name),
+	)
+}
+
+// viewsOf returns every view that one of the claims names, sorted.
+func viewsOf(claims []*claim) []string {
+	if len(claims) == 1 {
+		return claims[0].views
+	}
+	var views []string
+	for _, cl := range claims {
+		views = append(views, cl.views...)
+	}
+	slices.Sort(views)
+	return slices.Compact(views)
+}
+
+// hear makes a view's row of the claims about one host. It returns nil where the row would only
+// repeat everybody's: when the strongest source has nothing to tell this namespace in particular.
+func (c *compiler) hear(claims []*claim, view string) *row {
+	var heard []*claim
+	for _, cl := range claims {
+		if cl.seenBy(view) || cl.seenBy("") {
+			heard = append(heard, cl)
+		}
+	}
+	// What a source says to this namespace alone comes before what it says to everybody.
+	slices.SortStableFunc(heard, func(a, b *claim) int {
+		return cmp.Or(cmp.Compare(a.source.rank, b.source.rank), compareBools(b.seenBy(view), a.seenBy(view)))
+	})
+	if !heard[0].seenBy(view) {
+		return nil
+	}
+	r, rest := c.unite(heard, view)
+	if r.allocate && len(r.addrs) == 0 && !r.headless && r.externalName == "" {
+		r.addrs = adopt(rest)
+	}
+	return r
+}
+
+// unite makes a row of the leading claims that come from one source, and returns the others.
+func (c *compiler) unite(claims []*claim, view string) (*row, []*claim) {
+	first := claims[0]
+	r := &row{
+		host:         first.host.Name,
+		view:         view,
+		source:       first.source,
+		object:       first.host.Object,
+		namespace:    first.host.Namespace,
+		headless:     first.host.Headless,
+		externalName: first.host.ExternalName,
+	}
+	for i, cl := range claims {
+		if cl.source != first.source {
+			claims = claims[i:]
+			sortRow(r)
+			return r, claims
+		}
+		h := &cl.host
+		if h.Headless != r.headless || h.ExternalName != r.externalName {
+			c.report(cl.source, h.Object, "%s is another kind of host in %s, which counts; this one is left out", h.Name, first.host.Object)
+			continue
+		}
+		if i > 0 && h.Object != first.host.Object {
+			r.object += ", " + h.Object
+		}
+		r.kubernetes = r.kubernetes || h.Kubernetes
+		r.allocate = r.allocate || h.Allocate
+		r.addrs = append(r.addrs, h.Addresses...)
+		c.unitePorts(r, cl, first.seenBy(view) != cl.seenBy(view))
+		r.records = append(r.records, h.Records...)
+	}
+	sortRow(r)
+	return r, nil
+}
+
+// unitePorts adds a claim's ports to the row. A port that is there already stays as it is; quiet
+// means that this is intended, since a namespace's own word counts for more than everybody's.
+func (c *compiler) unitePorts(r *row, cl *claim, quiet bool) {
+	for _, p := range cl.host.Ports {
+		i := slices.IndexFunc(r.ports, func(q Port) bool { return q.Number == p.Number && q.Protocol == p.Protocol })
+		switch {
+		case i < 0:
+			r.ports = append(r.ports, p)
+		case r.ports[i].Cluster != p.Cluster && !quiet:
+			c.report(cl.source, cl.host.Object, "port %d/%s of %s goes to cluster %q already, by another object; cluster %q gets nothing from it",
+				p.Number, p.Protocol, r.host, r.ports[i].Cluster, p.Cluster)
+		}
+	}
+}
+
+// adopt returns the addresses that the strongest of the weaker sources announces.
+func adopt(claims []*claim) []netip.Addr {
+	var addrs []netip.Addr
+	var from *source
+	for _, cl := range claims {
+		if cl.host.Headless || len(cl.host.Addresses) == 0 || (from != nil && cl.source != from) {
+			continue
+		}
+		from = cl.source
+		addrs = append(addrs, cl.host.Addresses...)
+	}
+	return sortAddrs(addrs)
+}
+
+func sortRow(r *row) {
+	r.addrs = sortAddrs(r.addrs)
+	slices.SortFunc(r.ports, comparePorts)
+	r.records = uniteRecords(r.records)
+}
+
+func sortAddrs(addrs []netip.Addr) []netip.Addr {
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return slices.Compact(addrs)
+}
+
+// uniteRecords makes one record of all that have the same label.
+func uniteRecords(records []Record) []Record {
+	slices.SortStableFunc(records, func(a, b Record) int { return cmp.Compare(a.Label, b.Label) })
+	var united []Record
+	for _, rec := range records {
+		if n := len(united); n == 0 || united[n-1].Label != rec.Label {
+			united = append(united, Record{Label: rec.Label})
+		}
+		last := &united[len(united)-1]
+		last.Addresses = append(last.Addresses, rec.Addresses...)
+		last.Ports = append(last.Ports, rec.Ports...)
+	}
+	for i := range united {
+		united[i].Addresses = sortAddrs(united[i].Addresses)
+		slices.SortFunc(united[i].Ports, comparePorts)
+		united[i].Ports = slices.Compact(united[i].Ports)
+	}
+	return united
+}
+
+// check returns what an object says about a host, or nil if nobody is to see it. Parts that cannot be
+// right are reported and left out.
+func (c *compiler) check(s *source, h *Host) *claim {
+	name, err := hostName(h.Name)
+	if err != nil {
+		c.report(s, h.Object, "host %v", err)
+		return nil
+	}
+	cl := &claim{source: s, host: *h, views: c.viewsOfHost(s, h)}
+	if len(cl.views) == 0 {
+		return nil
+	}
+	cl.host.Name = name
+	if h.ExternalName != "" {
+		if cl.host.ExternalName, err = dnsName(h.ExternalName); err != nil {
+			c.report(s, h.Object, "external name %v", err)
+			return nil
+		}
+		if len(h.Addresses) > 0 {
+			c.report(s, h.Object, "%s has an external name, so its addresses are left out", name)
+		}
+		cl.host.Addresses = nil
+		return cl
+	}
+	cl.host.Addresses = c.checkAddrs(s, h.Object, h.Addresses)
+	for _, addr := range cl.host.Addresses {
+		c.announced[addr] = true
+	}
+	cl.host.Ports = c.checkPorts(s, h)
+	cl.host.Records = c.checkRecords(s, h)
+	return cl
+}
+
+// viewsOfHost reads ExportTo the way Istio means it: "*" everybody, "." the object's own namespace,
+// "~" nobody, else a namespace.
+func (c *compiler) viewsOfHost(s *source, h *Host) []string {
+	if len(h.ExportTo) == 0 || slices.Contains(h.ExportTo, "*") {
+		return []string{""}
+	}
+	var views []string
+	for _, to := range h.ExportTo {
+		switch {
+		case to == "~" || to == "":
+		case to != ".":
+			views = append(views, to)
+		case h.Namespace != "":
+			views = append(views, h.Namespace)
+		default:
+			c.report(s, h.Object, `%s is exported to its own namespace ("."), but has none; nobody sees it`, h.Name)
+		}
+	}
+	slices.Sort(views)
+	return slices.Compact(views)
+}
+
+func (c *compiler) checkAddrs(s *source, object string, addrs []netip.Addr) []netip.Addr {
+	var good []netip.Addr
+	for _, addr := range addrs {
+		if err := checkAddress(addr); err != nil {
+			c.report(s, object, "%v; it is left out", err)
+			continue
+		}
+		good = append(good, addr.Unmap())
+	}
+	return good
+}
+
+func (c *compiler) checkPorts(s *source, h *Host) []Port {
+	bad := func(p Port) bool { return p.Number == 0 || (p.Protocol != TCP && p.Protocol != UDP) }
+	if !slices.ContainsFunc(h.Ports, bad) {
+		return h.Ports
+	}
+	c.report(s, h.Object, "%s has ports that are not TCP or UDP ports from 1 to 65535; they are left out", h.Name)
+	return slices.DeleteFunc(slices.Clone(h.Ports), bad)
+}
+
+func (c *compiler) checkRecords(s *source, h *Host) []Record {
+	var good []Record
+	for _, rec := range h.Records {
+		label, err := dnsName(rec.Label)
+		if err != nil || strings.HasPrefix(h.Name, "*.") {
+			c.report(s, h.Object, "record %q below %s: not a name that can be asked for", rec.Label, h.Name)
+			continue
+		}
+		rec.Label, rec.Addresses = label, c.checkAddrs(s, h.Object, rec.Addresses)
+		good = append(good, rec)
+	}
+	return good
+}
