@@ -39,7 +39,8 @@ type Answer struct {
 	Services []Service
 	// PTR is the name an address belongs to.
 	PTR string
-	// Zone owns the SOA record of a negative answer.
+	// Zone owns the SOA record that a NODATA answer carries; empty if this is none, and cannot become
+	// one either.
 	Zone string
 
 	cnames  [maxCNAMEs]string
@@ -65,8 +66,8 @@ func (a *Answer) Owner(qname string) string {
 	return qname
 }
 
-// Empty reports whether the answer has no record but CNAMEs.
-func (a *Answer) Empty() bool {
+// empty reports whether the answer has no record but CNAMEs.
+func (a *Answer) empty() bool {
 	return len(a.Addresses) == 0 && len(a.Services) == 0 && a.PTR == ""
 }
 
@@ -108,14 +109,20 @@ func (t *Table) Lookup(c *Client, qname string, qtype uint16) Answer {
 		a.follow(m.full)
 	}
 	t.settle(&a, c, &m, qtype)
-	if m.domain != "" && a.Kind == Ours && a.Empty() && qtype != dns.TypeCNAME {
-		a.ncnames = 0 // a search-list name without data is plainly NODATA, as the next type may not be
+	if a.Kind == Chase || a.Kind == Ours && (!a.empty() || a.ncnames > 0 && wantsCNAME(qtype)) {
+		return a
+	}
+	if m.domain != "" && a.Kind == Ours {
+		a.ncnames = 0 // a name of the search list without data is NODATA itself, as Istio has it
 	}
 	if a.Zone = a.Owner(q); t.inDomain(a.Zone) {
 		a.Zone = t.domain
 	}
 	return a
 }
+
+// wantsCNAME reports whether a CNAME is what qtype asks for, rather than something on the way.
+func wantsCNAME(qtype uint16) bool { return qtype == dns.TypeCNAME || qtype == dns.TypeANY }
 
 // answers reports whether the way the name was found has a say in qtype. Elsewhere the question means
 // the name as it stands: nobody asks for the pointer of a name, and a short form that its client wrote
@@ -136,9 +143,9 @@ func (m *match) answers(qtype uint16) bool {
 // settle fills in what the entry found, or the one its CNAMEs lead to, has of qtype.
 func (t *Table) settle(a *Answer, c *Client, m *match, qtype uint16) {
 	e := m.entry
-	if qtype == dns.TypeCNAME || qtype == dns.TypeANY {
-		// RFC 8482: of all records of a name with addresses, none is a fair choice to ANY.
-		a.Kind = Ours
+	a.Kind = Ours
+	if wantsCNAME(qtype) {
+		// ANY is the question of nobody who wants to connect: it gets no more than this (RFC 8482).
 		if e.target != "" && a.ncnames == 0 {
 			a.follow(e.target)
 		}
@@ -147,7 +154,6 @@ func (t *Table) settle(a *Answer, c *Client, m *match, qtype uint16) {
 	for e.target != "" {
 		target := e.target
 		if !a.follow(target) {
-			a.Kind = Ours
 			return
 		}
 		e = t.findWhole(c, target).entry
@@ -156,7 +162,6 @@ func (t *Table) settle(a *Answer, c *Client, m *match, qtype uint16) {
 			return
 		}
 	}
-	a.Kind = Ours
 	switch {
 	case m.prefix != "" && qtype == dns.TypeSRV:
 		a.Services = e.services(c, m.prefix, strings.TrimPrefix(m.full, m.prefix))

@@ -96,7 +96,7 @@ func (a *Answer) describe(q string) string {
 	case Chase:
 		said = append(said, "then upstream's answer for "+a.Owner(q))
 	case Ours:
-		if a.Empty() {
+		if a.Zone != "" {
 			said = append(said, fmt.Sprintf("NODATA for %d s", NegativeTTL))
 		} else {
 			said = append(said, fmt.Sprintf("for %d s", a.TTL))

@@ -114,7 +114,7 @@ func TestLookup(t *testing.T) {
 		{"search list, full name in the cluster", shop, "cart.shop.svc.cluster.local.shop.svc.cluster.local. A", "CNAME cart.shop.svc.cluster.local., 10.96.1.10, for 30 s"},
 		{"search list, another's", shop, "stock.wh.svc.cluster.local.wh.svc.cluster.local. A", "upstream's answer"},
 		{"search list, final dot and case", wh, "api.partner.test.CORP.example. A", "CNAME api.partner.test., 240.240.0.1, for 30 s"},
-		{"search list, CNAME", shop, "api.partner.test.svc.cluster.local. CNAME", "CNAME api.partner.test., NODATA for 5 s"},
+		{"search list, CNAME", shop, "api.partner.test.svc.cluster.local. CNAME", "CNAME api.partner.test., for 30 s"},
 		{"no search list", bare, "api.partner.test.shop.svc.cluster.local. A", "upstream's answer"},
 
 		{"no address at all", shop, "nothing.shop.svc.cluster.local. A", "NODATA for 5 s"},
@@ -129,7 +129,7 @@ func TestLookup(t *testing.T) {
 
 		{"ExternalName out of the table", shop, "out.shop.svc.cluster.local. A", "CNAME db.example.com., then upstream's answer for db.example.com."},
 		{"ExternalName, any type", shop, "out.shop.svc.cluster.local. TXT", "CNAME db.example.com., then upstream's answer for db.example.com."},
-		{"ExternalName, CNAME", shop, "out.shop.svc.cluster.local. CNAME", "CNAME db.example.com., NODATA for 5 s"},
+		{"ExternalName, CNAME", shop, "out.shop.svc.cluster.local. CNAME", "CNAME db.example.com., for 30 s"},
 		{"ExternalName, short", shop, "out. AAAA", "CNAME db.example.com., then upstream's answer for db.example.com."},
 		{"ExternalName, search list", shop, "out.shop.svc.svc.cluster.local. A", "CNAME out.shop.svc.cluster.local., CNAME db.example.com., then upstream's answer for db.example.com."},
 		{"ExternalName within", shop, "far.shop.svc.cluster.local. A", "CNAME in.shop.svc.cluster.local., CNAME cart.shop.svc.cluster.local., 10.96.1.10, for 30 s"},
