@@ -1,0 +1,151 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+
+	"github.com/miekg/dns"
+
+	"github.com/nodens-dns/nodens/dnsd/names"
+	"github.com/nodens-dns/nodens/dnsd/upstream"
+)
+
+// answer writes down what the table says by itself.
+func (q *query) answer(a *names.Answer) *dns.Msg {
+	r := q.reply()
+	r.Authoritative = true
+	name := q.msg.Question[0].Name
+	r.Answer = cnames(name, a)
+	owner := a.Owner(name)
+	r.Answer = append(r.Answer, addresses(owner, a.TTL, a.Addresses)...)
+	for _, s := range a.Services {
+		r.Answer = append(r.Answer, &dns.SRV{Hdr: header(owner, dns.TypeSRV, a.TTL), Weight: 1, Port: s.Port, Target: s.Target})
+		glue := append(addresses(s.Target, a.TTL, s.A), addresses(s.Target, a.TTL, s.AAAA)...)
+		r.Extra = append(glue, r.Extra...)
+	}
+	if a.PTR != "" {
+		r.Answer = append(r.Answer, &dns.PTR{Hdr: header(owner, dns.TypePTR, a.TTL), Ptr: a.PTR})
+	}
+	if a.Zone != "" {
+		r.Ns = []dns.RR{soa(a.Zone)}
+		q.server.counts.noData.Add(1)
+		return r
+	}
+	q.server.counts.answered.Add(1)
+	return r
+}
+
+// ask asks upstream what the table does not know, or not alone. It returns nil if the client is better
+// served by no reply: it will ask again.
+func (q *query) ask(ctx context.Context, a *names.Answer) *dns.Msg {
+	counts := &q.server.counts
+	if a.Kind == names.NotOurs {
+		counts.forwarded.Add(1)
+	} else {
+		counts.completed.Add(1)
+	}
+	name := q.msg.Question[0].Name
+	question := q.msg
+	if owner := a.Owner(name); owner != name {
+		question = q.msg.Copy()
+		question.Question[0].Name = owner
+	}
+	r, err := q.server.upstream.Exchange(ctx, q.client.Upstream, question)
+	switch {
+	case errors.Is(err, upstream.ErrBusy) || ctx.Err() != nil:
+		counts.dropped.Add(1)
+		return nil
+	case a.Kind == names.Ask && (err != nil || r.Rcode != dns.RcodeSuccess):
+		// The name exists here, whatever is thought of it elsewhere.
+		return q.nodata(a)
+	case err != nil:
+		counts.failed.Add(1)
+		return q.failure("none of the nameservers " + q.client.Nameserver.Addr().String() + " and its peers answered")
+	}
+	return q.relay(r, a)
+}
+
+// relay turns upstream's reply into ours, behind the CNAMEs of the table that led to it.
+func (q *query) relay(from *dns.Msg, a *names.Answer) *dns.Msg {
+	r := q.reply()
+	name := q.msg.Question[0].Name
+	r.Rcode = from.Rcode
+	r.Truncated = from.Truncated
+	r.Authoritative = a.Kind == names.Chase // of the first name in the answer (RFC 1035 section 4.1.1)
+	// AD is for who asked for it (RFC 6840 section 5.7), and for answers that are upstream's alone.
+	r.AuthenticatedData = from.AuthenticatedData && len(a.CNAMEs()) == 0 &&
+		(q.msg.AuthenticatedData || q.opt != nil && q.opt.Do())
+	r.Answer = append(cnames(name, a), from.Answer...)
+	r.Ns = from.Ns
+	opt := r.IsEdns0()
+	for _, rr := range from.Extra {
+		theirs, ok := rr.(*dns.OPT)
+		if !ok {
+			r.Extra = append([]dns.RR{rr}, r.Extra...)
+			continue
+		}
+		for _, option := range theirs.Option {
+			if _, explains := option.(*dns.EDNS0_EDE); explains && opt != nil {
+				opt.Option = append(opt.Option, option)
+			}
+		}
+	}
+	if r.Rcode > 0xF && opt == nil {
+		r.Rcode = dns.RcodeServerFailure // an extended rcode needs an OPT record to stand in
+	}
+	return r
+}
+
+// nodata says that the name exists and has no such record.
+func (q *query) nodata(a *names.Answer) *dns.Msg {
+	r := q.reply()
+	r.Authoritative = true
+	r.Answer = cnames(q.msg.Question[0].Name, a)
+	r.Ns = []dns.RR{soa(a.Zone)}
+	return r
+}
+
+func cnames(owner string, a *names.Answer) []dns.RR {
+	var all []dns.RR
+	for _, target := range a.CNAMEs() {
+		all = append(all, &dns.CNAME{Hdr: header(owner, dns.TypeCNAME, a.TTL), Target: target})
+		owner = target
+	}
+	return all
+}
+
+// addresses writes addrs down as records of owner, beginning with a different one each time, so that
+// clients that take the first spread over all.
+func addresses(owner string, ttl uint32, addrs []netip.Addr) []dns.RR {
+	if len(addrs) == 0 {
+		return nil
+	}
+	all := make([]dns.RR, len(addrs))
+	start := rand.IntN(len(addrs))
+	for i := range addrs {
+		addr := addrs[(start+i)%len(addrs)]
+		if addr.Is4() {
+			all[i] = &dns.A{Hdr: header(owner, dns.TypeA, ttl), A: net.IP(addr.AsSlice())}
+		} else {
+			all[i] = &dns.AAAA{Hdr: header(owner, dns.TypeAAAA, ttl), AAAA: net.IP(addr.AsSlice())}
+		}
+	}
+	return all
+}
+
+// soa is the record that says for how long "no such data" may be remembered (RFC 2308 section 3). The
+// zone is not one that anybody could transfer, so the other numbers mean nothing.
+func soa(zone string) dns.RR {
+	return &dns.SOA{
+		Hdr: header(zone, dns.TypeSOA, names.NegativeTTL),
+		Ns:  "ns.dns." + zone, Mbox: "hostmaster." + zone,
+		Serial: 1, Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: names.NegativeTTL,
+	}
+}
+
+func header(name string, rrtype uint16, ttl uint32) dns.RR_Header {
+	return dns.RR_Header{Name: name, Rrtype: rrtype, Class: dns.ClassINET, Ttl: ttl}
+}

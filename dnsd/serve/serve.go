@@ -1,0 +1,120 @@
+// Package serve answers DNS on the sockets it is given: from the table what the table knows, from the
+// nameserver the client had asked everything else.
+//
+// Every socket belongs to one Client, so who asks is known without looking at the packet. One goroutine
+// reads each UDP socket and each TCP connection and answers from the table on the spot; a question that
+// goes upstream gets a goroutine of its own, of which a pod can have only so many. What is not a plain
+// question of class IN (an update, a transfer, a signed query, no DNS at all) is handed on untouched.
+package serve
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/nodens-dns/nodens/dnsd/names"
+	"github.com/nodens-dns/nodens/dnsd/upstream"
+)
+
+const (
+	// DefaultInFlight is how many questions of one pod may be on their way upstream at once. With
+	// answers taking 2.4 s at worst, a pod that gets there asks some 100 unknown names a second while
+	// its nameservers are down.
+	DefaultInFlight = 256
+	// maxConnections bounds the open TCP connections of one listener.
+	maxConnections = 128
+	// idle is how long a TCP connection may say nothing, or take to say it. RFC 7766 section 6.2.3 asks
+	// for seconds; more would save a client on the same node next to nothing, while every connection
+	// keeps its pod's network namespace in being.
+	idle = 10 * time.Second
+	// maxQuery is the longest query read from UDP. Plain ones stay below 300 bytes; every socket has a
+	// buffer of this size.
+	maxQuery = 4096
+	// ednsSize is the UDP size we announce (DNS flag day 2020).
+	ednsSize = 1232
+	// headerSize is that of a DNS header.
+	headerSize = 12
+)
+
+// asker is what is needed of upstream.Client.
+type asker interface {
+	Exchange(context.Context, upstream.Servers, *dns.Msg) (*dns.Msg, error)
+	Forward(ctx context.Context, s upstream.Servers, network string, packet []byte) ([]byte, error)
+}
+
+// Options are the settings of a Server.
+type Options struct {
+	// Upstream asks the nameservers of the pods. Required.
+	Upstream *upstream.Client
+	// InFlight is how many questions of one pod may be on their way upstream at once; beyond it UDP
+	// queries are dropped, so that the client asks again later, and TCP is read no further. 0 means
+	// DefaultInFlight.
+	InFlight int
+}
+
+// Client is who asks on a socket. It must not change while the socket is served.
+type Client struct {
+	names.Client
+	// Pod is the pod's namespace/name; all sockets of one pod share its limit.
+	Pod string
+	// Nameserver is the one this socket stands for.
+	Nameserver netip.AddrPort
+	// Upstream is where its other questions go, the Nameserver first.
+	Upstream upstream.Servers
+}
+
+// Server answers. Its methods are safe for concurrent use.
+type Server struct {
+	upstream asker
+	inFlight int
+	table    atomic.Pointer[names.Table]
+	counts   counters
+
+	mu    sync.Mutex
+	gates map[string]*gate // by pod, while it has sockets
+}
+
+// New makes a Server without a table: until Store, every question goes upstream.
+func New(o Options) *Server {
+	if o.InFlight == 0 {
+		o.InFlight = DefaultInFlight
+	}
+	return &Server{upstream: o.Upstream, inFlight: o.InFlight, gates: map[string]*gate{}}
+}
+
+// Store swaps the table in. Queries already being looked up finish with the old one.
+func (s *Server) Store(t *names.Table) { s.table.Store(t) }
+
+// Table returns the table in use, nil before the first.
+func (s *Server) Table() *names.Table { return s.table.Load() }
+
+// gate is a pod's share of the questions on their way upstream.
+type gate struct {
+	slots   chan struct{}
+	sockets int // guarded by Server.mu
+}
+
+// enter returns the gate of c's pod, until leave.
+func (s *Server) enter(c *Client) *gate {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.gates[c.Pod]
+	if g == nil {
+		g = &gate{slots: make(chan struct{}, s.inFlight)}
+		s.gates[c.Pod] = g
+	}
+	g.sockets++
+	return g
+}
+
+func (s *Server) leave(c *Client, g *gate) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g.sockets--; g.sockets == 0 {
+		delete(s.gates, c.Pod)
+	}
+}
