@@ -35,7 +35,6 @@ type cache struct {
 	entries map[string]*list.Element // of *entry
 	recent  list.List                // the one used last in front
 	flights map[string]*flight
-	hits    uint64
 	evicted uint64
 	epoch   uint64 // failures of an earlier one are forgiven
 }
@@ -100,7 +99,7 @@ func (c *cache) find(key []byte, now time.Time) (f found) {
 	element := c.entries[string(key)]
 	if element == nil {
 		f.wait = true
-		c.join(&f, key)
+		c.join(&f, key, now)
 		return f
 	}
 	c.recent.MoveToFront(element)
@@ -111,10 +110,9 @@ func (c *cache) find(key []byte, now time.Time) (f found) {
 	remembered := e.failures > 0 && now.Before(e.until) && e.epoch == c.epoch
 	switch {
 	case f.wire != nil && !f.past:
-		c.hits++
 		e.hits++
 		if e.hits >= popular && e.expires.Sub(now) < e.expires.Sub(e.stored)/10 && !remembered {
-			c.join(&f, key)
+			c.join(&f, key, now)
 		}
 	case remembered:
 		if f.wire == nil {
@@ -122,16 +120,16 @@ func (c *cache) find(key []byte, now time.Time) (f found) {
 		}
 	case f.wire != nil && e.failures > 0:
 		// It failed not long ago and may again: nobody needs to wait for that.
-		c.join(&f, key)
+		c.join(&f, key, now)
 	default:
 		f.wait = true
-		c.join(&f, key)
+		c.join(&f, key, now)
 	}
 	return f
 }
 
 // join finds the flight for key, or makes one that the finder leads.
-func (c *cache) join(f *found, key []byte) {
+func (c *cache) join(f *found, key []byte, now time.Time) {
 	if f.flight = c.flights[string(key)]; f.flight != nil {
 		return
 	}
@@ -143,7 +141,7 @@ func (c *cache) join(f *found, key []byte) {
 		return
 	}
 	f.lead = true
-	f.flight = &flight{key: string(key), done: make(chan struct{})}
+	f.flight = &flight{key: string(key), began: now, done: make(chan struct{})}
 	c.flights[f.flight.key] = f.flight
 }
 

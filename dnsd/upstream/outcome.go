@@ -127,17 +127,18 @@ func unpack(wire []byte) (*dns.Msg, error) {
 
 // flight is one question being asked, for everybody who waits for it.
 type flight struct {
-	key  string
-	done chan struct{} // closed when outcome is set
+	key   string
+	began time.Time
+	done  chan struct{} // closed when outcome is set
 	outcome
 }
 
-// wait waits for the outcome. With something stale to fall back on it gives up early, with a failed
-// outcome: the flight goes on.
+// wait waits for the outcome. With something stale to fall back on it gives up when the flight has taken
+// too long, with a failed outcome; the flight goes on.
 func (f *flight) wait(ctx context.Context, fallback bool) (outcome, error) {
 	var enough <-chan time.Time
 	if fallback {
-		timer := time.NewTimer(staleAfter)
+		timer := time.NewTimer(time.Until(f.began.Add(staleAfter)))
 		defer timer.Stop()
 		enough = timer.C
 	}

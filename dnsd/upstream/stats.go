@@ -41,6 +41,7 @@ type ServerStats struct {
 // numbers.
 func (c *Client) Stats() Stats {
 	s := Stats{
+		Hits:       c.counts.hits.Load(),
 		Stale:      c.counts.stale.Load(),
 		Misses:     c.counts.misses.Load(),
 		Merged:     c.counts.merged.Load(),
@@ -52,7 +53,6 @@ func (c *Client) Stats() Stats {
 	}
 	c.cache.mu.Lock()
 	defer c.cache.mu.Unlock()
-	s.Hits, s.Evicted = c.cache.hits, c.cache.evicted
-	s.Entries, s.Bytes = len(c.cache.entries), c.cache.bytes
+	s.Entries, s.Bytes, s.Evicted = len(c.cache.entries), c.cache.bytes, c.cache.evicted
 	return s
 }

@@ -72,7 +72,7 @@ type Client struct {
 	health  *health
 	buffers sync.Pool // of *[maxMessage]byte
 	counts  struct {
-		stale, misses, merged, remembered, background, busy, forwarded atomic.Uint64
+		hits, stale, misses, merged, remembered, background, busy, forwarded atomic.Uint64
 	}
 }
 
@@ -146,20 +146,21 @@ func (c *Client) fly(ctx context.Context, s Servers, q *question, f *flight) {
 	close(f.done)
 }
 
+// count notes what became of one question.
 func (c *Client) count(f found) {
 	switch {
-	case f.err != nil:
-		if errors.Is(f.err, ErrBusy) {
-			c.counts.busy.Add(1)
-		} else {
-			c.counts.remembered.Add(1)
-		}
-	case !f.wait && f.past:
-		c.counts.stale.Add(1)
-	case f.wait && !f.lead:
-		c.counts.merged.Add(1)
-	case f.wait:
+	case f.wait && f.lead:
 		c.counts.misses.Add(1)
+	case f.wait:
+		c.counts.merged.Add(1)
+	case errors.Is(f.err, ErrBusy):
+		c.counts.busy.Add(1)
+	case f.wire == nil:
+		c.counts.remembered.Add(1)
+	case f.past:
+		c.counts.stale.Add(1)
+	default:
+		c.counts.hits.Add(1)
 	}
 	if f.lead && !f.wait {
 		c.counts.background.Add(1)

@@ -1,0 +1,432 @@
+package upstream
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+const a1 = "www.example.com. 60 IN A 192.0.2.1"
+
+func answers(rrs ...string) handler {
+	return func(_ string, q *dns.Msg) *dns.Msg { return reply(q, rrs...) }
+}
+
+func TestExchange(t *testing.T) {
+	queries := make(chan *dns.Msg, 1)
+	s := serve(t, func(_ string, q *dns.Msg) *dns.Msg {
+		queries <- q.Copy()
+		return reply(q, a1)
+	})
+	q := query("WWW.Example.COM.", dns.TypeA)
+	q.SetEdns0(4096, true)
+	q.IsEdns0().Option = []dns.EDNS0{
+		&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "24a5ac1234567890"},
+		&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: net.IPv4(10, 0, 0, 0)},
+	}
+	before := q.String()
+	m, err := New(Options{}).Exchange(t.Context(), to(s.addr), q)
+	expectA(t, must(t, m, err), "192.0.2.1")
+	if m.Id != q.Id || m.Question[0] != q.Question[0] || m.Answer[0].Header().Name != "WWW.Example.COM." {
+		t.Errorf("the reply is not spelled like the question:\n%v", m)
+	}
+	if q.String() != before {
+		t.Error("the query was changed")
+	}
+	sent := <-queries
+	opt := sent.IsEdns0()
+	if opt == nil || opt.UDPSize() != 1232 || !opt.Do() || len(opt.Option) != 0 {
+		t.Errorf("sent OPT %v, want size 1232, DO, and none of the client's options", opt)
+	}
+	if sent.Id == q.Id || sent.Question[0].Name != "www.example.com." {
+		t.Errorf("sent the client's ID or spelling:\n%v", sent)
+	}
+	if opt := m.IsEdns0(); opt == nil || !opt.Do() || len(opt.Option) != 0 {
+		t.Errorf("the client is told OPT %v", opt)
+	}
+}
+
+func TestNoOPTUnlessAsked(t *testing.T) {
+	s := serve(t, func(_ string, q *dns.Msg) *dns.Msg {
+		m := reply(q, a1)
+		if q.IsEdns0() == nil {
+			t.Error("asked upstream without EDNS")
+		}
+		return m.SetEdns0(1232, false)
+	})
+	c := New(Options{})
+	for range 2 { // from the server, then from memory
+		m, err := c.Exchange(t.Context(), to(s.addr), query("www.example.com.", dns.TypeA))
+		if must(t, m, err).IsEdns0() != nil {
+			t.Errorf("OPT for a client that sent none:\n%v", m)
+		}
+	}
+}
+
+func TestFailOver(t *testing.T) {
+	good := answers(a1)
+	for name, bad := range map[string]handler{
+		"SERVFAIL": func(_ string, q *dns.Msg) *dns.Msg { return rcode(q, dns.RcodeServerFailure) },
+		"REFUSED":  func(_ string, q *dns.Msg) *dns.Msg { return rcode(q, dns.RcodeRefused) },
+		"NOTIMP":   func(_ string, q *dns.Msg) *dns.Msg { return rcode(q, dns.RcodeNotImplemented) },
+		"referral": func(_ string, q *dns.Msg) *dns.Msg {
+			m := reply(q)
+			m.Ns = []dns.RR{rr("com. 60 IN NS a.gtld-servers.net.")}
+			return m
+		},
+		"answer to something else": answers("evil.example. 60 IN A 203.0.113.66"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			first, second := serve(t, bad), serve(t, good)
+			c := New(Options{})
+			within(t, 500*time.Millisecond, "asking the next server", func() {
+				m, err := c.Exchange(t.Context(), to(first.addr, second.addr), query("www.example.com.", dns.TypeA))
+				expectA(t, must(t, m, err), "192.0.2.1")
+			})
+			if n := c.Stats().Servers; n[0].Refusals+n[1].Refusals != 1 {
+				t.Errorf("refusals not counted: %+v", n)
+			}
+		})
+	}
+}
+
+func TestDeadServer(t *testing.T) {
+	gone, alive := dead(t), serve(t, func(_ string, q *dns.Msg) *dns.Msg {
+		return reply(q, q.Question[0].Name+" 60 IN A 192.0.2.1")
+	})
+	c := New(Options{})
+	ask := func(i int) time.Duration {
+		began := time.Now()
+		m, err := c.Exchange(t.Context(), to(gone, alive.addr), query(fmt.Sprintf("w%d.example.com.", i), dns.TypeA))
+		expectA(t, must(t, m, err), "192.0.2.1")
+		return time.Since(began)
+	}
+	if first := ask(0); first < firstTry || first > budget {
+		t.Errorf("the first question took %v, want a first try of %v and then the next server", first, firstTry)
+	}
+	ask(1)
+	for i := range 20 {
+		if took := ask(2 + i); took > 500*time.Millisecond {
+			t.Errorf("with the dead server known a question took %v", took)
+		}
+	}
+	for _, s := range c.Stats().Servers {
+		if s.Down != (s.Addr == gone) {
+			t.Errorf("%v down: %v", s.Addr, s.Down)
+		}
+	}
+}
+
+func TestRefusingPort(t *testing.T) {
+	pc, ln := listen(t)
+	pc.Close()
+	ln.Close()
+	alive := serve(t, answers(a1))
+	within(t, 500*time.Millisecond, "a closed port and the next server", func() {
+		closed := to(must1(t, pc.LocalAddr().String()), alive.addr)
+		m, err := New(Options{}).Exchange(t.Context(), closed, query("www.example.com.", dns.TypeA))
+		expectA(t, must(t, m, err), "192.0.2.1")
+	})
+}
+
+func TestAllDead(t *testing.T) {
+	c := New(Options{})
+	s := to(dead(t), dead(t))
+	began := time.Now()
+	_, err := c.Exchange(t.Context(), s, query("www.example.com.", dns.TypeA))
+	if took := time.Since(began); err == nil || took < 2*time.Second || took > 3*time.Second {
+		t.Fatalf("%v after %v", err, took)
+	}
+	for _, part := range []string{s.Addrs[0].String(), s.Addrs[1].String(), "www.example.com. A", "no answer in time"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("error %q does not say %q", err, part)
+		}
+	}
+	within(t, 500*time.Millisecond, "a failure that is remembered", func() {
+		if _, err := c.Exchange(t.Context(), s, query("www.example.com.", dns.TypeA)); err == nil {
+			t.Error("no error")
+		}
+	})
+}
+
+func TestRefusalIsHandedOn(t *testing.T) {
+	s := serve(t, func(_ string, q *dns.Msg) *dns.Msg { return rcode(q, dns.RcodeRefused) })
+	c := New(Options{})
+	for range 2 {
+		m, err := c.Exchange(t.Context(), to(s.addr), query("www.example.com.", dns.TypeA))
+		if must(t, m, err).Rcode != dns.RcodeRefused {
+			t.Fatalf("answered %v", m)
+		}
+	}
+	if n := s.udp.Load(); n != 1 || c.Stats().Remembered != 1 {
+		t.Errorf("asked %d times, %d remembered", n, c.Stats().Remembered)
+	}
+}
+
+func TestTruncated(t *testing.T) {
+	var all []string
+	for i := range 60 {
+		all = append(all, fmt.Sprintf("www.example.com. 60 IN A 192.0.2.%d", i+1))
+	}
+	s := serve(t, func(network string, q *dns.Msg) *dns.Msg {
+		m := reply(q, all...)
+		if network == "udp" {
+			m.Truncate(512)
+		}
+		return m
+	})
+	c := New(Options{})
+	for range 2 {
+		m, err := c.Exchange(t.Context(), to(s.addr), query("www.example.com.", dns.TypeA))
+		if got := len(must(t, m, err).Answer); got != 60 || m.Truncated {
+			t.Fatalf("%d addresses, truncated %v", got, m.Truncated)
+		}
+	}
+	if s.tcp.Load() != 1 {
+		t.Errorf("asked %d times over TCP", s.tcp.Load())
+	}
+}
+
+// A server that cuts answers short and has no TCP is still better than nothing.
+func TestTruncatedWithoutTCP(t *testing.T) {
+	addr := raw(t, func(pc net.PacketConn, from net.Addr, packet []byte) {
+		q := new(dns.Msg)
+		q.Unpack(packet)
+		m := reply(q, a1)
+		m.Truncated = true
+		wire, _ := m.Pack()
+		pc.WriteTo(wire, from)
+	})
+	c := New(Options{})
+	m, err := c.Exchange(t.Context(), to(addr), query("www.example.com.", dns.TypeA))
+	expectA(t, must(t, m, err), "192.0.2.1")
+	if !m.Truncated {
+		t.Error("the client is not told that there is more")
+	}
+}
+
+func TestBigUDP(t *testing.T) {
+	text := strings.Repeat("x", 250)
+	s := serve(t, func(_ string, q *dns.Msg) *dns.Msg {
+		m := reply(q)
+		for i := range 100 {
+			m.Answer = append(m.Answer, rr(fmt.Sprintf("www.example.com. 60 IN TXT \"%d%s\"", i, text)))
+		}
+		return m
+	})
+	m, err := New(Options{}).Exchange(t.Context(), to(s.addr), query("www.example.com.", dns.TypeTXT))
+	if got := len(must(t, m, err).Answer); got != 100 || s.tcp.Load() != 0 {
+		t.Errorf("%d records, %d times over TCP", got, s.tcp.Load())
+	}
+}
+
+func TestServerWithoutEDNS(t *testing.T) {
+	for name, refusal := range map[string]func(q *dns.Msg) *dns.Msg{
+		"FORMERR":       func(q *dns.Msg) *dns.Msg { return rcode(q, dns.RcodeFormatError) },
+		"bare header":   func(q *dns.Msg) *dns.Msg { m := rcode(q, dns.RcodeFormatError); m.Question = nil; return m },
+		"NOTIMP":        func(q *dns.Msg) *dns.Msg { return rcode(q, dns.RcodeNotImplemented) },
+		"answer anyway": func(q *dns.Msg) *dns.Msg { return reply(q, a1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, func(_ string, q *dns.Msg) *dns.Msg {
+				if q.IsEdns0() != nil {
+					return refusal(q)
+				}
+				return reply(q, a1)
+			})
+			m, err := New(Options{}).Exchange(t.Context(), to(s.addr), query("www.example.com.", dns.TypeA))
+			expectA(t, must(t, m, err), "192.0.2.1")
+		})
+	}
+}
+
+// An attacker who sees the query, or guesses, gets nothing in: RFC 5452.
+func TestWrongRepliesAreWaitedOut(t *testing.T) {
+	forge := func(packet []byte, change func(m *dns.Msg)) []byte {
+		q := new(dns.Msg)
+		q.Unpack(packet)
+		m := reply(q, "www.example.com. 60 IN A 203.0.113.66")
+		change(m)
+		wire, _ := m.Pack()
+		return wire
+	}
+	wrong := map[string]func(packet []byte) []byte{
+		"ID":           func(p []byte) []byte { return forge(p, func(m *dns.Msg) { m.Id++ }) },
+		"name":         func(p []byte) []byte { return forge(p, func(m *dns.Msg) { m.Question[0].Name = "evil.example.com." }) },
+		"type":         func(p []byte) []byte { return forge(p, func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeAAAA }) },
+		"class":        func(p []byte) []byte { return forge(p, func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS }) },
+		"no question":  func(p []byte) []byte { return forge(p, func(m *dns.Msg) { m.Question = nil }) },
+		"a query":      func(p []byte) []byte { return forge(p, func(m *dns.Msg) { m.Response = false }) },
+		"opcode":       func(p []byte) []byte { return forge(p, func(m *dns.Msg) { m.Opcode = dns.OpcodeNotify }) },
+		"cut mid-word": func(p []byte) []byte { w := forge(p, func(*dns.Msg) {}); return w[:len(w)-3] },
+		"three bytes":  func(p []byte) []byte { return p[:3] },
+		"empty":        func(p []byte) []byte { return nil },
+		"echo":         func(p []byte) []byte { return p },
+		"noise":        func(p []byte) []byte { return append(p[:2:2], "\x80\x00\xff\xff\xff\xff\xff\xff\xff\xff\xc0\x0c"...) },
+	}
+	for name, make := range wrong {
+		t.Run(name, func(t *testing.T) {
+			addr := raw(t, func(pc net.PacketConn, from net.Addr, packet []byte) {
+				pc.WriteTo(make(packet), from)
+				pc.WriteTo(forge(packet, func(m *dns.Msg) { m.Answer = []dns.RR{rr(a1)} }), from)
+			})
+			c := New(Options{})
+			m, err := c.Exchange(t.Context(), to(addr), query("www.example.com.", dns.TypeA))
+			expectA(t, must(t, m, err), "192.0.2.1")
+			if n := c.Stats().Servers[0].Mismatched; n != 1 {
+				t.Errorf("%d mismatched", n)
+			}
+		})
+	}
+	t.Run("source", func(t *testing.T) {
+		other, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Close()
+		addr := raw(t, func(pc net.PacketConn, from net.Addr, packet []byte) {
+			other.WriteTo(forge(packet, func(*dns.Msg) {}), from)
+			pc.WriteTo(forge(packet, func(m *dns.Msg) { m.Answer = []dns.RR{rr(a1)} }), from)
+		})
+		m, err := New(Options{}).Exchange(t.Context(), to(addr), query("www.example.com.", dns.TypeA))
+		expectA(t, must(t, m, err), "192.0.2.1")
+	})
+}
+
+// Somebody who floods guesses drives the question to TCP.
+func TestGuessing(t *testing.T) {
+	pc, ln := listen(t)
+	defer pc.Close()
+	go func() {
+		buf := make([]byte, maxMessage)
+		for {
+			n, from, err := pc.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			q := new(dns.Msg)
+			q.Unpack(buf[:n])
+			for i := range 2000 {
+				m := reply(q, "www.example.com. 60 IN A 203.0.113.66")
+				m.Id = q.Id + 1 + uint16(i)
+				wire, _ := m.Pack()
+				pc.WriteTo(wire, from)
+			}
+		}
+	}()
+	d := &dns.Server{Listener: ln, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { w.WriteMsg(reply(q, a1)) })}
+	go d.ActivateAndServe()
+	defer d.Shutdown()
+	m, err := New(Options{}).Exchange(t.Context(), to(must1(t, pc.LocalAddr().String())), query("www.example.com.", dns.TypeA))
+	expectA(t, must(t, m, err), "192.0.2.1")
+}
+
+func TestOnlyTheAnswerIsKept(t *testing.T) {
+	s := serve(t, func(_ string, q *dns.Msg) *dns.Msg {
+		m := reply(q, "www.example.com. 60 IN CNAME Web.Example.net.", "evil.example. 60 IN A 203.0.113.66",
+			"web.example.net. 60 IN A 192.0.2.1", "web.example.net. 60 IN AAAA 2001:db8::66")
+		m.Ns = []dns.RR{rr("example.com. 60 IN NS evil.example.")}
+		m.Extra = []dns.RR{rr("evil.example. 60 IN A 203.0.113.66")}
+		return m
+	})
+	m, err := New(Options{}).Exchange(t.Context(), to(s.addr), query("www.example.com.", dns.TypeA))
+	expectA(t, must(t, m, err), "192.0.2.1")
+	if len(m.Answer) != 2 || len(m.Ns) != 0 || len(m.Extra) != 0 {
+		t.Errorf("kept more than the answer:\n%v", m)
+	}
+}
+
+func TestFreshPortAndID(t *testing.T) {
+	var mu sync.Mutex
+	ports, ids := make(map[string]bool), make(map[uint16]bool)
+	addr := raw(t, func(pc net.PacketConn, from net.Addr, packet []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		ports[from.String()] = true
+		ids[binary.BigEndian.Uint16(packet)] = true
+		q := new(dns.Msg)
+		q.Unpack(packet)
+		wire, _ := reply(q, q.Question[0].Name+" 60 IN A 192.0.2.1").Pack()
+		pc.WriteTo(wire, from)
+	})
+	c := New(Options{})
+	const n = 50
+	for i := range n {
+		q := query(fmt.Sprintf("w%d.example.com.", i), dns.TypeA)
+		q.Id = 7
+		m, err := c.Exchange(t.Context(), to(addr), q)
+		must(t, m, err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	// The kernel may give a port again after it was closed, and IDs may repeat; not often.
+	if len(ports) < n/2 || len(ids) < n*9/10 {
+		t.Errorf("%d questions used %d ports and %d IDs", n, len(ports), len(ids))
+	}
+}
+
+func TestOverTCP(t *testing.T) {
+	s := serve(t, answers(a1))
+	servers := to(s.addr)
+	servers.TCP = true
+	m, err := New(Options{}).Exchange(t.Context(), servers, query("www.example.com.", dns.TypeA))
+	expectA(t, must(t, m, err), "192.0.2.1")
+	if s.udp.Load() != 0 || s.tcp.Load() != 1 {
+		t.Errorf("asked %d times over UDP and %d over TCP", s.udp.Load(), s.tcp.Load())
+	}
+}
+
+func TestAskEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	addr := raw(t, func(net.PacketConn, net.Addr, []byte) { cancel() })
+	within(t, 500*time.Millisecond, "ending", func() {
+		if _, err := New(Options{}).Ask(ctx, to(addr), query("www.example.com.", dns.TypeA)); err == nil {
+			t.Error("no error")
+		}
+	})
+}
+
+func TestAskRemembersNothing(t *testing.T) {
+	s := serve(t, answers(a1))
+	c := New(Options{})
+	for range 3 {
+		m, err := c.Ask(t.Context(), to(s.addr), query("www.example.com.", dns.TypeA))
+		expectA(t, must(t, m, err), "192.0.2.1")
+	}
+	if s.udp.Load() != 3 || c.Stats().Entries != 0 {
+		t.Errorf("asked %d times, %d entries", s.udp.Load(), c.Stats().Entries)
+	}
+}
+
+func TestNotAQuery(t *testing.T) {
+	c := New(Options{})
+	s := to(dead(t))
+	two := query("a.example.", dns.TypeA)
+	two.Question = append(two.Question, two.Question[0])
+	notify := query("a.example.", dns.TypeA)
+	notify.Opcode = dns.OpcodeNotify
+	for what, try := range map[string]struct {
+		s Servers
+		q *dns.Msg
+	}{
+		"no server":     {Servers{}, query("a.example.", dns.TypeA)},
+		"no question":   {s, new(dns.Msg)},
+		"two questions": {s, two},
+		"NOTIFY":        {s, notify},
+		"bad name":      {s, query("a..example.", dns.TypeA)},
+	} {
+		if _, err := c.Exchange(t.Context(), try.s, try.q); err == nil {
+			t.Errorf("%s: no error", what)
+		}
+		if _, err := c.Ask(t.Context(), try.s, try.q); err == nil {
+			t.Errorf("%s: no error from Ask", what)
+		}
+	}
+}
