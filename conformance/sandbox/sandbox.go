@@ -5,8 +5,6 @@
 package sandbox
 
 import (
-	"bufio"
-	"bytes"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -41,14 +39,23 @@ func unique() string {
 // BPFFS returns the mount point of a bpffs, mounting one at /sys/fs/bpf if the machine has none.
 func BPFFS(t testing.TB) string {
 	t.Helper()
+	dir, err := MountBPFFS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// MountBPFFS is BPFFS for callers that are no test. The mount stays.
+func MountBPFFS() (string, error) {
 	const dir = "/sys/fs/bpf"
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil || st.Type != unix.BPF_FS_MAGIC {
 		if err := unix.Mount("bpffs", dir, "bpf", 0, ""); err != nil {
-			t.Fatalf("mount a bpffs at %s: %v", dir, err)
+			return "", fmt.Errorf("mount a bpffs at %s: %w", dir, err)
 		}
 	}
-	return dir
+	return dir, nil
 }
 
 // Pins returns a path below the bpffs for one test's pins. It does not exist yet; whatever is pinned
@@ -63,19 +70,26 @@ func Pins(t testing.TB) string {
 // CgroupRoot returns where the cgroup2 hierarchy is mounted.
 func CgroupRoot(t testing.TB) string {
 	t.Helper()
+	root, err := FindCgroupRoot()
+	if err != nil {
+		t.Skip(err)
+	}
+	return root
+}
+
+// FindCgroupRoot is CgroupRoot for callers that are no test.
+func FindCgroupRoot() (string, error) {
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	sc := bufio.NewScanner(bytes.NewReader(data))
-	for sc.Scan() {
-		before, after, ok := strings.Cut(sc.Text(), " - ")
+	for line := range strings.Lines(string(data)) {
+		before, after, ok := strings.Cut(line, " - ")
 		if ok && strings.HasPrefix(after, "cgroup2 ") {
-			return strings.Fields(before)[4]
+			return strings.Fields(before)[4], nil
 		}
 	}
-	t.Skip("no cgroup2 hierarchy is mounted")
-	return ""
+	return "", errors.New("no cgroup2 hierarchy is mounted")
 }
 
 // Cgroup makes a cgroup, moves this process into it and returns its path: programs attached there see

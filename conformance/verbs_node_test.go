@@ -1,0 +1,293 @@
+package conformance_test
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/nodens-dns/nodens/conformance/world"
+)
+
+// pod add NAME [ns=NAMESPACE] [v6] [dns=ADDR,ADDR] [search=NAME,NAME] [silent] [plain] [annotation-KEY=VALUE]
+// pod bare NAME ... (a namespace only), then pod attach|detach|check NAME
+// pod del NAME (application, DEL, namespace), pod vanish NAME (without DEL), pod gone NAME
+// pod addresses NAME, pod result NAME
+func podVerb(l *line) (string, error) {
+	name := l.word(1)
+	if name == "" {
+		return "", usage("pod add|bare|attach|detach|check|del|vanish|gone|addresses|result NAME ...")
+	}
+	switch l.word(0) {
+	case "add", "bare":
+		spec, err := l.podSpec(name)
+		if err != nil {
+			return "", err
+		}
+		if l.word(0) == "bare" {
+			_, err := l.w.BarePod(spec)
+			return "", err
+		}
+		p, err := l.w.NewPod(spec)
+		if err != nil {
+			return "", err
+		}
+		return string(p.Result), nil
+	}
+	p, err := l.pod(1)
+	if err != nil {
+		return "", err
+	}
+	switch l.word(0) {
+	case "attach":
+		return string(p.Result), p.Attach()
+	case "detach":
+		return "", p.Detach()
+	case "check":
+		return "", p.Check()
+	case "del":
+		return "", errors.Join(p.Delete(), world.Until(5*time.Second, p.Gone))
+	case "vanish":
+		return "", p.Vanish()
+	case "addresses":
+		return fmt.Sprintln(p.Addresses), nil
+	case "result":
+		return string(p.Result), nil
+	}
+	return "", usage("pod add|bare|attach|detach|check|del|vanish|addresses|result NAME ...")
+}
+
+func (l *line) podSpec(name string) (world.PodSpec, error) {
+	spec := world.PodSpec{
+		Name: name, Namespace: l.options["ns"], IPv6: l.has("v6"), Silent: l.has("silent"), Plain: l.has("plain"),
+		Annotations: map[string]string{},
+	}
+	if dns := l.options["dns"]; dns != "" {
+		for text := range strings.SplitSeq(dns, ",") {
+			addr, err := netip.ParseAddr(text)
+			if err != nil {
+				return spec, err
+			}
+			spec.Nameservers = append(spec.Nameservers, addr)
+		}
+	}
+	if search := l.options["search"]; search != "" {
+		spec.Searches = strings.Split(search, ",")
+	}
+	if annotation := l.options["annotation"]; annotation != "" {
+		k, v, _ := strings.Cut(annotation, "=")
+		spec.Annotations[k] = v
+	}
+	return spec, nil
+}
+
+// cni status|gc|version: a verb of cnitool that concerns no pod.
+// cni conf FILE: replaces the network's configuration list by the file, with the environment expanded.
+// cni cleanup: forgets what the library cached, as after a reboot of the runtime.
+func cniVerb(l *line) (string, error) {
+	if l.word(0) == "conf" {
+		return "", l.w.WriteNetworkText([]byte(l.expand(l.word(1))))
+	}
+	return l.w.CNI(l.word(0), l.words[1:]...)
+}
+
+func (l *line) expand(file string) string {
+	return os.Expand(l.ts.ReadFile(file), l.ts.Getenv)
+}
+
+// plugin FILE [KEY=VALUE ...]: runs the plugin by itself with the file, environment expanded, as its
+// standard input and the given CNI_ variables ("command=ADD" is CNI_COMMAND=ADD).
+func pluginVerb(l *line) (string, error) {
+	var env []string
+	for k, v := range l.options {
+		env = append(env, "CNI_"+strings.ToUpper(k)+"="+v)
+	}
+	return l.w.Plugin(env, l.expand(l.word(0)))
+}
+
+// dnsd start [early]: with early it does not wait until every source has spoken.
+// dnsd kill|term|stop|cont: sends the signal and waits for what it brings.
+// dnsd config KEY=YAML ...: changes its configuration file, from the world's own.
+// dnsd log: all it has written.
+// dnsd COMMAND ...: one of its own commands, asking the running one.
+func dnsdVerb(l *line) (string, error) {
+	signals := map[string]syscall.Signal{
+		"kill": syscall.SIGKILL, "term": syscall.SIGTERM, "stop": syscall.SIGSTOP, "cont": syscall.SIGCONT,
+	}
+	if sig, ok := signals[l.word(0)]; ok {
+		return "", l.w.SignalDnsd(sig)
+	}
+	switch l.word(0) {
+	case "start":
+		return "", l.w.StartDnsd(!l.has("early"))
+	case "log":
+		return l.w.DnsdLog(), nil
+	case "config":
+		change := map[string]any{}
+		for _, arg := range l.args[1:] {
+			key, text, _ := strings.Cut(arg, "=")
+			var value any
+			if err := yaml.Unmarshal([]byte(text), &value); err != nil {
+				return "", fmt.Errorf("%s: %w", arg, err)
+			}
+			change[key] = value
+		}
+		return "", l.w.Configure(change)
+	}
+	return l.w.Dnsd(l.args...)
+}
+
+// http URL: fetches a page from the node; its status and text are the output.
+func httpVerb(l *line) (string, error) {
+	status, body, err := l.w.Get(l.word(0))
+	return fmt.Sprintf("status %d\n%s", status, body), err
+}
+
+// manifest FILE ...: puts files into the folder dnsd's file source watches, each by rename, with the
+// environment expanded. manifest rm NAME ...: takes them away.
+func manifestVerb(l *line) (string, error) {
+	dir := l.w.ManifestDir()
+	if l.word(0) == "rm" {
+		for _, name := range l.words[1:] {
+			if err := os.Remove(filepath.Join(dir, name)); err != nil {
+				return "", err
+			}
+		}
+		return "", nil
+	}
+	for _, file := range l.words {
+		temp := filepath.Join(dir, "."+filepath.Base(file)+".new")
+		if err := os.WriteFile(temp, []byte(l.expand(file)), 0o644); err != nil {
+			return "", err
+		}
+		if err := os.Rename(temp, filepath.Join(dir, filepath.Base(file))); err != nil {
+			return "", err
+		}
+	}
+	return "", nil
+}
+
+// ads set CASE [VARIANT]: serves what istiod said in the captured case, beside what is served already.
+// ads put NAME FILE: serves hand-written resources under a name. ads drop NAME, ads clear.
+// ads stop, ads start: the control plane goes, and comes back at the same address.
+// ads settled: fails until a client has acknowledged everything. ads verdicts, ads connects.
+func adsVerb(l *line) (string, error) {
+	plane := l.w.ADS
+	switch l.word(0) {
+	case "set":
+		set, err := world.Captured(l.word(1), l.word(2))
+		if err != nil {
+			return "", err
+		}
+		plane.Put(l.word(1), set)
+		return "", nil
+	case "put":
+		set, err := world.Parse([]byte(l.ts.ReadFile(l.word(2))))
+		if err != nil {
+			return "", err
+		}
+		plane.Put(l.word(1), set)
+		return "", nil
+	case "drop":
+		plane.Put(l.word(1), nil)
+		return "", nil
+	case "clear":
+		plane.Clear()
+		return "", nil
+	case "stop":
+		plane.Stop()
+		return "", nil
+	case "start":
+		return "", plane.Start()
+	case "settled":
+		return "settled\n", plane.Settled()
+	case "connects":
+		return fmt.Sprintln(plane.Connects()), nil
+	case "verdicts":
+		var b strings.Builder
+		for _, v := range plane.Verdicts() {
+			fmt.Fprintln(&b, v)
+		}
+		return b.String(), nil
+	}
+	return "", usage("ads set|put|drop|clear|stop|start|settled|verdicts|connects ...")
+}
+
+// zone set NAME TYPE TTL DATA ...: replaces the internet's records of a name and type.
+// zone del NAME. zone feel NAME servfail|refused|drop|truncate|delay [DURATION], zone feel NAME.
+// zone queries [name=] [type=] [transport=] [server=] [from=POD]: the queries so far, and their number.
+// zone forget: empties that list.
+func zoneVerb(l *line) (string, error) {
+	z := l.w.Zone
+	switch l.word(0) {
+	case "set":
+		var ttl uint32
+		if _, err := fmt.Sscan(l.word(3), &ttl); err != nil || len(l.args) < 5 {
+			return "", usage("zone set NAME TYPE TTL DATA ...")
+		}
+		return "", z.Set(l.word(1), l.word(2), ttl, l.args[4:]...)
+	case "del":
+		z.Delete(l.word(1))
+		return "", nil
+	case "feel":
+		m := world.Mood{Kind: l.word(2)}
+		if m.Kind == "delay" {
+			var err error
+			if m.Delay, err = time.ParseDuration(l.word(3)); err != nil {
+				return "", err
+			}
+		}
+		z.Feel(l.word(1), m)
+		return "", nil
+	case "forget":
+		z.Forget()
+		return "", nil
+	case "queries":
+		return l.queries()
+	}
+	return "", usage("zone set|del|feel|queries|forget ...")
+}
+
+func (l *line) queries() (string, error) {
+	from := map[netip.Addr]string{}
+	for _, name := range l.w.PodNames() {
+		p, err := l.w.Pod(name)
+		if err != nil {
+			continue
+		}
+		for _, prefix := range p.Addresses {
+			from[prefix.Addr()] = name
+		}
+	}
+	var b strings.Builder
+	n := 0
+	for _, q := range l.w.Zone.Queries() {
+		who := from[q.From]
+		if who == "" {
+			who = q.From.String()
+		}
+		row := map[string]string{"name": q.Name, "type": q.Type, "transport": q.Transport, "server": q.Server.String(), "from": who}
+		if !l.matches(row) {
+			continue
+		}
+		n++
+		fmt.Fprintf(&b, "%s %s %s server %s from %s\n", q.Name, q.Type, q.Transport, q.Server, who)
+	}
+	return fmt.Sprintf("%scount %d\n", b.String(), n), nil
+}
+
+// matches says whether every option of the line is a field of the row.
+func (l *line) matches(row map[string]string) bool {
+	for k, v := range l.options {
+		if row[k] != v {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,325 @@
+package world
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/nodens-dns/nodens/conformance/sandbox"
+)
+
+// ADSAddress is where the control plane listens, on the node.
+const ADSAddress = "127.0.0.1:15010"
+
+// The types the control plane serves, in the order in which a change of several is pushed.
+const (
+	ClusterType   = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+	EndpointType  = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+	ListenerType  = "type.googleapis.com/envoy.config.listener.v3.Listener"
+	NameTableType = "type.googleapis.com/istio.networking.nds.v1.NameTable"
+)
+
+var pushOrder = []string{ClusterType, EndpointType, ListenerType, NameTableType}
+
+// Verdict is what a client said to one response.
+type Verdict struct {
+	Type, Version string
+	// Error is empty for an ACK.
+	Error string
+	// Node is the client's node ID, as far as it has said one on the stream.
+	Node string
+}
+
+// String reads "ACK cds 3" or "NACK cds 3: why".
+func (v Verdict) String() string {
+	if v.Error != "" {
+		return fmt.Sprintf("NACK %s %s: %s", shortType(v.Type), v.Version, v.Error)
+	}
+	return fmt.Sprintf("ACK %s %s", shortType(v.Type), v.Version)
+}
+
+func shortType(url string) string {
+	switch url {
+	case ClusterType:
+		return "cds"
+	case EndpointType:
+		return "eds"
+	case ListenerType:
+		return "lds"
+	case NameTableType:
+		return "nds"
+	}
+	return url
+}
+
+// ControlPlane is an aggregated discovery server, state of the world. What it serves is the union of
+// the sets it was given; a change goes to every stream at once. It can be stopped and started again at
+// the same address, and knows the same things then.
+type ControlPlane struct {
+	ns  *sandbox.NS
+	log *slog.Logger
+
+	mu       sync.Mutex
+	server   *grpc.Server
+	sets     map[string]Resources
+	version  map[string]int // by type
+	streams  map[*stream]struct{}
+	connects int
+	verdicts []Verdict
+}
+
+func newControlPlane(ns *sandbox.NS, log *slog.Logger) *ControlPlane {
+	return &ControlPlane{ns: ns, log: log, sets: map[string]Resources{}, version: map[string]int{}, streams: map[*stream]struct{}{}}
+}
+
+// Start begins to listen.
+func (c *ControlPlane) Start() error {
+	var ln net.Listener
+	err := c.ns.Do(func() (err error) {
+		ln, err = net.Listen("tcp", ADSAddress)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("control plane: %w", err)
+	}
+	server := grpc.NewServer()
+	discoveryv3.RegisterAggregatedDiscoveryServiceServer(server, &service{plane: c})
+	c.mu.Lock()
+	c.server = server
+	c.mu.Unlock()
+	go func() {
+		if err := server.Serve(ln); err != nil {
+			c.log.Error("control plane ended", "err", err)
+		}
+	}()
+	return nil
+}
+
+// Stop ends the server and every stream at once.
+func (c *ControlPlane) Stop() {
+	c.mu.Lock()
+	server := c.server
+	c.server = nil
+	c.mu.Unlock()
+	if server != nil {
+		server.Stop()
+	}
+}
+
+// Put gives the control plane a set of resources, replacing the one of the same name; an empty set
+// removes it.
+func (c *ControlPlane) Put(name string, r Resources) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	changed := map[string]bool{}
+	for _, set := range []Resources{c.sets[name], r} {
+		for url := range set {
+			changed[url] = true
+		}
+	}
+	if len(r) == 0 {
+		delete(c.sets, name)
+	} else {
+		c.sets[name] = r
+	}
+	for _, url := range pushOrder {
+		if changed[url] {
+			c.version[url]++
+		}
+	}
+	for s := range c.streams {
+		s.wake()
+	}
+}
+
+// Clear removes every set.
+func (c *ControlPlane) Clear() {
+	c.mu.Lock()
+	c.sets = map[string]Resources{}
+	for _, url := range pushOrder {
+		c.version[url]++
+	}
+	for s := range c.streams {
+		s.wake()
+	}
+	c.mu.Unlock()
+}
+
+// Verdicts returns what clients have said, oldest first.
+func (c *ControlPlane) Verdicts() []Verdict {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.verdicts)
+}
+
+// Connects is how many streams were opened since the world began.
+func (c *ControlPlane) Connects() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.connects
+}
+
+// Settled returns nil if a client is connected and has acknowledged the newest version of each of its
+// types. EDS counts only if the client asks for it.
+func (c *ControlPlane) Settled() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.streams) == 0 {
+		return fmt.Errorf("control plane: no client is connected")
+	}
+	for s := range c.streams {
+		for _, url := range []string{ClusterType, ListenerType, NameTableType} {
+			if sub := s.subs[url]; sub == nil || sub.acked != c.version[url] {
+				return fmt.Errorf("control plane: %s version %d is not acknowledged", shortType(url), c.version[url])
+			}
+		}
+		if sub := s.subs[EndpointType]; sub != nil && sub.acked != c.version[EndpointType] {
+			return fmt.Errorf("control plane: eds version %d is not acknowledged", c.version[EndpointType])
+		}
+	}
+	return nil
+}
+
+type service struct {
+	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
+	plane *ControlPlane
+}
+
+// subscription is what one stream wants of one type. Guarded by the plane's mu.
+type subscription struct {
+	names []string // empty: everything
+	sent  int      // version; -1 before the first response
+	acked int      // version; -1 before the first ACK
+	dirty bool     // the names changed
+	nonce string
+}
+
+// stream is one client. A request or a change of the plane wakes it, and it sends what is due.
+type stream struct {
+	node string
+	subs map[string]*subscription
+	due  chan struct{}
+}
+
+func (s *stream) wake() {
+	select {
+	case s.due <- struct{}{}:
+	default:
+	}
+}
+
+func (svc *service) StreamAggregatedResources(conn discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
+	c := svc.plane
+	s := &stream{subs: map[string]*subscription{}, due: make(chan struct{}, 1)}
+	c.mu.Lock()
+	c.streams[s] = struct{}{}
+	c.connects++
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		delete(c.streams, s)
+		c.mu.Unlock()
+	}()
+	ended := make(chan error, 1)
+	go func() {
+		for {
+			req, err := conn.Recv()
+			if err != nil {
+				ended <- err
+				return
+			}
+			c.hear(s, req)
+			s.wake()
+		}
+	}()
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case <-s.due:
+			for _, resp := range c.due(s) {
+				if err := conn.Send(resp); err != nil {
+					return err
+				}
+			}
+		}
+	}
+}
+
+// hear takes a request: a subscription, an ACK or a NACK.
+func (c *ControlPlane) hear(s *stream, req *discoveryv3.DiscoveryRequest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if id := req.GetNode().GetId(); id != "" {
+		s.node = id
+	}
+	sub := s.subs[req.TypeUrl]
+	if sub == nil {
+		sub = &subscription{sent: -1, acked: -1}
+		s.subs[req.TypeUrl] = sub
+	}
+	if !slices.Equal(sub.names, req.ResourceNames) {
+		sub.names, sub.dirty = slices.Clone(req.ResourceNames), true
+	}
+	if req.ResponseNonce == "" || req.ResponseNonce != sub.nonce {
+		return
+	}
+	v := Verdict{Type: req.TypeUrl, Version: strconv.Itoa(sub.sent), Error: req.GetErrorDetail().GetMessage(), Node: s.node}
+	c.verdicts = append(c.verdicts, v)
+	if req.ErrorDetail == nil {
+		sub.acked = sub.sent
+	}
+}
+
+// due returns the responses a stream is owed.
+func (c *ControlPlane) due(s *stream) []*discoveryv3.DiscoveryResponse {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []*discoveryv3.DiscoveryResponse
+	for _, url := range pushOrder {
+		sub := s.subs[url]
+		if sub == nil || sub.sent == c.version[url] && !sub.dirty {
+			continue
+		}
+		sub.sent, sub.dirty = c.version[url], false
+		sub.nonce = fmt.Sprintf("%s-%d", shortType(url), time.Now().UnixNano())
+		out = append(out, &discoveryv3.DiscoveryResponse{
+			TypeUrl: url, VersionInfo: strconv.Itoa(sub.sent), Nonce: sub.nonce,
+			Resources: c.resources(url, sub.names),
+		})
+	}
+	return out
+}
+
+// resources is the union of the sets' resources of one type, the first of a name winning; names, if
+// any, limits it.
+func (c *ControlPlane) resources(url string, names []string) []*anypb.Any {
+	var out []*anypb.Any
+	seen := map[string]bool{}
+	var tables []byte
+	for _, set := range sortedSets(c.sets) {
+		for _, r := range c.sets[set][url] {
+			if url == NameTableType {
+				tables = append(tables, r.Body.Value...) // protobuf: to join is to merge
+				continue
+			}
+			if seen[r.Name] || len(names) > 0 && !slices.Contains(names, "*") && !slices.Contains(names, r.Name) {
+				continue
+			}
+			seen[r.Name] = true
+			out = append(out, r.Body)
+		}
+	}
+	if url == NameTableType {
+		out = append(out, &anypb.Any{TypeUrl: url, Value: tables})
+	}
+	return out
+}

@@ -1,0 +1,98 @@
+package world
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+)
+
+// Binaries is a folder with every program a world runs: dnsd, the CNI plugin nodens, cnitool and the
+// reference plugins bridge and host-local. It is what CNI_PATH points at.
+type Binaries string
+
+func (b Binaries) path(name string) string { return filepath.Join(string(b), name) }
+
+// Build builds the programs into dir. It must be called from inside the module. Programs with the race
+// detector in them are built if race is set, except the plugins, which run for milliseconds and must be
+// static.
+//
+// A folder named by the environment variable BINDIR is used as it stands where it has a program already
+// (an installed nodens, an older one), and dir is ignored.
+func Build(ctx context.Context, dir string, race bool) (Binaries, error) {
+	reuse := os.Getenv("BINDIR")
+	if reuse != "" {
+		abs, err := filepath.Abs(reuse)
+		if err != nil {
+			return "", err
+		}
+		dir = abs
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	// Several test processes may want the same folder at once.
+	unlock, err := lockFile(filepath.Join(dir, ".lock"), syscall.LOCK_EX)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	for _, p := range []struct {
+		name, pkg string
+		race      bool
+	}{
+		{"cnitool", "github.com/containernetworking/cni/cnitool", false},
+		{"bridge", "github.com/containernetworking/plugins/plugins/main/bridge", false},
+		{"host-local", "github.com/containernetworking/plugins/plugins/ipam/host-local", false},
+		{"nodens", "github.com/nodens-dns/nodens/cni", false},
+		{"dnsd", "github.com/nodens-dns/nodens/dnsd", race},
+	} {
+		out := filepath.Join(dir, p.name)
+		if _, err := os.Stat(out); reuse != "" && err == nil {
+			continue
+		}
+		if err := goBuild(ctx, out, p.pkg, p.race); err != nil {
+			return "", err
+		}
+	}
+	return Binaries(dir), nil
+}
+
+func goBuild(ctx context.Context, out, pkg string, race bool) error {
+	args := []string{"build", "-o", out}
+	env := append(os.Environ(), "CGO_ENABLED=0")
+	if race {
+		args = append(args, "-race")
+		env = append(os.Environ(), "CGO_ENABLED=1")
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
+	cmd.Env = env
+	text, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("build %s: %w\n%s", pkg, err, text)
+	}
+	return nil
+}
+
+// errLocked means another process holds the lock.
+var errLocked = errors.New("locked")
+
+// lockFile takes an flock on a file, making it if needed; how is LOCK_EX, with or without LOCK_NB. The
+// lock goes with the process, however that ends.
+func lockFile(path string, how int) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), how); err != nil {
+		_ = f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock %s: %w", path, errLocked)
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return func() { _ = f.Close() }, nil
+}

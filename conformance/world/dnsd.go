@@ -1,0 +1,210 @@
+package world
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/nodens-dns/nodens/dnsd/admin"
+)
+
+// HealthAddress is where dnsd serves health and metrics, on the node.
+const HealthAddress = "127.0.0.1:9553"
+
+// pluginConf is nodens' own entry of the chain; scripts may spoil it.
+func (w *World) pluginConf() map[string]any {
+	return map[string]any{
+		"type":         "nodens",
+		"capabilities": map[string]bool{"dns": true, "io.kubernetes.cri.pod-annotations": true},
+		"nameservers":  []string{Nameservers[0].String()},
+		"stateDir":     w.runDir(),
+		"bpfPath":      w.Pins(),
+		"cgroup":       w.Cgroup(),
+	}
+}
+
+func (w *World) bridgeConf() map[string]any {
+	subnet := func(i int) []map[string]any { return []map[string]any{{"subnet": PodSubnets[i].String()}} }
+	return map[string]any{
+		"type": "bridge", "bridge": "pods0", "isGateway": true,
+		"ipam": map[string]any{
+			"type": "host-local", "dataDir": w.path("ipam"),
+			"ranges": []any{subnet(0), subnet(1)},
+			"routes": []map[string]string{{"dst": "0.0.0.0/0"}, {"dst": "::/0"}},
+		},
+	}
+}
+
+// writeConfig writes the CNI networks and dnsd's configuration.
+func (w *World) writeConfig() error {
+	chains := map[string][]any{
+		w.Network():            {w.bridgeConf(), w.pluginConf()},
+		w.Network() + "-plain": {w.bridgeConf()},
+	}
+	for name, plugins := range chains {
+		if err := w.WriteNetwork(name, map[string]any{"cniVersion": "1.1.0", "name": name, "plugins": plugins}); err != nil {
+			return err
+		}
+	}
+	return w.Configure(nil)
+}
+
+// WriteNetwork writes a CNI network's configuration list, which need not be a valid one.
+func (w *World) WriteNetwork(name string, list any) error {
+	text, err := json.MarshalIndent(list, "", "  ")
+	if err != nil {
+		return err
+	}
+	return w.writeNetwork(name, text)
+}
+
+// WriteNetworkText replaces the configuration list of the pods' network by a text, whatever it says.
+func (w *World) WriteNetworkText(text []byte) error { return w.writeNetwork(w.Network(), text) }
+
+func (w *World) writeNetwork(name string, text []byte) error {
+	return os.WriteFile(filepath.Join(w.netDir(), name+".conflist"), text, 0o644)
+}
+
+// Configure writes dnsd's configuration: the world's own, with the top-level keys given changed; a nil
+// value takes the key away. A running dnsd is not told.
+func (w *World) Configure(change map[string]any) error {
+	conf := map[string]any{
+		"stateDir": w.stateDir(), "runDir": w.runDir(), "bpfPath": w.Pins(), "cgroup": w.Cgroup(),
+		"listen": HealthAddress, "clusterDomain": "cluster.local",
+		"file": map[string]any{"dir": w.ManifestDir()},
+		"xds": map[string]any{
+			"address": ADSAddress, "namespace": DefaultNamespace, "nodeName": "node", "nodeIP": nodeUplink[0].Addr().String(),
+		},
+	}
+	for k, v := range change {
+		conf[k] = v
+		if v == nil {
+			delete(conf, k)
+		}
+	}
+	text, err := yaml.Marshal(conf)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(w.configFile(), text, 0o644)
+}
+
+func (w *World) configFile() string  { return w.path("dnsd.yaml") }
+func (w *World) adminSocket() string { return filepath.Join(w.runDir(), "admin.sock") }
+
+// Admin asks the running dnsd.
+func (w *World) Admin() *admin.Client { return admin.NewClient(w.adminSocket()) }
+
+// StartDnsd starts dnsd and waits until it answers; with ready, until it says it is ready, which it is
+// when every source has spoken.
+func (w *World) StartDnsd(ready bool) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.dnsd != nil && w.dnsd.alive() {
+		return errors.New("dnsd runs already")
+	}
+	cmd := exec.Command(w.bin.path("dnsd"), "run", "--config", w.configFile())
+	cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1")
+	p, err := w.launch(w.Node, w.logFile(), cmd)
+	if err != nil {
+		return err
+	}
+	w.dnsd = p
+	err = Until(15*time.Second, func() error {
+		if !p.alive() {
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		status, err := w.Admin().Status(ctx)
+		if err == nil && ready && status.NotReady != "" {
+			err = errors.New(status.NotReady)
+		}
+		return err
+	})
+	if !p.alive() {
+		err = fmt.Errorf("dnsd ended: %w", p.err)
+	}
+	if err != nil {
+		return fmt.Errorf("start dnsd: %w\n%s", err, w.DnsdLog())
+	}
+	return nil
+}
+
+// DnsdLog is all that any dnsd of this world has written.
+func (w *World) DnsdLog() string {
+	text, _ := os.ReadFile(w.logFile())
+	return string(text)
+}
+
+func (w *World) running() (*process, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.dnsd == nil || !w.dnsd.alive() {
+		return nil, fmt.Errorf("dnsd does not run\n%s", w.DnsdLog())
+	}
+	return w.dnsd, nil
+}
+
+// SignalDnsd sends dnsd a signal and, if it is one to end by, waits for the end.
+func (w *World) SignalDnsd(sig syscall.Signal) error {
+	p, err := w.running()
+	if err != nil {
+		return err
+	}
+	if sig == syscall.SIGSTOP || sig == syscall.SIGCONT {
+		return p.cmd.Process.Signal(sig)
+	}
+	return p.end(sig, 10*time.Second)
+}
+
+// Dnsd runs one of dnsd's own commands, as an operator would.
+func (w *World) Dnsd(args ...string) (string, error) {
+	return w.output(nil, w.bin.path("dnsd"), append(args, "--socket", w.adminSocket())...)
+}
+
+// Get fetches a page from an address of the node.
+func (w *World) Get(url string) (status int, body string, err error) {
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+			err = w.Node.Do(func() error {
+				conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
+				return err
+			})
+			return conn, err
+		},
+	}}
+	resp, err := client.Get(url)
+	if err != nil {
+		return 0, "", err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(text), err
+}
+
+func (w *World) cniEnv() []string {
+	return []string{"CNI_PATH=" + string(w.bin), "NETCONFPATH=" + w.netDir()}
+}
+
+// CNI runs a verb of cnitool that concerns no pod: status, gc, version.
+func (w *World) CNI(verb string, args ...string) (string, error) {
+	return w.output(w.cniEnv(), w.bin.path("cnitool"), append([]string{verb, w.Network()}, args...)...)
+}
+
+// Plugin runs the plugin itself, without a runtime, with a network configuration on its standard input.
+func (w *World) Plugin(env []string, conf string) (string, error) {
+	return w.pipe(append(w.cniEnv(), env...), conf, w.bin.path("nodens"))
+}
