@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -135,14 +136,16 @@ func (s *Source) learnFrom(err error) {
 	}
 }
 
-// reportLost repeats the last input with the connection as its problem.
+// reportLost repeats the last input with the connection as its problem. The state is left out of it: the
+// stream may have ended in the middle of a push.
 func (s *Source) reportLost(err error, emit func(mesh.Input)) {
-	if s.last == nil {
+	object := "control plane " + s.address
+	if s.last == nil || slices.ContainsFunc(s.last.Problems, func(p mesh.Problem) bool { return p.Object == object }) {
 		return
 	}
-	in := s.state.input()
-	in.Problems = append(in.Problems, mesh.Problem{
-		Source: sourceName, Object: "control plane " + s.address,
+	in := *s.last
+	in.Problems = append(slices.Clone(in.Problems), mesh.Problem{
+		Source: sourceName, Object: object,
 		Reason: fmt.Sprintf("not reachable, serving what it last said: %v", err),
 	})
 	s.publish(in, emit)
