@@ -2,7 +2,9 @@ package mesh
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -23,7 +25,7 @@ func newVIPs(t testing.TB) *VIPs {
 }
 
 // show writes a plan as one line per fact. The addresses given to a host are written host/4 and
-// host/6, since which ones they are does not matter.
+// host/6, or host/46 where both do the same, since which ones they are does not matter.
 func show(p *Plan, vips *VIPs) string {
 	var b strings.Builder
 	addr := func(a netip.Addr) string {
@@ -52,9 +54,7 @@ func show(p *Plan, vips *VIPs) string {
 		}
 		b.WriteByte('\n')
 	}
-	for _, f := range p.Frontends {
-		fmt.Fprintf(&b, "front %s:%d/%s%s -> %s\n", addr(f.Address), f.Port, f.Protocol, at(f.View), f.Assignment)
-	}
+	b.WriteString(showFrontends(p.Frontends, addr))
 	for _, a := range p.Assignments {
 		fmt.Fprintf(&b, "serve %s %s:%s\n", a.Name, a.LbPolicy, showLocalities(a.Localities))
 	}
@@ -69,6 +69,21 @@ func show(p *Plan, vips *VIPs) string {
 		fmt.Fprintf(&b, "problem %s %s: %s\n", pr.Source, pr.Object, pr.Reason)
 	}
 	return b.String()
+}
+
+func showFrontends(frontends []Frontend, addr func(netip.Addr) string) string {
+	lines := make(map[string]bool)
+	for _, f := range frontends {
+		lines[fmt.Sprintf("front %s:%d/%s%s -> %s\n", addr(f.Address), f.Port, f.Protocol, at(f.View), f.Assignment)] = true
+	}
+	for line := range lines {
+		if other := strings.Replace(line, "/4:", "/6:", 1); other != line && lines[other] {
+			delete(lines, line)
+			delete(lines, other)
+			lines[strings.Replace(line, "/4:", "/46:", 1)] = true
+		}
+	}
+	return strings.Join(slices.Sorted(maps.Keys(lines)), "")
 }
 
 func at(view string) string {
@@ -218,14 +233,10 @@ func TestSeeds(t *testing.T) {
 		},
 		`name auto.internal = auto.internal/4 auto.internal/6 virtual
 		name news.google.com = news.google.com/4 virtual
-		front news.google.com/4:0/any -> file/news.google.com:any
-		front news.google.com/4:80/TCP -> file/outbound|80||news.google.com
-		front auto.internal/4:0/any -> file/auto.internal:any
-		front auto.internal/4:80/TCP -> file/outbound|80||auto.internal
-		front news.google.com/6:0/any -> file/news.google.com:any
-		front news.google.com/6:80/TCP -> file/outbound|80||news.google.com
-		front auto.internal/6:0/any -> file/auto.internal:any
-		front auto.internal/6:80/TCP -> file/outbound|80||auto.internal
+		front auto.internal/46:0/any -> file/auto.internal:any
+		front auto.internal/46:80/TCP -> file/outbound|80||auto.internal
+		front news.google.com/46:0/any -> file/news.google.com:any
+		front news.google.com/46:80/TCP -> file/outbound|80||news.google.com
 		serve file/auto.internal:any LEAST_REQUEST:
 		serve file/news.google.com:any LEAST_REQUEST: 203.0.113.1:0 203.0.113.2:0 203.0.113.3:0
 		serve file/outbound|80||auto.internal LEAST_REQUEST:
@@ -245,14 +256,10 @@ func TestSeeds(t *testing.T) {
 		},
 		`name mysql-instance1.us-east-1.rds.amazonaws.com = mysql-instance1.us-east-1.rds.amazonaws.com/4 virtual
 		name mysql-instance2.us-east-1.rds.amazonaws.com = mysql-instance2.us-east-1.rds.amazonaws.com/4 virtual
-		front mysql-instance1.us-east-1.rds.amazonaws.com/4:0/any -> file/mysql-instance1.us-east-1.rds.amazonaws.com:any
-		front mysql-instance1.us-east-1.rds.amazonaws.com/4:3306/TCP -> file/outbound|3306||mysql-instance1.us-east-1.rds.amazonaws.com
-		front mysql-instance2.us-east-1.rds.amazonaws.com/4:0/any -> file/mysql-instance2.us-east-1.rds.amazonaws.com:any
-		front mysql-instance2.us-east-1.rds.amazonaws.com/4:3306/TCP -> file/outbound|3306||mysql-instance2.us-east-1.rds.amazonaws.com
-		front mysql-instance1.us-east-1.rds.amazonaws.com/6:0/any -> file/mysql-instance1.us-east-1.rds.amazonaws.com:any
-		front mysql-instance1.us-east-1.rds.amazonaws.com/6:3306/TCP -> file/outbound|3306||mysql-instance1.us-east-1.rds.amazonaws.com
-		front mysql-instance2.us-east-1.rds.amazonaws.com/6:0/any -> file/mysql-instance2.us-east-1.rds.amazonaws.com:any
-		front mysql-instance2.us-east-1.rds.amazonaws.com/6:3306/TCP -> file/outbound|3306||mysql-instance2.us-east-1.rds.amazonaws.com
+		front mysql-instance1.us-east-1.rds.amazonaws.com/46:0/any -> file/mysql-instance1.us-east-1.rds.amazonaws.com:any
+		front mysql-instance1.us-east-1.rds.amazonaws.com/46:3306/TCP -> file/outbound|3306||mysql-instance1.us-east-1.rds.amazonaws.com
+		front mysql-instance2.us-east-1.rds.amazonaws.com/46:0/any -> file/mysql-instance2.us-east-1.rds.amazonaws.com:any
+		front mysql-instance2.us-east-1.rds.amazonaws.com/46:3306/TCP -> file/outbound|3306||mysql-instance2.us-east-1.rds.amazonaws.com
 		serve file/mysql-instance1.us-east-1.rds.amazonaws.com:any LEAST_REQUEST: 192.0.2.1:0
 		serve file/mysql-instance2.us-east-1.rds.amazonaws.com:any LEAST_REQUEST: 192.0.2.2:0
 		serve file/outbound|3306||mysql-instance1.us-east-1.rds.amazonaws.com LEAST_REQUEST: 192.0.2.1:3306
