@@ -69,7 +69,7 @@ func parse(stdin []byte) (*conf, error) {
 	}
 	var c conf
 	if err := json.Unmarshal(stdin, &c); err != nil {
-		if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
+		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 			err = fmt.Errorf("%s cannot be a JSON %s", wrong.Field, wrong.Value)
 		}
 		return nil, types.NewError(types.ErrDecodingFailure, fmt.Sprintf("network configuration: %v", err), usage)

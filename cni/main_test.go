@@ -108,9 +108,9 @@ func (c call) run(t *testing.T) outcome {
 	start := time.Now()
 	err := cmd.Run()
 	o := outcome{stdout: stdout.String(), stderr: stderr.String(), took: time.Since(start)}
-	var exit *exec.ExitError
+	exit, failed := errors.AsType[*exec.ExitError](err)
 	switch {
-	case errors.As(err, &exit):
+	case failed:
 		o.err = new(types.Error)
 		if err := json.Unmarshal(stdout.Bytes(), o.err); err != nil || o.err.Code == 0 {
 			t.Errorf("%s failed with %v and no error object on stdout: %q, stderr %q", c.command, exit, o.stdout, o.stderr)

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nodens-dns/nodens/cni/attach"
 	"github.com/nodens-dns/nodens/conformance/sandbox"
 )
@@ -109,17 +111,38 @@ func TestDatapath(t *testing.T) {
 	do("ADD").ok(t, prevResult)
 	do("CHECK").ok(t, "")
 
+	degraded := func(why string) {
+		t.Helper()
+		o := do("ADD")
+		if o.err != nil || o.stdout != prevResult || !strings.Contains(o.stderr, why) || o.took > tooLong {
+			t.Errorf("ADD without a datapath: %+v; want it to say %q", o, why)
+		}
+		if got := n.noted(t); len(got) != 1 || !strings.Contains(got[0].Problem, why) {
+			t.Errorf("noted: %+v; want the problem %q", got, why)
+		}
+		do("CHECK").fails(t, codeDrifted)
+		call{command: "STATUS", stdin: n.conf(t, nil)}.run(t).ok(t, "")
+		do("DEL").ok(t, "")
+	}
 	n.bpfPath = filepath.Join(t.TempDir(), "no-bpffs")
-	o := do("ADD")
-	if o.err != nil || o.stdout != prevResult || !strings.Contains(o.stderr, "attach the datapath") {
-		t.Errorf("ADD without a bpffs: %+v", o)
+	degraded("attach the datapath: ")
+	n.bpfPath, n.cgroup = sandbox.Pins(t), "/no/cgroup"
+	degraded("/no/cgroup")
+
+	// Another process changes the pins and never ends.
+	n.bpfPath = sandbox.Pins(t)
+	if err := os.Mkdir(n.bpfPath, 0o700); err != nil {
+		t.Fatal(err)
 	}
-	if got := n.noted(t); len(got) != 1 || !strings.Contains(got[0].Problem, "attach the datapath") {
-		t.Errorf("noted: %+v", got)
+	pinDir, err := os.Open(n.bpfPath)
+	if err != nil {
+		t.Fatal(err)
 	}
-	do("CHECK").fails(t, codeDrifted)
-	do("STATUS").ok(t, "")
-	do("DEL").ok(t, "")
+	defer func() { _ = pinDir.Close() }()
+	if err := unix.Flock(int(pinDir.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	degraded("not done within")
 }
 
 func TestStatusNeedsAPlaceToNotePods(t *testing.T) {
