@@ -1,0 +1,193 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodens-dns/nodens/ebpf"
+)
+
+// dialer opens the sockets that one pod's queries leave from: inside the pod's network namespace, so
+// that policies, routes and the server's log see the pod, and with the mark that keeps them from being
+// turned back to us. It is safe for concurrent use.
+type dialer struct {
+	mu     sync.Mutex // guards the following
+	ns     namespace  // ns.pod is ours to close
+	open   map[io.Closer]struct{}
+	closed bool
+}
+
+func newDialer(ns namespace) *dialer { return &dialer{ns: ns, open: map[io.Closer]struct{}{}} }
+
+// close ends every connection and every attempt at one, and lets go of the namespace, which each of
+// them keeps alive.
+func (d *dialer) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return
+	}
+	d.closed = true
+	for c := range d.open {
+		_ = c.Close()
+	}
+	d.open = nil
+	_ = d.ns.pod.Close()
+}
+
+// DialContext connects to address, an address and port, over network "udp" or "tcp". The thread is in
+// the pod's namespace only while the socket is made, not while a TCP connection is waited for.
+func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	to, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", address, err)
+	}
+	kind := unix.SOCK_DGRAM
+	if network == "tcp" {
+		kind = unix.SOCK_STREAM
+	}
+	f, err := d.socket(to.Addr(), kind)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s %s: %w", network, address, err)
+	}
+	defer func() {
+		d.forget(f)
+		_ = f.Close()
+	}()
+	if err := connect(ctx, f, to); err != nil {
+		return nil, fmt.Errorf("dial %s %s: %w", network, address, err)
+	}
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s %s: %w", network, address, err)
+	}
+	return d.keep(c)
+}
+
+// socket makes a marked socket in the pod's namespace, in the poller's care.
+func (d *dialer) socket(to netip.Addr, kind int) (*os.File, error) {
+	family := unix.AF_INET6
+	if to.Unmap().Is4() {
+		family = unix.AF_INET
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil, net.ErrClosed
+	}
+	var fd int
+	err := d.ns.do(func() (err error) {
+		fd, err = unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(ebpf.Mark)); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("mark the socket: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "")
+	d.open[f] = struct{}{}
+	return f, nil
+}
+
+// connect connects f, a socket that does not block, and waits until that has worked, failed, or ctx is
+// done.
+func connect(ctx context.Context, f *os.File, to netip.AddrPort) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = f.SetDeadline(deadline)
+	}
+	defer context.AfterFunc(ctx, func() { _ = f.SetDeadline(time.Unix(1, 0)) })()
+	begun := false
+	wait := raw.Write(func(fd uintptr) bool {
+		if !begun {
+			begun = true
+			err = unix.Connect(int(fd), sockaddr(to))
+			// As when interrupted: it goes on by itself, and the socket becomes writable at its end.
+			return !errors.Is(err, unix.EINPROGRESS) && !errors.Is(err, unix.EINTR)
+		}
+		var code int
+		if code, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR); err != nil {
+			return true
+		}
+		if code != 0 {
+			err = unix.Errno(code)
+			return true
+		}
+		// A socket that has not begun to connect counts as writable, and the poller may say so late.
+		_, peer := unix.Getpeername(int(fd))
+		return !errors.Is(peer, unix.ENOTCONN)
+	})
+	if wait != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return wait
+	}
+	return err
+}
+
+func sockaddr(to netip.AddrPort) unix.Sockaddr {
+	if addr := to.Addr().Unmap(); addr.Is4() {
+		return &unix.SockaddrInet4{Port: int(to.Port()), Addr: addr.As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
+}
+
+// keep wraps c so that the dialer knows it while it is open. The wrappers keep the methods of what they
+// wrap: whoever speaks DNS on a connection tells datagrams from streams by them.
+func (d *dialer) keep(c net.Conn) (net.Conn, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		_ = c.Close()
+		return nil, net.ErrClosed
+	}
+	d.open[c] = struct{}{}
+	if u, ok := c.(*net.UDPConn); ok {
+		return &udpConn{u, d}, nil
+	}
+	return &tcpConn{c.(*net.TCPConn), d}, nil
+}
+
+func (d *dialer) forget(c io.Closer) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.open, c)
+}
+
+type udpConn struct {
+	*net.UDPConn
+	dialer *dialer
+}
+
+// Close closes the connection.
+func (c *udpConn) Close() error {
+	c.dialer.forget(c.UDPConn)
+	return c.UDPConn.Close()
+}
+
+type tcpConn struct {
+	*net.TCPConn
+	dialer *dialer
+}
+
+// Close closes the connection.
+func (c *tcpConn) Close() error {
+	c.dialer.forget(c.TCPConn)
+	return c.TCPConn.Close()
+}

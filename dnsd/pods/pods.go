@@ -1,0 +1,290 @@
+// Package pods gets from attachment files to listening sockets and a row in the kernel.
+//
+// The files are the truth. Run lists them when it starts, is told of changes by the bell and by the
+// folder, and compares all of it every few seconds; so a start, a restart and a missed ring are the same
+// thing. One goroutine owns the pods and is the only writer of the kernel's rows; whatever may block
+// (opening a path, serving a socket, waiting for a caller) happens in others.
+//
+// A pod is captured when each of its nameservers has a UDP and a TCP listener on the pod's own address,
+// inside the pod's network namespace, and the kernel has the row that turns queries to them. When dnsd
+// goes, the sockets close and the row stays: the kernel then lets every query go where it was sent, and
+// the next dnsd takes the same ports. Our sockets and handles keep a namespace alive, so a pod that goes
+// has them closed before its DEL is answered.
+//
+// A pod whose annotation nodens.io/capture is "off" gets a row without listeners: its queries are left
+// alone, and connections to virtual addresses it learnt elsewhere are still balanced.
+package pods
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vishvananda/netns"
+
+	"github.com/nodens-dns/nodens/cni/attach"
+	"github.com/nodens-dns/nodens/dnsd/serve"
+	"github.com/nodens-dns/nodens/ebpf"
+)
+
+// sweepEvery bounds how long something missed stays missed: a file, a removal, a namespace that is gone.
+const sweepEvery = 5 * time.Second
+
+// Options are what Pods works with.
+type Options struct {
+	// Dir holds the attachment files, Bell is the path of the bell's socket.
+	Dir, Bell string
+	// Kernel takes the rows and the listeners: an *ebpf.Datapath.
+	Kernel kernel
+	// Serve answers on the listeners: a *serve.Server.
+	Serve server
+	// Nameservers are captured in pods whose attachment names none.
+	Nameservers []netip.Addr
+	// ClusterDomain is the cluster's own DNS domain, without the final dot.
+	ClusterDomain string
+	// Log is told of changes of state; nil means slog.Default.
+	Log *slog.Logger
+}
+
+type kernel interface {
+	PutPod(cookie uint64, p ebpf.Pod) error
+	DeletePod(cookie uint64) error
+	Pods() (map[uint64]ebpf.Pod, error)
+	PutListener(cookie uint64, nameserver int, proto ebpf.Protocol, fd uintptr) error
+}
+
+type server interface {
+	ServeUDP(conn *net.UDPConn, c *serve.Client) error
+	ServeTCP(ln net.Listener, c *serve.Client) error
+}
+
+// State is how far a pod has come.
+type State string
+
+// The states of a pod.
+const (
+	// Captured: its nameservers have listeners and the kernel turns its queries to them.
+	Captured State = "captured"
+	// Balanced: it has a row without listeners; Reason says why.
+	Balanced State = "balanced"
+	// Shared: another attachment stands for the same network namespace.
+	Shared State = "shared"
+	// Opening: its namespace is being opened.
+	Opening State = "opening"
+	// Failed: it has no listeners, and is tried again by the next sweep; Reason says why.
+	Failed State = "failed"
+)
+
+// Pod is one attachment as List shows it.
+type Pod struct {
+	Key             attach.Key
+	Namespace, Name string // empty where no Kubernetes is
+	Netns           string
+	// Cookie is the kernel's number for the network namespace; zero while unknown.
+	Cookie    uint64
+	Addresses []netip.Prefix
+	// Nameservers are those captured, each with the port of its listeners.
+	Nameservers []ebpf.Nameserver
+	State       State
+	Reason      string
+	Since       time.Time
+}
+
+// Problem is something that keeps a pod from being captured as it should be.
+type Problem struct{ Object, Reason string }
+
+// Pods keeps listeners and rows equal to the attachment files. Make one with New.
+type Pods struct {
+	o     Options
+	log   *slog.Logger
+	queue chan func() // work for the goroutine that owns what follows
+	ended chan struct{}
+
+	// Owned by the goroutine in Run.
+	home   netns.NsHandle // dnsd's own network namespace
+	own    uint64         // its cookie
+	pods   map[attach.Key]*pod
+	rows   map[uint64]ebpf.Pod // what the kernel holds, as far as known
+	broken []Problem           // files that cannot be read, and what else the last sweep could not do
+
+	releasing sync.WaitGroup
+	view      atomic.Pointer[view]
+}
+
+// view is what other goroutines see. It is never edited.
+type view struct {
+	pods        []Pod
+	problems    []Problem
+	nameservers []netip.AddrPort
+}
+
+// New returns Pods that do nothing yet; Run must follow, once.
+func New(o Options) *Pods {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	p := &Pods{
+		o: o, log: o.Log,
+		queue: make(chan func()), ended: make(chan struct{}),
+		pods: map[attach.Key]*pod{},
+	}
+	p.view.Store(&view{})
+	return p
+}
+
+// Run adopts every pod that has an attachment file, then follows the files until ctx is done. It then
+// closes every socket, leaves the rows, and returns nil. It fails only when it cannot begin, or can no
+// longer hear the bell.
+func (p *Pods) Run(ctx context.Context) error {
+	var err error
+	if p.rows, err = p.o.Kernel.Pods(); err != nil {
+		return fmt.Errorf("read the kernel's pods: %w", err)
+	}
+	if p.home, p.own, err = home(); err != nil {
+		return err
+	}
+	bell, err := attach.Listen(p.o.Bell)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var helpers sync.WaitGroup
+	helpers.Go(func() {
+		defer cancel()
+		err = bell.Serve(ctx, p.answer)
+	})
+	helpers.Go(func() { p.watch(ctx) })
+
+	p.loop(ctx)
+	close(p.ended)
+	helpers.Wait()
+	for _, q := range p.pods {
+		q.close()
+	}
+	for _, q := range p.pods {
+		q.serving.Wait()
+	}
+	p.releasing.Wait()
+	_ = p.home.Close()
+	return err
+}
+
+func (p *Pods) loop(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	p.sweep()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case f := <-p.queue:
+			f()
+		case <-tick.C:
+			p.sweep()
+		}
+	}
+}
+
+// post has the owner run f, and reports whether it will: not when Run has ended.
+func (p *Pods) post(f func()) bool {
+	select {
+	case p.queue <- f:
+		return true
+	case <-p.ended:
+		return false
+	}
+}
+
+// answer is the bell's. It returns when what was rung for is done or has failed.
+func (p *Pods) answer(ctx context.Context, op attach.Op, key attach.Key) error {
+	done := make(chan error, 1)
+	asked := p.post(func() {
+		switch op {
+		case attach.OpAdd:
+			p.add(key, done)
+		case attach.OpDel:
+			p.release(key, done)
+		case attach.OpCheck:
+			done <- p.check(key)
+		default:
+			done <- fmt.Errorf("dnsd does not know %q: run plugin and daemon of one release", op)
+		}
+	})
+	if !asked {
+		return errors.New("dnsd is stopping")
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// add adopts the attachment of this key and tells done when that is settled.
+func (p *Pods) add(key attach.Key, done chan<- error) {
+	a, err := attach.Find(p.o.Dir, key)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			p.release(key, nil)
+		}
+		done <- err
+		return
+	}
+	p.adopt(a, done)
+}
+
+// check answers whether the pod is treated as its attachment wants.
+func (p *Pods) check(key attach.Key) error {
+	q := p.pods[key]
+	switch {
+	case q == nil:
+		return fmt.Errorf("%s has no attachment file that dnsd has read", key)
+	case q.state == Failed, q.state == Opening:
+		return fmt.Errorf("%s is %s: %s", key, q.state, q.reason)
+	}
+	return nil
+}
+
+// List returns the pods of this node, sorted by name. The caller must not edit what the slices hold.
+func (p *Pods) List() []Pod { return slices.Clone(p.view.Load().pods) }
+
+// Problems returns the attachment files that cannot be read and the pods that failed.
+func (p *Pods) Problems() []Problem { return slices.Clone(p.view.Load().problems) }
+
+// Nameservers returns the distinct nameservers captured here, those of most pods first.
+func (p *Pods) Nameservers() []netip.AddrPort { return slices.Clone(p.view.Load().nameservers) }
+
+// publish shows the pods as they are now to List and the others.
+func (p *Pods) publish() {
+	v := &view{problems: slices.Clone(p.broken)}
+	used := map[netip.AddrPort]int{}
+	for _, q := range p.pods {
+		shown := q.show()
+		v.pods = append(v.pods, shown)
+		if q.state == Failed {
+			v.problems = append(v.problems, Problem{Object: q.name(), Reason: q.reason})
+		}
+		for _, n := range shown.Nameservers {
+			used[netip.AddrPortFrom(n.Addr, dnsPort)]++
+		}
+	}
+	slices.SortFunc(v.pods, func(a, b Pod) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Key.String(), b.Key.String()))
+	})
+	slices.SortFunc(v.problems, func(a, b Problem) int { return cmp.Compare(a.Object, b.Object) })
+	v.nameservers = slices.SortedFunc(maps.Keys(used), func(a, b netip.AddrPort) int {
+		return cmp.Or(cmp.Compare(used[b], used[a]), a.Compare(b))
+	})
+	p.view.Store(v)
+}

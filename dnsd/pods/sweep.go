@@ -1,0 +1,141 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/nodens-dns/nodens/cni/attach"
+)
+
+// sweep compares everything: attachment files, pods, and rows of the kernel.
+func (p *Pods) sweep() {
+	list, errs := attach.List(p.o.Dir)
+	p.broken = nil
+	for _, err := range errs {
+		p.broken = append(p.broken, Problem{Object: "attachment file", Reason: err.Error()})
+	}
+	rows, err := p.o.Kernel.Pods()
+	if err != nil {
+		p.broken = append(p.broken, Problem{Object: "kernel", Reason: fmt.Sprintf("read the kernel's pods: %v", err)})
+	} else {
+		p.rows = rows
+	}
+	p.dismiss(list)
+	for _, a := range list {
+		p.adopt(a, nil)
+	}
+	for _, q := range p.pods {
+		if !q.live() {
+			continue
+		}
+		if gone(q.attachment) {
+			p.fail(q, fmt.Errorf("%w: %s", errGone, q.attachment.Netns))
+			p.deleteRowOf(q)
+		} else if _, ok := p.rows[q.cookie]; !ok {
+			p.fail(q, errors.New("its row has vanished from the kernel"))
+			p.adopt(q.attachment, nil)
+		}
+	}
+	// A file that cannot be read may be the one a row belongs to, and that row still balances.
+	if len(errs) == 0 {
+		p.deleteStrays(list)
+	}
+	p.publish()
+}
+
+// dismiss releases the pods whose file is gone. Being absent from the list is not enough: a file, or
+// the folder, may be unreadable for a moment.
+func (p *Pods) dismiss(list []attach.Attachment) {
+	listed := map[attach.Key]bool{}
+	for _, a := range list {
+		listed[a.Key()] = true
+	}
+	for key := range p.pods {
+		if listed[key] {
+			continue
+		}
+		if _, err := attach.Find(p.o.Dir, key); errors.Is(err, fs.ErrNotExist) {
+			p.release(key, nil)
+		}
+	}
+}
+
+// deleteStrays deletes the rows of namespaces that no attachment speaks of: their DEL came while no
+// dnsd was there.
+func (p *Pods) deleteStrays(list []attach.Attachment) {
+	known := map[uint64]bool{}
+	for _, a := range list {
+		known[a.NetnsCookie] = true
+		// Its cookie is not known yet, and any row may be its own.
+		if q := p.pods[a.Key()]; a.NetnsCookie == 0 && q != nil && q.cookie == 0 && q.opening {
+			return
+		}
+	}
+	for _, q := range p.pods {
+		known[q.cookie] = true
+	}
+	for cookie := range p.rows {
+		if known[cookie] {
+			continue
+		}
+		if err := p.deleteRow(cookie); err != nil {
+			p.broken = append(p.broken, Problem{Object: "kernel", Reason: err.Error()})
+			continue
+		}
+		p.log.Info("row of a pod that is gone is deleted", "cookie", cookie)
+	}
+}
+
+// watch follows the folder between sweeps, for plugins that did not ring. Without it everything works,
+// a few seconds later.
+func (p *Pods) watch(ctx context.Context) {
+	err := os.MkdirAll(p.o.Dir, 0o755)
+	var w *fsnotify.Watcher
+	if err == nil {
+		if w, err = fsnotify.NewWatcher(); err == nil {
+			defer func() { _ = w.Close() }()
+			err = w.Add(p.o.Dir)
+		}
+	}
+	if err != nil {
+		p.log.Warn("cannot watch the folder of attachments; sweeping it instead", "dir", p.o.Dir, "every", sweepEvery, "error", err)
+		return
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e, ok := <-w.Events:
+			if !ok {
+				return
+			}
+			if !strings.HasPrefix(filepath.Base(e.Name), ".") {
+				p.post(func() { p.follow(e.Name) })
+			}
+		case <-w.Errors: // events were lost; the sweep finds them
+		}
+	}
+}
+
+// follow does what one file now says.
+func (p *Pods) follow(path string) {
+	a, err := attach.Read(path)
+	switch {
+	case err == nil:
+		p.adopt(a, nil)
+	case errors.Is(err, fs.ErrNotExist):
+		for key := range p.pods {
+			if strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)) == key.String() {
+				p.release(key, nil)
+				return
+			}
+		}
+	}
+}

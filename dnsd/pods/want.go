@@ -1,0 +1,101 @@
+package pods
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/nodens-dns/nodens/cni/attach"
+	"github.com/nodens-dns/nodens/dnsd/names"
+	"github.com/nodens-dns/nodens/ebpf"
+)
+
+// captureAnnotation on a pod, set to "off", leaves its DNS queries alone.
+const captureAnnotation = "nodens.io/capture"
+
+// maxNameservers is how many a row holds; resolvers use three.
+const maxNameservers = 4
+
+const dnsPort = 53
+
+// wish is what should be done for one attachment. It follows from the attachment and the options alone.
+type wish struct {
+	addr4, addr6 netip.Addr // the pod's; a listener stands on the one of its nameserver's family
+	nameservers  []netip.Addr
+	why          string // there is no nameserver to capture
+	client       names.Client
+	avoid        map[uint16]bool // ports of our band that the pod may want itself
+}
+
+func (p *Pods) wish(a attach.Attachment) wish {
+	w := wish{avoid: declared(a.Annotations)}
+	for _, prefix := range a.Addresses {
+		addr := prefix.Addr().Unmap()
+		switch {
+		case addr.Is4() && !w.addr4.IsValid():
+			w.addr4 = addr
+		case addr.Is6() && !w.addr6.IsValid() && addr.IsGlobalUnicast():
+			w.addr6 = addr
+		}
+	}
+	w.client = names.Client{Namespace: a.PodNamespace, Search: a.DNS.Searches, IPv6: w.addr6.IsValid()}
+	if len(w.client.Search) == 0 && a.PodNamespace != "" && a.PodName != "" {
+		domain := p.o.ClusterDomain
+		w.client.Search = []string{a.PodNamespace + ".svc." + domain, "svc." + domain, domain}
+	}
+	if a.Annotations[captureAnnotation] == "off" {
+		w.why = "opted out by its annotation " + captureAnnotation
+		return w
+	}
+	asked := a.DNS.Nameservers
+	if len(asked) == 0 {
+		asked = p.o.Nameservers
+	}
+	if len(asked) == 0 {
+		w.why = "no nameserver is known: neither its attachment nor the nameservers setting names one"
+		return w
+	}
+	for _, n := range asked {
+		n = n.Unmap()
+		if len(w.nameservers) < maxNameservers && w.capturable(n, a) && !slices.Contains(w.nameservers, n) {
+			w.nameservers = append(w.nameservers, n)
+		}
+	}
+	if len(w.nameservers) == 0 {
+		w.why = "none of its nameservers can be captured: they are its own, on loopback or link-local, or of a family it has no address of"
+	}
+	return w
+}
+
+// capturable leaves out what a listener cannot stand for. A nameserver inside the pod is the pod's own
+// business. An IPv6 link-local one needs a scope in the restored source address that the kernel half
+// cannot write; an IPv4 one has no scope and is where node-local DNS caches live (169.254.20.10).
+func (w wish) capturable(n netip.Addr, a attach.Attachment) bool {
+	own := slices.ContainsFunc(a.Addresses, func(p netip.Prefix) bool { return p.Addr().Unmap() == n })
+	usable := n.IsGlobalUnicast() || n.Is4() && n.IsLinkLocalUnicast()
+	return usable && !own && w.listenOn(n).IsValid()
+}
+
+// listenOn is the pod's address of the nameserver's family, if it has one.
+func (w wish) listenOn(nameserver netip.Addr) netip.Addr {
+	if nameserver.Is4() {
+		return w.addr4
+	}
+	return w.addr6
+}
+
+// declared returns every number of our band that stands in an annotation. CNI is not told a pod's
+// ports, but annotations repeat them: scrape ports, proxies' ports, the manifest as last applied. A
+// number that is no port costs us one of a thousand.
+func declared(annotations map[string]string) map[uint16]bool {
+	ports := map[uint16]bool{}
+	for _, text := range annotations {
+		for digits := range strings.FieldsFuncSeq(text, func(r rune) bool { return r < '0' || r > '9' }) {
+			if n, err := strconv.ParseUint(digits, 10, 16); err == nil && n >= ebpf.PortLow && n <= ebpf.PortHigh {
+				ports[uint16(n)] = true
+			}
+		}
+	}
+	return ports
+}
