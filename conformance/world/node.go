@@ -39,6 +39,12 @@ func (w *World) wire() error {
 	if w.Internet, err = sandbox.NewNetns(Prefix + w.ID + "-internet"); err != nil {
 		return err
 	}
+	// Without a link-local address, for two seconds of duplicate address detection, no router forwards.
+	for _, ns := range []*sandbox.NS{w.Node, w.Internet} {
+		if err := ns.Do(func() error { return setSysctl("ipv6/conf/default/accept_dad", "0") }); err != nil {
+			return err
+		}
+	}
 	if err := sandbox.Veth(uplink, w.Node, texts(nodeUplink), w.Internet, texts(internetUplink)); err != nil {
 		return err
 	}
