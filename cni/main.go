@@ -121,6 +121,9 @@ func ensureDatapath(ctx context.Context, o ebpf.Options) error {
 		}
 		return nil
 	case <-ctx.Done():
+		if ebpf.Attached(o) == nil { // by another ADD, behind which this one stood in line
+			return nil
+		}
 		return fmt.Errorf("attach the datapath: not done within %v", attachBudget)
 	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/nodens-dns/nodens/cni/attach"
 	"github.com/nodens-dns/nodens/conformance/sandbox"
+	"github.com/nodens-dns/nodens/ebpf"
 )
 
 // binary is the plugin as a runtime executes it, built once.
@@ -41,7 +42,7 @@ func run(m *testing.M) int {
 }
 
 // node is what the plugin finds on a machine, made for one test: a folder for its state, pins and a
-// cgroup of its own.
+// cgroup of its own, with the datapath attached.
 type node struct {
 	stateDir, bpfPath, cgroup string
 }
@@ -49,7 +50,25 @@ type node struct {
 func newNode(t *testing.T) *node {
 	t.Helper()
 	sandbox.Root(t)
-	return &node{stateDir: t.TempDir(), bpfPath: sandbox.Pins(t), cgroup: sandbox.Cgroup(t)}
+	n := &node{stateDir: t.TempDir(), bpfPath: sandbox.Pins(t), cgroup: sandbox.Cgroup(t)}
+	d, err := ebpf.Ensure(n.datapath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.detach(t) })
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func (n *node) datapath() ebpf.Options { return ebpf.Options{CgroupPath: n.cgroup, PinPath: n.bpfPath} }
+
+func (n *node) detach(t *testing.T) {
+	t.Helper()
+	if err := ebpf.Remove(n.datapath()); err != nil {
+		t.Error(err)
+	}
 }
 
 func (n *node) attachments() string { return filepath.Join(n.stateDir, "attachments") }
