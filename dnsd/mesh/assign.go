@@ -102,7 +102,7 @@ func (c *compiler) resolve(s *source, name string, cl *Cluster) *assigned {
 		}
 		for _, e := range loc.Endpoints {
 			if !e.Unhealthy && !e.RequiresTLS {
-				al.Endpoints = append(al.Endpoints, c.endpoint(s, cl, e, &dns, a)...)
+				al.Endpoints = c.endpoint(al.Endpoints, s, cl, e, &dns, a)
 			}
 		}
 		if len(al.Endpoints) > 0 {
@@ -120,8 +120,8 @@ func (c *compiler) resolve(s *source, name string, cl *Cluster) *assigned {
 	return a
 }
 
-// endpoint returns the addresses of one endpoint, each with its full weight as in Envoy.
-func (c *compiler) endpoint(s *source, cl *Cluster, e Endpoint, dns *DNS, a *assigned) []AssignedEndpoint {
+// endpoint adds the addresses of one endpoint to list, each with its full weight as in Envoy.
+func (c *compiler) endpoint(list []AssignedEndpoint, s *source, cl *Cluster, e Endpoint, dns *DNS, a *assigned) []AssignedEndpoint {
 	var addrs []netip.Addr
 	if ip, ok := literal(e.Address); ok {
 		addrs = []netip.Addr{ip}
@@ -134,11 +134,10 @@ func (c *compiler) endpoint(s *source, cl *Cluster, e Endpoint, dns *DNS, a *ass
 		a.wants = append(a.wants, want{l, dns.Schedule})
 		addrs = addresses(c.resolved[l], cl.Discovery)
 	}
-	endpoints := make([]AssignedEndpoint, len(addrs))
-	for i, addr := range addrs {
-		endpoints[i] = AssignedEndpoint{netip.AddrPortFrom(addr, e.Port), max(e.Weight, 1)}
+	for _, addr := range addrs {
+		list = append(list, AssignedEndpoint{netip.AddrPortFrom(addr, e.Port), max(e.Weight, 1)})
 	}
-	return endpoints
+	return list
 }
 
 // addresses returns what an endpoint's name stands for. A strict cluster has all addresses, and none

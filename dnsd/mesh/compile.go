@@ -26,6 +26,7 @@ func Compile(inputs []Input, vips *VIPs) *Plan {
 	c := newCompiler(inputs, vips)
 	rows := c.rows()
 	c.giveAddresses(rows)
+	c.frontends = make(map[frontendKey]binding, 4*len(rows))
 	for _, s := range c.sources {
 		for _, r := range rows {
 			if r.source == s {
@@ -59,7 +60,7 @@ type compiler struct {
 	announced map[netip.Addr]bool // by any source, for any host or listener
 
 	assigned  map[string]*assigned // by name
-	frontends map[frontendKey]*binding
+	frontends map[frontendKey]binding
 	problems  []Problem
 }
 
@@ -94,7 +95,6 @@ func newCompiler(inputs []Input, vips *VIPs) *compiler {
 		resolved:  make(map[Lookup]*Resolution),
 		announced: make(map[netip.Addr]bool),
 		assigned:  make(map[string]*assigned),
-		frontends: make(map[frontendKey]*binding),
 		problems:  slices.Clone(vips.problems),
 	}
 	for i := range inputs {

@@ -94,7 +94,7 @@ func (c *compiler) bind(r *row, at bind, serves *assigned) {
 	key := frontendKey{at, r.view}
 	b, ok := c.frontends[key]
 	if !ok {
-		b = &binding{r.host, r.object, serves}
+		b = binding{r.host, r.object, serves}
 		c.frontends[key] = b
 	} else if b.serves != serves && at.port != 0 {
 		c.report(r.source, r.object, "%s of %s is served for %s (%s) already, and connections reach that", at, r.host, b.host, b.object)
