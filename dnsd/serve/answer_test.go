@@ -1,0 +1,254 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/nodens-dns/nodens/dnsd/mesh"
+	"github.com/nodens-dns/nodens/dnsd/names"
+	"github.com/nodens-dns/nodens/dnsd/upstream"
+)
+
+var networks = []string{"udp", "tcp"}
+
+func TestReplyLooksLikeItsQuery(t *testing.T) {
+	ns := startNameserver(t, zone(nil, "public.example."))
+	addr := start(t, newServer(table()), client(ns))
+	for _, network := range networks {
+		for _, name := range []string{"aPi.PaRtNeR.tEsT.", "PuBlIc.eXaMpLe."} {
+			for _, edns := range []bool{false, true} {
+				m := question(name, dns.TypeA)
+				m.CheckingDisabled, m.RecursionDesired, m.Zero = true, edns, true
+				if edns {
+					m.SetEdns0(4096, true)
+					m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0102030405060708"},
+						&dns.EDNS0_LOCAL{Code: 65001, Data: []byte("unheard of")}}
+				}
+				r := exchange(t, network, addr, m)
+				if len(r.Answer) != 1 || !r.RecursionAvailable || !r.CheckingDisabled || r.Zero || r.RecursionDesired != edns ||
+					r.Question[0].Name != name || r.Authoritative != strings.HasSuffix(name, "tEsT.") {
+					t.Errorf("%s: %v", network, r)
+				}
+				opt := r.IsEdns0()
+				if (opt != nil) != edns || edns && (opt.UDPSize() != 1232 || !opt.Do() || opt.Version() != 0 || len(opt.Option) != 0) {
+					t.Errorf("%s: OPT is %v", network, opt)
+				}
+			}
+		}
+	}
+}
+
+func TestFutureEDNS(t *testing.T) {
+	s := newServer(table())
+	m := question("api.partner.test.", dns.TypeA)
+	m.SetEdns0(1232, false)
+	m.IsEdns0().SetVersion(1)
+	r := exchange(t, "udp", start(t, s, client()), m)
+	if r.Rcode != dns.RcodeBadVers || len(r.Answer) != 0 || r.IsEdns0().Version() != 0 || s.Stats().Refused != 1 {
+		t.Errorf("%v", r)
+	}
+}
+
+func TestNegativeAnswers(t *testing.T) {
+	ns := startNameserver(t, zone(nil))
+	addr := start(t, newServer(table()), client(ns))
+	for name, zone := range map[string]string{
+		"few.partner.test.":                        "few.partner.test.",
+		"few.partner.test.shop.svc.cluster.local.": "cluster.local.",
+	} {
+		r := exchange(t, "udp", addr, question(name, dns.TypeAAAA))
+		soa, ok := (*dns.SOA)(nil), false
+		if len(r.Ns) == 1 {
+			soa, ok = r.Ns[0].(*dns.SOA)
+		}
+		if !ok || soa.Minttl != 5 || soa.Hdr.Ttl != 5 || soa.Hdr.Name != zone || r.Rcode != dns.RcodeSuccess || !r.Authoritative {
+			t.Errorf("%v", r)
+		}
+	}
+}
+
+func TestServiceComesWithAddresses(t *testing.T) {
+	addr := start(t, newServer(table()), client())
+	m := question("_mongodb._tcp.api.partner.test.", dns.TypeSRV)
+	m.SetEdns0(1232, false)
+	r := exchange(t, "udp", addr, m)
+	if len(r.Answer) != 1 || r.Answer[0].(*dns.SRV).Port != 27017 || r.Answer[0].(*dns.SRV).Target != "api.partner.test." ||
+		len(r.Extra) != 3 || r.IsEdns0() == nil {
+		t.Errorf("%v", r)
+	}
+}
+
+func TestPointer(t *testing.T) {
+	r := exchange(t, "udp", start(t, newServer(table()), client()), question("0.0.244.10.in-addr.arpa.", dns.TypePTR))
+	if len(r.Answer) != 1 || r.Answer[0].(*dns.PTR).Ptr != "api.partner.test." {
+		t.Errorf("%v", r)
+	}
+}
+
+func TestAddressesRotate(t *testing.T) {
+	addr := start(t, newServer(table()), client())
+	firsts := map[string]int{}
+	for range 100 {
+		r := exchange(t, "udp", addr, question("few.partner.test.", dns.TypeA))
+		if len(r.Answer) != 4 {
+			t.Fatalf("%v", r)
+		}
+		firsts[r.Answer[0].(*dns.A).A.String()]++
+	}
+	if len(firsts) != 4 { // by chance once in 10^12 runs
+		t.Errorf("first of four addresses over 100 answers: %v", firsts)
+	}
+}
+
+func TestCNAMEOutOfTheTable(t *testing.T) {
+	ns := startNameserver(t, zone(nil, "slow.example."))
+	addr := start(t, newServer(table()), client(ns))
+	for _, tc := range []struct {
+		name    string
+		qtype   uint16
+		rcode   int
+		answers []string
+	}{
+		{"Out.shop.svc.cluster.local.", dns.TypeA, dns.RcodeSuccess, []string{"slow.example.", "203.0.113.5"}},
+		{"out.shop.svc.cluster.local.", dns.TypeAAAA, dns.RcodeSuccess, []string{"slow.example."}},
+		{"out.shop.svc.svc.cluster.local.", dns.TypeA, dns.RcodeSuccess, []string{"out.shop.svc.cluster.local.", "slow.example.", "203.0.113.5"}},
+		{"gone.shop.svc.cluster.local.", dns.TypeA, dns.RcodeNameError, []string{"nowhere.example."}},
+	} {
+		r := exchange(t, "udp", addr, question(tc.name, tc.qtype))
+		var got []string
+		for _, rr := range r.Answer {
+			got = append(got, dns.Field(rr, 1))
+		}
+		if r.Rcode != tc.rcode || !slices.Equal(got, tc.answers) || !r.Authoritative || r.Question[0].Name != tc.name ||
+			r.Answer[0].Header().Name != tc.name {
+			t.Errorf("%v", r)
+		}
+	}
+}
+
+// A name that exists here is never denied because it is unknown, or cannot be asked for, elsewhere.
+func TestOtherTypesOfAKnownName(t *testing.T) {
+	for what, handler := range map[string]dns.HandlerFunc{
+		"denies":  zone(nil),
+		"refuses": func(w dns.ResponseWriter, m *dns.Msg) { _ = w.WriteMsg(new(dns.Msg).SetRcode(m, dns.RcodeRefused)) },
+	} {
+		ns := startNameserver(t, handler)
+		r := exchange(t, "udp", start(t, newServer(table()), client(ns)), question("few.partner.test.", dns.TypeMX))
+		if r.Rcode != dns.RcodeSuccess || len(r.Answer) != 0 || len(r.Ns) != 1 || len(ns.asked()) == 0 {
+			t.Errorf("upstream %s: %v", what, r)
+		}
+	}
+	ns := startNameserver(t, func(w dns.ResponseWriter, m *dns.Msg) {
+		r := new(dns.Msg).SetReply(m)
+		r.Answer = []dns.RR{&dns.MX{Hdr: header(m.Question[0].Name, dns.TypeMX, 60), Mx: "mail.example."}}
+		_ = w.WriteMsg(r)
+	})
+	r := exchange(t, "udp", start(t, newServer(table()), client(ns)), question("few.partner.test.shop.svc.cluster.local.", dns.TypeMX))
+	if len(r.Answer) != 2 || r.Answer[1].(*dns.MX).Mx != "mail.example." || r.Answer[1].Header().Name != "few.partner.test." {
+		t.Errorf("%v", r)
+	}
+}
+
+func TestUpstreamDown(t *testing.T) {
+	s := New(Options{})
+	s.upstream = stub(func(context.Context, *dns.Msg) (*dns.Msg, error) { return nil, errors.New("nobody there") })
+	s.Store(table())
+	c := client()
+	c.Nameserver = netip.MustParseAddrPort("192.0.2.53:53")
+	addr := start(t, s, c)
+	m := question("public.example.", dns.TypeA)
+	m.SetEdns0(1232, false)
+	r := exchange(t, "udp", addr, m)
+	if r.Rcode != dns.RcodeServerFailure || len(r.IsEdns0().Option) != 1 || r.IsEdns0().Option[0].Option() != dns.EDNS0EDE {
+		t.Errorf("with EDNS: %v", r)
+	}
+	if r = exchange(t, "tcp", addr, question("public.example.", dns.TypeA)); r.Rcode != dns.RcodeServerFailure {
+		t.Errorf("without EDNS: %v", r)
+	}
+	if r = exchange(t, "udp", addr, question("few.partner.test.", dns.TypeTXT)); r.Rcode != dns.RcodeSuccess || len(r.Ns) != 1 {
+		t.Errorf("a type that upstream might know: %v", r)
+	}
+	if r = exchange(t, "udp", addr, question("out.shop.svc.cluster.local.", dns.TypeA)); r.Rcode != dns.RcodeServerFailure {
+		t.Errorf("a CNAME whose target cannot be looked up: %v", r)
+	}
+	update := new(dns.Msg).SetUpdate("example.")
+	if r = exchange(t, "udp", addr, update); r.Rcode != dns.RcodeServerFailure || r.Opcode != dns.OpcodeUpdate {
+		t.Errorf("an update: %v", r)
+	}
+}
+
+// The real upstream client has to give up in time for the one stub resolver in a hurry.
+func TestSilentUpstream(t *testing.T) {
+	ns := startNameserver(t, func(dns.ResponseWriter, *dns.Msg) {})
+	began := time.Now()
+	r := exchange(t, "udp", start(t, newServer(nil), client(ns)), question("public.example.", dns.TypeA))
+	if took := time.Since(began); r.Rcode != dns.RcodeServerFailure || took > patience/2 {
+		t.Errorf("after %v: %v", took, r)
+	}
+}
+
+func TestUnwritableAnswer(t *testing.T) {
+	if r := exchange(t, "udp", start(t, newServer(table()), client()), question("bad.partner.test.", dns.TypeCNAME)); r.Rcode != dns.RcodeServerFailure {
+		t.Errorf("%v", r)
+	}
+}
+
+func TestWithoutTable(t *testing.T) {
+	ns := startNameserver(t, zone(nil, "api.partner.test."))
+	s := newServer(nil)
+	addr := start(t, s, client(ns))
+	if r := exchange(t, "udp", addr, question("api.partner.test.", dns.TypeA)); len(r.Answer) != 1 || r.Authoritative {
+		t.Errorf("before the first table: %v", r)
+	}
+	s.Store(table())
+	if r := exchange(t, "udp", addr, question("api.partner.test.", dns.TypeA)); len(r.Answer) != 1 || !r.Authoritative {
+		t.Errorf("after it: %v", r)
+	}
+	s.Store(names.Build(&mesh.Plan{}, names.Options{}))
+	if s.Table().Len() != 0 {
+		t.Error("the table was not swapped")
+	}
+}
+
+// Everything a reply may take from upstream's, and nothing else.
+func TestRelay(t *testing.T) {
+	s := New(Options{})
+	s.upstream = stub(func(_ context.Context, m *dns.Msg) (*dns.Msg, error) {
+		r := new(dns.Msg).SetReply(m)
+		r.Authoritative, r.AuthenticatedData, r.Rcode = true, true, dns.RcodeBadCookie
+		r.SetEdns0(4000, true)
+		r.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeStaleAnswer},
+			&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0102030405060708"}}
+		r.Ns = []dns.RR{soa("example.")}
+		r.Extra = append(r.Extra, addresses("ns.example.", 60, []netip.Addr{netip.MustParseAddr("192.0.2.1")})...)
+		return r, nil
+	})
+	addr := start(t, s, client())
+	m := question("public.example.", dns.TypeA)
+	if r := exchange(t, "udp", addr, m); r.Rcode != dns.RcodeServerFailure || r.Authoritative || r.AuthenticatedData || len(r.Ns) != 1 || len(r.Extra) != 1 {
+		t.Errorf("without EDNS: %v", r)
+	}
+	m.SetEdns0(1232, true)
+	r := exchange(t, "udp", addr, m)
+	if r.Rcode != dns.RcodeBadCookie || !r.AuthenticatedData || len(r.Extra) != 2 || len(r.IsEdns0().Option) != 1 || r.IsEdns0().UDPSize() != ednsSize {
+		t.Errorf("with EDNS: %v", r)
+	}
+}
+
+func TestBusyUpstreamIsSilent(t *testing.T) {
+	s := New(Options{})
+	s.upstream = stub(func(context.Context, *dns.Msg) (*dns.Msg, error) { return nil, upstream.ErrBusy })
+	addr := start(t, s, client())
+	packed, _ := question("public.example.", dns.TypeA).Pack()
+	if reply := raw(t, addr, packed, 50*time.Millisecond); reply != nil {
+		t.Errorf("got %x", reply)
+	}
+	eventually(t, "the query is counted", func() bool { return s.Stats().Dropped == 1 })
+}
