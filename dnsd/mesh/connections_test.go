@@ -160,7 +160,7 @@ func TestListeners(t *testing.T) {
 		[]Input{input("xds", host, base, v1, v2, listener("l", "240.240.0.1", 80, to("v1", 90), to("v2", 10), to("gone", 5)))},
 		head + `front 240.240.0.1:80/TCP -> xds/v1*90 + v2*10
 		serve refuse LEAST_REQUEST:
-		serve xds/v1*90 + v2*10 LEAST_REQUEST: 10.0.1.1:80*4500 10.0.1.2:80*4500 10.0.2.1:80*1000
+		serve xds/v1*90 + v2*10 LEAST_REQUEST: 10.0.1.1:80*9 10.0.1.2:80*9 10.0.2.1:80*2
 		problem xds listener l: the source has no cluster "gone" (it may still come)`,
 	}, {
 		"locality weights and priorities go into a split's weights",
@@ -174,7 +174,7 @@ func TestListeners(t *testing.T) {
 		}), listener("l", "240.240.0.1", 80, to("v1", 1), to("v2", 1)))},
 		head + `front 240.240.0.1:80/TCP -> xds/v1*1 + v2*1
 		serve refuse LEAST_REQUEST:
-		serve xds/v1*1 + v2*1 LEAST_REQUEST: 10.0.2.1:80*5000 [a p0 w1] 10.0.1.3:80*1250 [b p0 w1] 10.0.1.1:80*1875 10.0.1.2:80*1875 [c p1 w1] 10.0.1.4:80*5000`,
+		serve xds/v1*1 + v2*1 LEAST_REQUEST: 10.0.2.1:80*8 [a p0 w1] 10.0.1.3:80*2 [b p0 w1] 10.0.1.1:80*3 10.0.1.2:80*3 [c p1 w1] 10.0.1.4:80*8`,
 	}, {
 		"no cluster of the listener exists: the host's own rule",
 		[]Input{input("xds", host, base, listener("l", "240.240.0.1", 80, to("gone", 1)))},

@@ -13,9 +13,9 @@ type share struct {
 	weight uint32
 }
 
-// splitScale is the sum of all weights of a split's first priority, up to rounding: fine enough for
-// a hundredth of a percent, small enough for whatever counts in weights.
-const splitScale = 10_000
+// splitScale is what the weights of a split's first priority add up to before they are reduced. Every
+// number up to 16 divides it, and 100 does, so that usual shares of usual clusters come out exact.
+const splitScale = 3_603_600
 
 // split returns what weighted clusters are together: each endpoint's weight becomes its part of its
 // cluster's part. Clusters without a weight get nothing, unless none has one.
@@ -53,6 +53,7 @@ func (c *compiler) split(s *source, shares []share) *assigned {
 		a.has4, a.has6 = a.has4 || sh.of.has4, a.has6 || sh.of.has6
 		a.wants = append(a.wants, sh.of.wants...)
 	}
+	reduce(a.Localities)
 	slices.SortFunc(a.Localities, compareLocalities)
 	c.assigned[name] = a
 	return a
@@ -87,6 +88,25 @@ func (a *assigned) scaled(sum float64) []AssignedLocality {
 		}
 	}
 	return scaled
+}
+
+// reduce divides all weights by what they have in common. The localities are the caller's own.
+func reduce(localities []AssignedLocality) {
+	common := uint32(0)
+	for _, loc := range localities {
+		for _, e := range loc.Endpoints {
+			a, b := common, e.Weight
+			for b != 0 {
+				a, b = b, a%b
+			}
+			common = a
+		}
+	}
+	for _, loc := range localities {
+		for i := range loc.Endpoints {
+			loc.Endpoints[i].Weight /= common
+		}
+	}
 }
 
 // weightOf is an endpoint's weight among all of its priority.
