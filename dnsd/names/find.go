@@ -159,6 +159,11 @@ func (e *entry) serves(prefix string) bool {
 	if e.target != "" {
 		return false
 	}
+	// Where clients of a port other than 443 look for HTTPS records (RFC 9460 section 9.1): those of the
+	// real host would bypass a virtual address.
+	if e.virtual && strings.HasSuffix(prefix, "._https.") {
+		return true
+	}
 	if port(e.ports(), prefix) != nil {
 		return true
 	}

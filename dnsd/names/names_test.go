@@ -121,6 +121,8 @@ func TestLookup(t *testing.T) {
 		{"other type, in the cluster", shop, "cart.shop.svc.cluster.local. MX", "NODATA for 5 s"},
 		{"other type, outside", shop, "plain.partner.test. MX", "upstream's answer for plain.partner.test., NODATA if it has none"},
 		{"HTTPS beside a virtual address", shop, "api.partner.test. HTTPS", "NODATA for 5 s"},
+		{"HTTPS of another port", shop, "_8443._https.api.partner.test. HTTPS", "NODATA for 5 s"},
+		{"HTTPS of another port, real", shop, "_8443._https.plain.partner.test. HTTPS", "upstream's answer"},
 		{"SVCB beside a virtual address", shop, "foo.wild.test. SVCB", "NODATA for 5 s"},
 		{"HTTPS beside real ones", shop, "plain.partner.test. HTTPS", "upstream's answer for plain.partner.test., NODATA if it has none"},
 		{"ANY", shop, "plain.partner.test. ANY", "NODATA for 5 s"},
