@@ -18,7 +18,7 @@ var benchQueries = []struct {
 
 // BenchmarkBegin is the message path without the socket.
 func BenchmarkBegin(b *testing.B) {
-	s, c, buf := newServer(table()), client(), make([]byte, maxQuery)
+	s, c, buf := newServer(table()), client(), make([]byte, replySize)
 	for _, q := range benchQueries {
 		packed, _ := q.query.Pack()
 		b.Run(q.name, func(b *testing.B) {
@@ -43,7 +43,7 @@ func BenchmarkServeUDP(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			defer conn.Close()
+			defer func() { _ = conn.Close() }()
 			buf := make([]byte, maxQuery)
 			b.ReportAllocs()
 			for b.Loop() {

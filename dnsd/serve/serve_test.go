@@ -176,7 +176,7 @@ func raw(t testing.TB, addr string, packet []byte, wait time.Duration) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if _, err := conn.Write(packet); err != nil {
 		t.Fatal(err)
 	}

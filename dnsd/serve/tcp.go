@@ -64,7 +64,7 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, c *Client, g *gat
 	}()
 	w := &writer{conn: conn}
 	r := bufio.NewReader(conn)
-	out := make([]byte, maxQuery)
+	out := make([]byte, replySize)
 	for {
 		packet, err := readMessage(conn, r)
 		if err != nil {
