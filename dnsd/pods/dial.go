@@ -44,6 +44,12 @@ func (d *dialer) close() {
 	_ = d.ns.pod.Close()
 }
 
+func (d *dialer) isClosed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.closed
+}
+
 // DialContext connects to address, an address and port, over network "udp" or "tcp". The thread is in
 // the pod's namespace only while the socket is made, not while a TCP connection is waited for.
 func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
@@ -64,6 +70,9 @@ func (d *dialer) DialContext(ctx context.Context, network, address string) (net.
 		_ = f.Close()
 	}()
 	if err := connect(ctx, f, to); err != nil {
+		if d.isClosed() { // which is why: the server has no part in it
+			err = net.ErrClosed
+		}
 		return nil, fmt.Errorf("dial %s %s: %w", network, address, err)
 	}
 	c, err := net.FileConn(f)
@@ -107,9 +116,6 @@ func connect(ctx context.Context, f *os.File, to netip.AddrPort) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return err
-	}
-	if deadline, ok := ctx.Deadline(); ok {
-		_ = f.SetDeadline(deadline)
 	}
 	defer context.AfterFunc(ctx, func() { _ = f.SetDeadline(time.Unix(1, 0)) })()
 	begun := false

@@ -61,6 +61,7 @@ type kernel interface {
 	DeletePod(cookie uint64) error
 	Pods() (map[uint64]ebpf.Pod, error)
 	PutListener(cookie uint64, nameserver int, proto ebpf.Protocol, fd uintptr) error
+	ListenerAlive(cookie uint64, nameserver int, proto ebpf.Protocol) (bool, error)
 }
 
 type server interface {
@@ -244,7 +245,7 @@ func (p *Pods) add(key attach.Key, done chan<- error) {
 	p.adopt(a, done)
 }
 
-// check answers whether the pod is treated as its attachment wants.
+// check answers whether the pod is treated as its attachment wants, by us and by the kernel.
 func (p *Pods) check(key attach.Key) error {
 	q := p.pods[key]
 	switch {
@@ -252,6 +253,13 @@ func (p *Pods) check(key attach.Key) error {
 		return fmt.Errorf("%s has no attachment file that dnsd has read", key)
 	case q.state == Failed, q.state == Opening:
 		return fmt.Errorf("%s is %s: %s", key, q.state, q.reason)
+	}
+	for i, l := range q.listeners {
+		for _, proto := range []ebpf.Protocol{ebpf.UDP, ebpf.TCP} {
+			if alive, err := p.o.Kernel.ListenerAlive(q.cookie, i, proto); err != nil || !alive {
+				return errors.Join(fmt.Errorf("%s: the kernel has no listener for %s (IP protocol %d)", key, l.nameserver, proto), err)
+			}
+		}
 	}
 	return nil
 }

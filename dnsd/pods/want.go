@@ -92,8 +92,9 @@ func declared(annotations map[string]string) map[uint16]bool {
 	ports := map[uint16]bool{}
 	for _, text := range annotations {
 		for digits := range strings.FieldsFuncSeq(text, func(r rune) bool { return r < '0' || r > '9' }) {
-			if n, err := strconv.ParseUint(digits, 10, 16); err == nil && n >= ebpf.PortLow && n <= ebpf.PortHigh {
-				ports[uint16(n)] = true
+			n, err := strconv.ParseUint(digits, 10, 16)
+			if port := uint16(n); err == nil && ebpf.PortLow <= port && port <= ebpf.PortHigh {
+				ports[port] = true
 			}
 		}
 	}

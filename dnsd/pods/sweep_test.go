@@ -1,0 +1,407 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/nodens-dns/nodens/cni/attach"
+	"github.com/nodens-dns/nodens/conformance/sandbox"
+	"github.com/nodens-dns/nodens/ebpf"
+)
+
+// problem returns the first problem whose reason contains text.
+func (n *node) problem(text string) error {
+	for _, p := range n.pods.Problems() {
+		if strings.Contains(p.Reason, text) {
+			return nil
+		}
+	}
+	return fmt.Errorf("no problem speaks of %q: %v", text, n.pods.Problems())
+}
+
+func TestFilesAreEnough(t *testing.T) {
+	n := newNode(t)
+	_, early := n.bare("early")
+	n.write(early) // before dnsd
+	n.start()
+	n.wait(early, Captured, "")
+	_, late := n.bare("late")
+	n.write(late) // and nobody rings
+	n.wait(late, Captured, "")
+
+	late.DNS.Nameservers = late.DNS.Nameservers[:1]
+	late.Created = late.Created.Add(time.Second)
+	n.write(late)
+	n.eventually("the changed attachment is followed", func() error {
+		if p := n.find(late); p.State != Captured || len(p.Nameservers) != 1 || len(n.rows()[late.NetnsCookie].Nameservers) != 1 {
+			return fmt.Errorf("%+v", p)
+		}
+		return nil
+	})
+	n.must(attach.Remove(n.options.Dir, late.Key()))
+	n.eventually("the pod is released", func() error {
+		if _, ok := n.rows()[late.NetnsCookie]; ok || n.find(late).State != "" {
+			return fmt.Errorf("%+v", n.find(late))
+		}
+		return nil
+	})
+	n.wait(early, Captured, "")
+}
+
+func TestBrokenFileAmongGoodOnes(t *testing.T) {
+	n := newNode(t)
+	_, good := n.bare("good")
+	_, torn := n.bare("torn")
+	n.write(good)
+	n.write(torn)
+	n.start()
+	n.wait(good, Captured, "")
+	n.wait(torn, Captured, "")
+
+	// The file breaks while its pod is served; then dnsd is started over it.
+	file := filepath.Join(n.options.Dir, torn.Key().String()+".json")
+	n.must(os.Truncate(file, 40))
+	n.sweep()
+	n.must(n.problem(file))
+	n.wait(torn, Captured, "")
+	n.stop()
+	n.start()
+	n.must(n.problem(file))
+	n.wait(good, Captured, "")
+	if _, ok := n.rows()[torn.NetnsCookie]; !ok {
+		t.Error("a row was deleted that may be the unreadable file's: it balances connections still")
+	}
+	n.must(os.Remove(file))
+	n.sweep()
+	if _, ok := n.rows()[torn.NetnsCookie]; ok {
+		t.Error("the row of a pod that is gone stays")
+	}
+	if p := n.pods.Problems(); len(p) != 0 {
+		t.Errorf("problems %v", p)
+	}
+}
+
+func TestNodesOwnNamespaceIsNeverEnrolled(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	a := attach.Attachment{
+		Version: attach.Version, ContainerID: "host", IfName: "eth0", Interface: "lo",
+		Netns:     thread(t) + "/ns/net",
+		Addresses: []netip.Prefix{netip.MustParsePrefix("10.96.0.5/24")},
+		DNS:       attach.DNS{Nameservers: []netip.Addr{netip.MustParseAddr(server4)}},
+	}
+	if err := n.add(a); err == nil || !strings.Contains(err.Error(), "node's own") {
+		t.Errorf("added: %v", err)
+	}
+	n.wait(a, Failed, "node's own")
+	if rows := n.rows(); len(rows) != 0 {
+		t.Errorf("rows %v", rows)
+	}
+	if err := n.ring(attach.OpCheck, a.Key()); err == nil {
+		t.Error("CHECK is content")
+	}
+}
+
+// thread returns the /proc folder of a thread that stays in the test's own namespace until the test
+// ends. The process's first thread may have been left elsewhere by the sandbox.
+func thread(t *testing.T) string {
+	dir, done := make(chan string), make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		dir <- fmt.Sprintf("/proc/self/task/%d", unix.Gettid())
+		<-done
+	}()
+	t.Cleanup(func() { close(done) })
+	return <-dir
+}
+
+// A path that never opens keeps its own pod waiting and nobody else's.
+func TestPathThatHangs(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	fifo := filepath.Join(t.TempDir(), "netns")
+	n.must(unix.Mkfifo(fifo, 0o600))
+	stuck := attach.Attachment{Version: attach.Version, ContainerID: "stuck", IfName: "eth0", Netns: fifo}
+	n.write(stuck)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := attach.Ring(ctx, n.options.Bell, attach.OpAdd, stuck.Key()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("ring for the stuck pod: %v", err)
+	}
+	n.wait(stuck, Opening, fifo)
+	_, a := n.bare("other")
+	n.must(n.add(a))
+	n.sweep()
+	n.wait(a, Captured, "")
+	n.del(a)
+
+	n.del(stuck) // answered although the open is still under way
+	// It opens at last, and nobody wants it any more.
+	w, err := os.OpenFile(fifo, os.O_WRONLY, 0)
+	n.must(err)
+	n.must(w.Close())
+	n.sweep()
+	if p := n.find(stuck); p.State != "" {
+		t.Errorf("it came back: %+v", p)
+	}
+}
+
+func TestNamespaceThatIsGone(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	ns, a := n.bare("web-0")
+	n.must(n.add(a))
+
+	n.must(ns.Close())
+	n.sweep()
+	n.wait(a, Failed, errGone.Error())
+	if rows := n.rows(); len(rows) != 0 {
+		t.Errorf("rows %v", rows)
+	}
+	if err := n.add(a); err == nil || !strings.Contains(err.Error(), errGone.Error()) {
+		t.Errorf("added again: %v", err)
+	}
+	n.del(a)
+
+	// The same path, or even the same inode number, is not the same namespace.
+	_, b := n.bare("web-1")
+	b.NetnsInode++
+	if err := n.add(b); err == nil || !strings.Contains(err.Error(), errGone.Error()) {
+		t.Errorf("another inode: %v", err)
+	}
+	b.NetnsInode--
+	b.NetnsCookie++
+	if err := n.add(b); err == nil || !strings.Contains(err.Error(), errGone.Error()) {
+		t.Errorf("another cookie: %v", err)
+	}
+	// Nor is a file that a namespace was mounted on once.
+	left := filepath.Join(t.TempDir(), "left")
+	n.must(os.WriteFile(left, nil, 0o600))
+	b.Netns, b.NetnsInode = left, 0
+	if err := n.add(b); err == nil || !strings.Contains(err.Error(), "no namespace any more") {
+		t.Errorf("a plain file: %v", err)
+	}
+	if rows := n.rows(); len(rows) != 0 {
+		t.Errorf("rows %v", rows)
+	}
+}
+
+// An attachment that knows neither inode nor cookie is believed, as nothing speaks against it.
+func TestAttachmentThatKnowsLittle(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	_, a := n.bare("web-0")
+	cookie := a.NetnsCookie
+	a.NetnsInode, a.NetnsCookie, a.PodNamespace, a.PodName = 0, 0, "", ""
+	n.must(n.add(a))
+	n.sweep()
+	if p := n.wait(a, Captured, ""); p.Cookie != cookie {
+		t.Errorf("cookie %d, want %d", p.Cookie, cookie)
+	}
+	n.del(a)
+	if rows := n.rows(); len(rows) != 0 {
+		t.Errorf("rows %v", rows)
+	}
+}
+
+func TestRowsFollowTheFiles(t *testing.T) {
+	n := newNode(t)
+	stray := ebpf.Pod{Ifindex: 1, LB: true}
+	n.must(n.kernel.PutPod(1<<60, stray))
+	_, a := n.bare("web-0")
+	n.write(a)
+	n.start()
+	n.wait(a, Captured, "")
+	if _, ok := n.rows()[1<<60]; ok {
+		t.Error("the row of nobody stays")
+	}
+	// Somebody cleared the map.
+	n.must(n.kernel.DeletePod(a.NetnsCookie))
+	if err := n.ring(attach.OpCheck, a.Key()); err == nil {
+		t.Error("CHECK is content without a listener in the kernel")
+	}
+	n.sweep()
+	n.eventually("the row is back", func() error {
+		if _, ok := n.rows()[a.NetnsCookie]; !ok {
+			return errors.New("it is not")
+		}
+		return n.ring(attach.OpCheck, a.Key())
+	})
+}
+
+func TestTwoAttachmentsOfOneNamespace(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	ns, first := n.bare("web-0")
+	n.must(n.add(first))
+	second := n.attachment("web-0", ns)
+	second.IfName, second.Interface = "net1", "lo"
+	n.must(n.add(second))
+	n.wait(second, Shared, "web-0:eth0")
+	n.wait(first, Captured, "")
+	n.must(n.ring(attach.OpCheck, second.Key()))
+
+	n.del(second)
+	if _, ok := n.rows()[first.NetnsCookie]; !ok {
+		t.Fatal("the row went with the attachment it does not stand for")
+	}
+	n.must(n.add(second))
+	n.del(first)
+	n.sweep()
+	n.wait(second, Captured, "")
+}
+
+func TestLoThatIsDown(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	ns, a := n.bare("web-0")
+	set := func(change func(netlink.Link) error) {
+		n.must(ns.Do(func() error {
+			lo, err := netlink.LinkByName("lo")
+			if err != nil {
+				return err
+			}
+			return change(lo)
+		}))
+	}
+	set(netlink.LinkSetDown)
+	if err := n.add(a); err == nil || !strings.Contains(err.Error(), "lo is down") {
+		t.Errorf("added: %v", err)
+	}
+	if rows := n.rows(); len(rows) != 0 {
+		t.Errorf("rows %v", rows)
+	}
+	set(netlink.LinkSetUp)
+	n.sweep()
+	n.wait(a, Captured, "")
+}
+
+// flaky is the real kernel half, with some writes that do not happen.
+type flaky struct {
+	*ebpf.Datapath
+	rows, listeners atomic.Bool // whether writing them fails
+}
+
+var errInjected = errors.New("injected")
+
+func (f *flaky) PutPod(cookie uint64, p ebpf.Pod) error {
+	if f.rows.Load() {
+		return errInjected
+	}
+	return f.Datapath.PutPod(cookie, p)
+}
+
+func (f *flaky) PutListener(cookie uint64, i int, proto ebpf.Protocol, fd uintptr) error {
+	if f.listeners.Load() {
+		return errInjected
+	}
+	return f.Datapath.PutListener(cookie, i, proto, fd)
+}
+
+func TestKernelThatRefuses(t *testing.T) {
+	n := newNode(t)
+	kernel := &flaky{Datapath: n.kernel}
+	n.options.Kernel = kernel
+	n.start()
+	ns, a := n.bare("web-0")
+	for what, fails := range map[string]*atomic.Bool{"rows": &kernel.rows, "listeners": &kernel.listeners} {
+		fails.Store(true)
+		if err := n.add(a); err == nil || !strings.Contains(err.Error(), errInjected.Error()) {
+			t.Errorf("%s: added: %v", what, err)
+		}
+		n.wait(a, Failed, errInjected.Error())
+		n.must(n.problem(errInjected.Error()))
+		if open := sockets(t, ns); open != 0 {
+			t.Errorf("%s: %d sockets are left in the pod", what, open)
+		}
+		fails.Store(false)
+		n.sweep()
+		n.wait(a, Captured, "")
+		if open := sockets(t, ns); open != 4 {
+			t.Errorf("%s: %d sockets in the pod, want 4", what, open)
+		}
+		n.del(a)
+	}
+}
+
+// sockets counts the listening sockets in ns.
+func sockets(t *testing.T, ns *sandbox.NS) (count int) {
+	t.Helper()
+	err := ns.Do(func() error {
+		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+			udp, err := netlink.SocketDiagUDP(family)
+			if err != nil {
+				return err
+			}
+			tcp, err := netlink.SocketDiagTCP(family)
+			if err != nil {
+				return err
+			}
+			count += len(udp) + len(tcp)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return count
+}
+
+func TestRunNeedsItsBell(t *testing.T) {
+	n := newNode(t)
+	file := filepath.Join(t.TempDir(), "file")
+	n.must(os.WriteFile(file, nil, 0o600))
+	n.options.Bell = file
+	if err := New(n.options).Run(t.Context()); err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("Run: %v", err)
+	}
+}
+
+func TestManyPodsAtOnce(t *testing.T) {
+	n := newNode(t)
+	var all []attach.Attachment
+	for i := range 40 {
+		_, a := n.bare(fmt.Sprintf("web-%d", i))
+		n.write(a)
+		all = append(all, a)
+	}
+	n.start()
+	errs := make(chan error)
+	for _, a := range all {
+		go func() { errs <- n.ring(attach.OpAdd, a.Key()) }()
+	}
+	for range all {
+		n.must(<-errs)
+	}
+	if rows := n.rows(); len(rows) != len(all) {
+		t.Errorf("%d rows for %d pods", len(rows), len(all))
+	}
+	if got := n.pods.Nameservers(); len(got) != 2 {
+		t.Errorf("nameservers %v", got)
+	}
+	for _, a := range all {
+		go func() {
+			err := attach.Remove(n.options.Dir, a.Key())
+			errs <- errors.Join(err, n.ring(attach.OpDel, a.Key()))
+		}()
+	}
+	for range all {
+		n.must(<-errs)
+	}
+	if rows := n.rows(); len(rows) != 0 || len(n.pods.List()) != 0 {
+		t.Errorf("left: %d rows, %d pods", len(rows), len(n.pods.List()))
+	}
+}
