@@ -1,0 +1,55 @@
+# The two commands that matter: make demo, make test. Both need root and Go, and install what else they
+# need with apt-get on Debian.
+SHELL   := /bin/bash
+GO      ?= go
+BIN     := $(CURDIR)/bin
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+.PHONY: build
+build: ## Build nodens (the CNI plugin) and dnsd into bin/, static.
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/nodens ./cni
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/dnsd ./dnsd
+
+.PHONY: demo
+demo: deps ## Show the whole of it on this machine, line by line. KEEP=1 leaves it up.
+	$(GO) run ./conformance/demo
+
+.PHONY: demo-down
+demo-down: ## Clear what KEEP=1 make demo left.
+	$(GO) run ./conformance/demo -down
+
+.PHONY: test
+test: deps ## Unit, kernel and conformance tests, with the race detector.
+	$(GO) test -race -timeout 15m ./...
+
+.PHONY: conformance
+conformance: deps ## Only the promises, as scripts.
+	$(GO) test -race -count 1 -timeout 15m -v ./conformance/...
+
+.PHONY: generate
+generate: clang ## Compile the kernel half again (bpf2go, clang-19).
+	$(GO) generate ./ebpf
+
+.PHONY: lint
+lint: $(BIN)/golangci-lint ## go vet, staticcheck and the rest of .golangci.yaml.
+	$(BIN)/golangci-lint run ./...
+
+$(BIN)/golangci-lint:
+	GOBIN=$(BIN) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.PHONY: deps
+deps: # Debian packages the tests and the demo use.
+	@command -v ip nft dig gcc >/dev/null 2>&1 || { \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	  iproute2 nftables bind9-dnsutils gcc libc6-dev ca-certificates util-linux >/dev/null; }
+
+.PHONY: clang
+clang:
+	@command -v clang-19 llvm-strip-19 >/dev/null 2>&1 && test -e /usr/include/bpf/bpf_helpers.h || { \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	  clang-19 llvm-19 libbpf-dev linux-libc-dev >/dev/null; }
+
+.PHONY: clean
+clean:
+	rm -rf $(BIN)
