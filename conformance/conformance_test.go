@@ -28,6 +28,10 @@ func TestMain(m *testing.M) {
 func TestPromises(t *testing.T) {
 	sandbox.Root(t)
 	bin := build(t)
+	seeds, err := filepath.Abs("testdata/seeds")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                "testdata/script",
 		RequireUniqueNames: true,
@@ -42,6 +46,8 @@ func TestPromises(t *testing.T) {
 			env.Setenv("NS", world.Nameservers[0].String())
 			env.Setenv("NS6", world.Nameservers[1].String())
 			env.Setenv("NS2", world.Nameservers[2].String())
+			env.Setenv("STATE", filepath.Join(w.Dir, "state"))
+			env.Setenv("SEEDS", seeds)
 			env.Setenv("NETWORK", w.Network())
 			env.Setenv("RUN", filepath.Dir(w.AttachmentDir()))
 			env.Setenv("ATTACHMENTS", w.AttachmentDir())

@@ -12,17 +12,19 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/nodens-dns/nodens/cni/attach"
 	"github.com/nodens-dns/nodens/conformance/world"
 )
 
 // pod add NAME [ns=NAMESPACE] [v6] [dns=ADDR,ADDR] [search=NAME,NAME] [silent] [plain] [annotation-KEY=VALUE]
 // pod bare NAME ... (a namespace only), then pod attach|detach|check NAME
-// pod del NAME (application, DEL, namespace), pod vanish NAME (without DEL), pod gone NAME
+// pod delete NAME (application, DEL, namespace), pod vanish NAME (without DEL)
+// pod gone NAME: fails until the kernel has destroyed the namespace; pod del NAME: deletes and waits for that
 // pod addresses NAME, pod result NAME
 func podVerb(l *line) (string, error) {
 	name := l.word(1)
 	if name == "" {
-		return "", usage("pod add|bare|attach|detach|check|del|vanish|gone|addresses|result NAME ...")
+		return "", usage("pod add|bare|attach|detach|check|del|delete|vanish|gone|addresses|result NAME ...")
 	}
 	switch l.word(0) {
 	case "add", "bare":
@@ -53,6 +55,10 @@ func podVerb(l *line) (string, error) {
 		return "", p.Check()
 	case "del":
 		return "", errors.Join(p.Delete(), world.Until(5*time.Second, p.Gone))
+	case "delete":
+		return "", p.Delete()
+	case "gone":
+		return "gone\n", p.Gone()
 	case "vanish":
 		return "", p.Vanish()
 	case "addresses":
@@ -60,7 +66,7 @@ func podVerb(l *line) (string, error) {
 	case "result":
 		return string(p.Result), nil
 	}
-	return "", usage("pod add|bare|attach|detach|check|del|vanish|addresses|result NAME ...")
+	return "", usage("pod add|bare|attach|detach|check|del|delete|vanish|gone|addresses|result NAME ...")
 }
 
 func (l *line) podSpec(name string) (world.PodSpec, error) {
@@ -92,7 +98,7 @@ func (l *line) podSpec(name string) (world.PodSpec, error) {
 // cni cleanup: forgets what the library cached, as after a reboot of the runtime.
 func cniVerb(l *line) (string, error) {
 	if l.word(0) == "conf" {
-		return "", l.w.WriteNetworkText([]byte(l.expand(l.word(1))))
+		return "", l.w.WriteNetwork([]byte(l.expand(l.word(1))))
 	}
 	return l.w.CNI(l.word(0), l.words[1:]...)
 }
@@ -141,6 +147,69 @@ func dnsdVerb(l *line) (string, error) {
 		return "", l.w.Configure(change)
 	}
 	return l.w.Dnsd(l.args...)
+}
+
+// kernel: what the kernel half knows of pods, and how many.
+func kernelVerb(l *line) (string, error) {
+	rows, err := l.w.KernelPods()
+	return counted(rows), err
+}
+
+// links: the node's ends of the pods' veth pairs.
+func linksVerb(l *line) (string, error) {
+	names, err := l.w.Links()
+	return counted(names), err
+}
+
+// files DIR: the names in a folder, hidden ones too.
+func filesVerb(l *line) (string, error) {
+	entries, err := os.ReadDir(l.word(0))
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return counted(names), err
+}
+
+// file PATH: the file's text.
+func fileVerb(l *line) (string, error) {
+	text, err := os.ReadFile(l.word(0))
+	return string(text), err
+}
+
+// attachments: the pods that are noted, and what is wrong with notes that cannot be read.
+func attachmentsVerb(l *line) (string, error) {
+	list, broken := attach.List(l.w.AttachmentDir())
+	var lines []string
+	for _, a := range list {
+		lines = append(lines, fmt.Sprintf("%s/%s %s", a.PodNamespace, a.PodName, a.Key()))
+	}
+	for _, err := range broken {
+		lines = append(lines, "broken "+err.Error())
+	}
+	return counted(lines), nil
+}
+
+// truncate POD: cuts the pod's attachment file in half.
+func truncateVerb(l *line) (string, error) {
+	list, _ := attach.List(l.w.AttachmentDir())
+	for _, a := range list {
+		if a.PodName != l.word(0) {
+			continue
+		}
+		path := filepath.Join(l.w.AttachmentDir(), a.Key().String()+".json")
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return "", err
+		}
+		return path + "\n", os.WriteFile(path, text[:len(text)/2], 0o600)
+	}
+	return "", fmt.Errorf("pod %s is not noted", l.word(0))
+}
+
+// counted is a line each, and "count N".
+func counted(lines []string) string {
+	return strings.Join(append(lines, fmt.Sprintf("count %d\n", len(lines))), "\n")
 }
 
 // http URL: fetches a page from the node; its status and text are the output.

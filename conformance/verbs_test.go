@@ -31,7 +31,8 @@ var verbs map[string]verb
 func init() {
 	verbs = map[string]verb{
 		"pod": podVerb, "cni": cniVerb, "plugin": pluginVerb,
-		"dnsd": dnsdVerb, "http": httpVerb, "manifest": manifestVerb,
+		"dnsd": dnsdVerb, "http": httpVerb, "kernel": kernelVerb, "links": linksVerb, "files": filesVerb, "file": fileVerb,
+		"attachments": attachmentsVerb, "truncate": truncateVerb, "manifest": manifestVerb,
 		"ads": adsVerb, "zone": zoneVerb,
 		"dig": digVerb, "resolve": resolveVerb, "lookup": lookupVerb, "garbage": garbageVerb,
 		"connect": connectVerb, "talk": talkVerb, "release": releaseVerb, "load": loadVerb,
@@ -102,37 +103,42 @@ func (l *line) number(key string, otherwise int) (int, error) {
 
 func (l *line) pod(i int) (*world.Pod, error) { return l.w.Pod(l.word(i)) }
 
-// eventually REGEXP VERB ...: repeats the verb until it succeeds and its output matches. A leading "!"
-// before the regexp waits until it does not match.
+// eventually [DURATION] REGEXP VERB ...: repeats the verb until it succeeds and its output matches.
+// eventually [DURATION] ! REGEXP VERB ...: until it succeeds and its output does not match.
+// eventually [DURATION] fails REGEXP VERB ...: until it fails with an error that matches.
 func eventuallyVerb(l *line) (string, error) {
-	args := l.args
-	limit := 10 * time.Second
-	if len(args) == 0 {
-		return "", usage("eventually [DURATION] [!] REGEXP VERB ...")
+	const help = "eventually [DURATION] [!|fails] REGEXP VERB ..."
+	args, limit, how := l.args, 10*time.Second, ""
+	if len(args) > 0 {
+		if d, err := time.ParseDuration(args[0]); err == nil {
+			limit, args = d, args[1:]
+		}
 	}
-	if d, err := time.ParseDuration(args[0]); err == nil {
-		limit, args = d, args[1:]
-	}
-	absent := args[0] == "!"
-	if absent {
-		args = args[1:]
+	if len(args) > 0 && (args[0] == "!" || args[0] == "fails") {
+		how, args = args[0], args[1:]
 	}
 	if len(args) < 2 || verbs[args[1]] == nil {
-		return "", usage("eventually [DURATION] [!] REGEXP VERB ...")
+		return "", usage(help)
 	}
 	want, err := regexp.Compile("(?m)" + args[0])
 	if err != nil {
 		return "", err
 	}
 	var out string
-	err = world.Until(limit, func() error {
-		var err error
+	err = world.Until(limit, func() (err error) {
 		out, err = verbs[args[1]](newLine(l.ts, args[2:]))
-		if err != nil && !absent {
+		switch {
+		case how == "fails" && err == nil:
+			return fmt.Errorf("%s succeeds and says\n%s", args[1], out)
+		case how == "fails":
+			if !want.MatchString(err.Error()) {
+				return err
+			}
+			return nil
+		case err != nil:
 			return err
-		}
-		if want.MatchString(out) == absent {
-			return fmt.Errorf("%s says\n%s%v", args[1], out, err)
+		case want.MatchString(out) == (how == "!"):
+			return fmt.Errorf("%s says\n%s", args[1], out)
 		}
 		return nil
 	})

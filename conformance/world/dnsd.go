@@ -22,7 +22,7 @@ import (
 // HealthAddress is where dnsd serves health and metrics, on the node.
 const HealthAddress = "127.0.0.1:9553"
 
-// pluginConf is nodens' own entry of the chain; scripts may spoil it.
+// pluginConf is nodens' own entry of a chain.
 func (w *World) pluginConf() map[string]any {
 	return map[string]any{
 		"type":         "nodens",
@@ -34,43 +34,48 @@ func (w *World) pluginConf() map[string]any {
 	}
 }
 
-func (w *World) bridgeConf() map[string]any {
-	subnet := func(i int) []map[string]any { return []map[string]any{{"subnet": PodSubnets[i].String()}} }
+// The CNI networks of a world, by the suffix of their names. All are on one bridge; host-local keeps its
+// books by network, so each gives out a part of its own of the same subnets.
+const (
+	networkIPv4  = ""       // bridge and nodens; IPv4 only
+	networkDual  = "-dual"  // bridge and nodens; both families
+	networkPlain = "-plain" // bridge alone; both families
+)
+
+func (w *World) bridgeConf(from4, to4, from6 string) map[string]any {
+	ranges := []any{[]any{map[string]any{"subnet": PodSubnets[0].String(), "rangeStart": from4, "rangeEnd": to4}}}
+	routes := []any{map[string]any{"dst": "0.0.0.0/0"}}
+	if from6 != "" {
+		ranges = append(ranges, []any{map[string]any{"subnet": PodSubnets[1].String(), "rangeStart": from6}})
+		routes = append(routes, map[string]any{"dst": "::/0"})
+	}
 	return map[string]any{
 		"type": "bridge", "bridge": "pods0", "isGateway": true,
-		"ipam": map[string]any{
-			"type": "host-local", "dataDir": w.path("ipam"),
-			"ranges": []any{subnet(0), subnet(1)},
-			"routes": []map[string]string{{"dst": "0.0.0.0/0"}, {"dst": "::/0"}},
-		},
+		"ipam": map[string]any{"type": "host-local", "dataDir": w.path("ipam"), "ranges": ranges, "routes": routes},
 	}
 }
 
 // writeConfig writes the CNI networks and dnsd's configuration.
 func (w *World) writeConfig() error {
-	chains := map[string][]any{
-		w.Network():            {w.bridgeConf(), w.pluginConf()},
-		w.Network() + "-plain": {w.bridgeConf()},
-	}
-	for name, plugins := range chains {
-		if err := w.WriteNetwork(name, map[string]any{"cniVersion": "1.1.0", "name": name, "plugins": plugins}); err != nil {
+	for suffix, plugins := range map[string][]any{
+		networkIPv4:  {w.bridgeConf("10.244.0.10", "10.244.0.99", ""), w.pluginConf()},
+		networkDual:  {w.bridgeConf("10.244.0.100", "10.244.0.179", "fd44::1000"), w.pluginConf()},
+		networkPlain: {w.bridgeConf("10.244.0.180", "10.244.0.249", "fd44::2000")},
+	} {
+		name := w.Network() + suffix
+		text, err := json.MarshalIndent(map[string]any{"cniVersion": "1.1.0", "name": name, "plugins": plugins}, "", "  ")
+		if err != nil {
+			return err
+		}
+		if err := w.writeNetwork(name, text); err != nil {
 			return err
 		}
 	}
 	return w.Configure(nil)
 }
 
-// WriteNetwork writes a CNI network's configuration list, which need not be a valid one.
-func (w *World) WriteNetwork(name string, list any) error {
-	text, err := json.MarshalIndent(list, "", "  ")
-	if err != nil {
-		return err
-	}
-	return w.writeNetwork(name, text)
-}
-
-// WriteNetworkText replaces the configuration list of the pods' network by a text, whatever it says.
-func (w *World) WriteNetworkText(text []byte) error { return w.writeNetwork(w.Network(), text) }
+// WriteNetwork replaces the configuration list of the IPv4 pods' network by a text, whatever it says.
+func (w *World) WriteNetwork(text []byte) error { return w.writeNetwork(w.Network(), text) }
 
 func (w *World) writeNetwork(name string, text []byte) error {
 	return os.WriteFile(filepath.Join(w.netDir(), name+".conflist"), text, 0o644)

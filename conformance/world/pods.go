@@ -32,7 +32,8 @@ type PodSpec struct {
 	Options     []string
 	// Silent runtimes tell the plugin nothing about DNS.
 	Silent bool
-	// IPv6 gives the pod an address of either family, otherwise it has only an IPv4 one.
+	// IPv6 gives the pod an address of either family, otherwise it has only an IPv4 one. Plain pods
+	// always have both.
 	IPv6 bool
 	// Plain pods are made by a chain without nodens.
 	Plain bool
@@ -85,7 +86,8 @@ func (s *PodSpec) resolvConf() string {
 }
 
 // NewPod makes a pod's namespace, attaches it with cnitool as a runtime would, and starts the
-// application. A pod of the same name is replaced only in the books; delete it first.
+// application. A deleted pod stays in the books, to be asked whether it is Gone, until another takes its
+// name.
 func (w *World) NewPod(s PodSpec) (*Pod, error) {
 	p, err := w.BarePod(s)
 	if err != nil {
@@ -136,7 +138,9 @@ func (w *World) PodNames() []string {
 
 // The canary is a veth pair that no plugin knows of, with one end in the pod: the kernel removes it
 // when the pod's namespace is really gone, which a forgotten socket would prevent.
-func (p *Pod) canary() string { return "cny-" + p.Name }
+const canaryPrefix = "cny-"
+
+func (p *Pod) canary() string { return canaryPrefix + p.Name }
 
 func (p *Pod) plantCanary() error {
 	f, err := os.Open(p.NS.Path())
@@ -169,10 +173,13 @@ func (p *Pod) Gone() error {
 }
 
 func (p *Pod) network() string {
-	if p.Plain {
-		return p.world.Network() + "-plain"
+	switch {
+	case p.Plain:
+		return p.world.Network() + networkPlain
+	case p.IPv6:
+		return p.world.Network() + networkDual
 	}
-	return p.world.Network()
+	return p.world.Network() + networkIPv4
 }
 
 // Attach runs cnitool add.
@@ -283,11 +290,6 @@ func (p *Pod) Delete() error {
 // Vanish takes the application and the namespace away without any DEL.
 func (p *Pod) Vanish() error {
 	p.stopApp()
-	p.world.mu.Lock()
-	if p.world.pods[p.Name] == p {
-		delete(p.world.pods, p.Name)
-	}
-	p.world.mu.Unlock()
 	return p.NS.Close()
 }
 

@@ -1,0 +1,67 @@
+package world
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/nodens-dns/nodens/ebpf"
+)
+
+// KernelPods lists what the kernel half knows of pods, a line each, whether or not dnsd runs. Nothing is
+// attached by asking.
+func (w *World) KernelPods() ([]string, error) {
+	o := ebpf.Options{CgroupPath: w.Cgroup(), PinPath: w.Pins()}
+	if err := ebpf.Attached(o); err != nil {
+		return nil, err
+	}
+	d, err := ebpf.Ensure(o)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = d.Close() }()
+	rows, err := d.Pods()
+	if err != nil {
+		return nil, err
+	}
+	var lines []string
+	for cookie, row := range rows {
+		line := fmt.Sprintf("cookie %d", cookie)
+		for _, addr := range []fmt.Stringer{row.Addr4, row.Addr6} {
+			line += " " + addr.String()
+		}
+		for i, ns := range row.Nameservers {
+			alive := ""
+			for _, proto := range []ebpf.Protocol{ebpf.UDP, ebpf.TCP} {
+				ok, err := d.ListenerAlive(cookie, i, proto)
+				if err != nil {
+					return nil, err
+				}
+				if ok {
+					alive += fmt.Sprintf("+%d", proto)
+				}
+			}
+			line += fmt.Sprintf(" %s>%d%s", ns.Addr, ns.Port, alive)
+		}
+		lines = append(lines, line)
+	}
+	slices.Sort(lines)
+	return lines, nil
+}
+
+// Links lists the node's ends of the pods' veth pairs.
+func (w *World) Links() ([]string, error) {
+	var names []string
+	err := w.Node.Do(func() error {
+		links, err := netlink.LinkList()
+		for _, l := range links {
+			if name := l.Attrs().Name; l.Type() == "veth" && name != uplink && !strings.HasPrefix(name, canaryPrefix) {
+				names = append(names, name)
+			}
+		}
+		return err
+	})
+	return names, err
+}
