@@ -1,0 +1,173 @@
+package resolve
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/nodens-dns/nodens/dnsd/mesh"
+)
+
+// lookup is one name being kept fresh. Run's goroutine owns it; its Resolution is replaced, never edited,
+// where it holds a slice.
+type lookup struct {
+	res       mesh.Resolution
+	schedules []mesh.Schedule
+	finished  bool // there was an outcome, now or before the restart
+	// What the newest definite answer of each family was; Addresses outlives it when both are empty.
+	v4, v6 []netip.Addr
+
+	due     time.Time
+	index   int           // in its heap; -1 while running
+	ended   time.Time     // when the newest outcome came
+	ttl     time.Duration // of the newest good answer
+	running bool
+	stop    func() // cancels the lookup under way
+
+	failures int // in a row
+	success  time.Time
+	queries  uint64
+}
+
+func newLookup(w mesh.Watch, now time.Time) *lookup {
+	return &lookup{
+		res:       mesh.Resolution{Lookup: w.Lookup},
+		schedules: w.Schedules,
+		due:       now,
+		index:     -1,
+		stop:      func() {},
+	}
+}
+
+// restore makes what was known before a restart known again. It is asked anew all the same.
+func (l *lookup) restore(res mesh.Resolution) {
+	l.res = res
+	l.finished = true
+	if !res.Negative {
+		for _, a := range res.Addresses {
+			if a.Is4() {
+				l.v4 = append(l.v4, a)
+			} else {
+				l.v6 = append(l.v6, a)
+			}
+		}
+	}
+}
+
+// preferred says whether the family that is asked first has addresses to keep, so that its failure is no
+// reason to ask for the other.
+func (l *lookup) preferred() bool {
+	switch l.res.Lookup.Family {
+	case mesh.V4Preferred:
+		return len(l.v4) > 0
+	case mesh.Auto, "":
+		return len(l.v6) > 0
+	}
+	return false
+}
+
+// join orders the addresses of both families as the lookup wants them: of AUTO and V4_PREFERRED only the
+// second choice if there is no first, of ALL IPv4 before IPv6, since a LOGICAL_DNS cluster uses the first
+// and IPv4 is what every pod has.
+func (l *lookup) join(v4, v6 []netip.Addr) []netip.Addr {
+	switch l.res.Lookup.Family {
+	case mesh.V4Only:
+		return v4
+	case mesh.V6Only:
+		return v6
+	case mesh.AllFamilies:
+		return slices.Concat(v4, v6)
+	case mesh.V4Preferred:
+		if len(v4) > 0 {
+			return v4
+		}
+		return v6
+	default:
+		if len(v6) > 0 {
+			return v6
+		}
+		return v4
+	}
+}
+
+// apply takes in an outcome, decides when the lookup is due next, and says whether anybody else should
+// know: if the set of addresses changed, or which of them is first, or whether the name exists, or if
+// this is the first outcome at all. That the order changed behind the first address, or why a lookup
+// failed, is no reason to work out a plan anew.
+//
+// A failure never takes the last address away. A family that answered gives its addresses even if the
+// other one failed; the one that failed keeps those it had.
+func (l *lookup) apply(o outcome, spread bool) (changed bool) {
+	now := time.Now()
+	old := l.res
+	first := !l.finished
+	l.finished, l.ended = true, now
+	l.queries += uint64(o.queries)
+	v4, v6 := o.v4.or(l.v4), o.v6.or(l.v6)
+	addresses, err := l.join(v4, v6), o.err()
+	switch {
+	case len(addresses) > 0:
+		l.v4, l.v6 = v4, v6
+		l.res.Addresses, l.res.Negative = addresses, false
+	case err == nil:
+		l.v4, l.v6 = nil, nil
+		l.res.Negative = true
+	}
+	l.res.Error = ""
+	if err != nil {
+		l.res.Error = err.Error()
+		l.due = now.Add(backOff(l.schedules, l.failures))
+		l.failures++
+	} else {
+		wait := refresh(l.schedules, o.ttl())
+		if spread && l.success.IsZero() {
+			wait = random(wait)
+		}
+		l.due = now.Add(wait)
+		l.failures, l.success, l.ttl = 0, now, o.ttl()
+	}
+	return first || l.res.Negative != old.Negative || !same(l.res.Addresses, old.Addresses)
+}
+
+// reschedule takes over the schedules of the clusters that now want the lookup. It is never put off by
+// that, only made due earlier. It says whether it was.
+func (l *lookup) reschedule(schedules []mesh.Schedule) bool {
+	if slices.Equal(l.schedules, schedules) {
+		return false
+	}
+	l.schedules = schedules
+	if l.running || l.ended.IsZero() {
+		return false
+	}
+	wait := refresh(schedules, l.ttl)
+	if l.failures > 0 {
+		wait = backOff(schedules, l.failures-1)
+	}
+	if due := l.ended.Add(wait); due.Before(l.due) {
+		l.due = due
+		return true
+	}
+	return false
+}
+
+// same says whether two answers are the same set with the same address first.
+func same(a, b []netip.Addr) bool {
+	if len(a) != len(b) || len(a) > 0 && a[0] != b[0] {
+		return false
+	}
+	a, b = slices.Clone(a), slices.Clone(b)
+	slices.SortFunc(a, netip.Addr.Compare)
+	slices.SortFunc(b, netip.Addr.Compare)
+	return slices.Equal(a, b)
+}
+
+func compare(a, b mesh.Lookup) int {
+	if c := cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Family, b.Family), cmp.Compare(a.Resolvers, b.Resolvers)); c != 0 || a.UseTCP == b.UseTCP {
+		return c
+	}
+	if b.UseTCP {
+		return -1
+	}
+	return 1
+}

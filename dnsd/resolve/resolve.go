@@ -1,0 +1,271 @@
+// Package resolve keeps the names behind DNS-type clusters looked up, each as often as its clusters want.
+//
+// It does what Envoy does with STRICT_DNS and LOGICAL_DNS clusters, with these differences: a name is
+// asked once however many clusters want it; a failure is retried soon rather than a whole refresh later;
+// "no such name" is believed only when every address family said so; and names are always asked as they
+// are, never with a search list.
+//
+// One goroutine, in Run, owns the schedule. There are no timers per name to lose or to multiply: what is
+// watched and when it is due are data, and a push of the same clusters changes neither.
+package resolve
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/nodens-dns/nodens/dnsd/mesh"
+	"github.com/nodens-dns/nodens/dnsd/upstream"
+)
+
+const (
+	// maxRunning bounds the lookups under way, and maxFailing those of them that failed the last time:
+	// names that nobody answers for must not stand in the way of the others.
+	maxRunning = 32
+	maxFailing = 16
+	// maxLook bounds one lookup with all its queries.
+	maxLook = 5 * time.Second
+	// emitEvery is the least time between two emissions. What changes meanwhile is emitted together.
+	emitEvery = 10 * time.Millisecond
+	// initialFor is how long after the start a name may still take up its addresses of before.
+	initialFor = 10 * time.Minute
+	// manyNames is from how many lookups on their first refresh is spread over the whole interval. All
+	// having been asked at the start, they would else be asked in one burst for ever.
+	manyNames = 1000
+)
+
+// Options are what a Resolver works with.
+type Options struct {
+	// Exchange puts a query to servers, and fails over among them; upstream's Client.Ask. An answer from
+	// a cache would make the clusters' refresh rates meaningless.
+	Exchange func(context.Context, upstream.Servers, *dns.Msg) (*dns.Msg, error)
+	// Dial opens the sockets; nil means a plain net.Dialer. They must not be captured by our own hooks.
+	Dial upstream.Dialer
+	// Servers returns whom to ask for a lookup that names no resolvers, in order. It is called for each
+	// lookup and must not block.
+	Servers func() []netip.AddrPort
+	// Emit takes everything that is known, each time it has changed. It is called from Run's goroutine
+	// and holds up the schedule until it returns.
+	Emit func(mesh.Input)
+	// Initial is what was known when dnsd last ran: good until there is something newer.
+	Initial []mesh.Resolution
+	// Log is told when a lookup starts to fail and when it works again; nil means nobody is.
+	Log *slog.Logger
+}
+
+// Resolver looks up what Watch names, while Run runs.
+type Resolver struct {
+	o    Options
+	ring chan struct{} // there is a new list to watch
+	done chan result
+
+	mu      sync.Mutex // guards all below, for Watch and Status; only Run changes the lookups
+	wanted  []mesh.Watch
+	unread  bool
+	initial map[mesh.Lookup]mesh.Resolution // not taken up yet
+	lookups map[mesh.Lookup]*lookup
+	sorted  []*lookup
+	queue   queue
+	running int
+	failing int // of those running, how many failed the last time
+}
+
+// result is what a finished lookup hands back to the goroutine that owns the schedule.
+type result struct {
+	l       *lookup
+	outcome outcome
+}
+
+// New makes a Resolver that watches nothing yet.
+func New(o Options) *Resolver {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	r := &Resolver{
+		o:       o,
+		ring:    make(chan struct{}, 1),
+		done:    make(chan result),
+		initial: make(map[mesh.Lookup]mesh.Resolution),
+		lookups: make(map[mesh.Lookup]*lookup),
+	}
+	for _, res := range o.Initial {
+		r.initial[res.Lookup] = res
+	}
+	return r
+}
+
+// Watch says which lookups are wanted from now on: all of them, each time. New ones are asked at once;
+// of those no longer listed whatever is under way is cancelled; the others stay as they are. It does not
+// block, and may be called before Run. The list must not be changed afterwards.
+func (r *Resolver) Watch(w []mesh.Watch) {
+	r.mu.Lock()
+	r.wanted, r.unread = w, true
+	r.mu.Unlock()
+	select {
+	case r.ring <- struct{}{}:
+	default: // it is ringing already
+	}
+}
+
+// Run looks up what is watched until ctx ends, then waits for what is under way, which ends with ctx
+// too, and returns nil. It may be called once.
+func (r *Resolver) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	began := time.Now()
+	dirty := len(r.initial) > 0
+	var mayEmit time.Time
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.ring:
+		case res := <-r.done:
+			dirty = r.finish(res) || dirty
+		case <-timer.C:
+		}
+		now := time.Now()
+		dirty = r.adopt(now.Sub(began) < initialFor) || dirty
+		next := r.start(ctx, now, &wg)
+		if dirty && !now.Before(mayEmit) {
+			r.emit()
+			dirty, mayEmit = false, now.Add(emitEvery)
+		}
+		if dirty && mayEmit.Before(next) {
+			next = mayEmit
+		}
+		timer.Reset(time.Until(next))
+	}
+}
+
+// adopt makes the lookups those that are wanted, and says whether what is known changed by that.
+func (r *Resolver) adopt(useInitial bool) (changed bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !useInitial && len(r.initial) > 0 {
+		clear(r.initial)
+		changed = true
+	}
+	if !r.unread {
+		return changed
+	}
+	r.unread = false
+	now := time.Now()
+	wanted := make(map[mesh.Lookup]bool, len(r.wanted))
+	for _, w := range r.wanted {
+		wanted[w.Lookup] = true
+		if l := r.lookups[w.Lookup]; l != nil {
+			if l.reschedule(w.Schedules) {
+				r.queue.fix(l)
+			}
+			continue
+		}
+		l := newLookup(w, now)
+		if res, ok := r.initial[w.Lookup]; ok {
+			l.restore(res)
+			delete(r.initial, w.Lookup)
+		}
+		r.lookups[w.Lookup] = l
+		r.queue.add(l)
+	}
+	for key, l := range r.lookups {
+		if !wanted[key] {
+			delete(r.lookups, key)
+			r.queue.remove(l)
+			l.stop()
+			changed = changed || l.finished
+		}
+	}
+	r.sorted = r.sorted[:0]
+	for _, l := range r.lookups {
+		r.sorted = append(r.sorted, l)
+	}
+	slices.SortFunc(r.sorted, func(a, b *lookup) int { return compare(a.res.Lookup, b.res.Lookup) })
+	return changed
+}
+
+// start begins the lookups that are due, as many as may run, and returns when to look again.
+func (r *Resolver) start(ctx context.Context, now time.Time, wg *sync.WaitGroup) (next time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.running < maxRunning {
+		l := r.queue.next(r.failing < maxFailing)
+		if l == nil {
+			break
+		}
+		if l.due.After(now) {
+			return l.due
+		}
+		r.queue.remove(l)
+		r.running++
+		if l.failures > 0 {
+			r.failing++
+		}
+		lctx, cancel := context.WithTimeout(ctx, maxLook)
+		l.stop, l.running = cancel, true
+		sure := l.preferred()
+		wg.Go(func() {
+			defer cancel()
+			res := result{l, r.look(lctx, l.res.Lookup, sure)}
+			select {
+			case r.done <- res:
+			case <-ctx.Done():
+			}
+		})
+	}
+	return now.Add(time.Hour) // nothing is due before something happens
+}
+
+// finish takes in the result of a lookup, and says whether what is known changed.
+func (r *Resolver) finish(res result) (changed bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := res.l
+	r.running--
+	if l.failures > 0 {
+		r.failing--
+	}
+	l.running = false
+	if r.lookups[l.res.Lookup] != l {
+		return false // nobody wants it any more
+	}
+	before := l.failures
+	changed = l.apply(res.outcome, len(r.lookups) >= manyNames)
+	r.queue.add(l)
+	switch name := l.res.Lookup.Name; {
+	case before == 0 && l.failures > 0:
+		r.o.Log.Warn("lookup fails", "name", name, "family", l.res.Lookup.Family, "kept", len(l.res.Addresses), "error", l.res.Error)
+	case before > 0 && l.failures == 0:
+		r.o.Log.Info("lookup works again", "name", name, "family", l.res.Lookup.Family, "failures", before)
+	}
+	return changed
+}
+
+// emit hands on everything that is known.
+func (r *Resolver) emit() {
+	r.mu.Lock()
+	in := mesh.Input{Source: "resolve", Resolutions: make([]mesh.Resolution, 0, len(r.sorted)+len(r.initial))}
+	for _, l := range r.sorted {
+		if l.finished {
+			in.Resolutions = append(in.Resolutions, l.res)
+		}
+	}
+	for _, res := range r.initial {
+		in.Resolutions = append(in.Resolutions, res)
+	}
+	unsorted := len(r.initial) > 0
+	r.mu.Unlock()
+	if unsorted {
+		slices.SortFunc(in.Resolutions, func(a, b mesh.Resolution) int { return compare(a.Lookup, b.Lookup) })
+	}
+	r.o.Emit(in)
+}

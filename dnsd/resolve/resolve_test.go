@@ -1,0 +1,450 @@
+package resolve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/nodens-dns/nodens/dnsd/mesh"
+	"github.com/nodens-dns/nodens/dnsd/upstream"
+)
+
+// world is a DNS as the tests want it to be, and what came out of the resolver.
+type world struct {
+	mu      sync.Mutex
+	answers map[string]any // by "name TYPE": records, an rcode, an error, or a func() any
+	asked   map[string][]time.Duration
+	servers []upstream.Servers
+	began   time.Time
+	running int
+	most    int
+	emitted []mesh.Input
+}
+
+func newWorld() *world {
+	return &world{answers: make(map[string]any), asked: make(map[string][]time.Duration), began: time.Now()}
+}
+
+// set says what there is; records are in zone file form, joined by semicolons.
+func (w *world) set(question string, answer any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.answers[question] = answer
+}
+
+// count is how often a question was asked so far.
+func (w *world) count(question string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.asked[question])
+}
+
+// times are when it was, from the start.
+func (w *world) times(question string) []time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.asked[question])
+}
+
+func (w *world) exchange(ctx context.Context, s upstream.Servers, q *dns.Msg) (*dns.Msg, error) {
+	question := q.Question[0].Name + " " + dns.TypeToString[q.Question[0].Qtype]
+	w.mu.Lock()
+	w.asked[question] = append(w.asked[question], time.Since(w.began))
+	w.servers = append(w.servers, s)
+	w.running++
+	w.most = max(w.most, w.running)
+	answer := w.answers[question]
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		w.running--
+		w.mu.Unlock()
+	}()
+	if f, ok := answer.(func(context.Context) any); ok {
+		answer = f(ctx)
+	}
+	m := new(dns.Msg).SetReply(q)
+	switch answer := answer.(type) {
+	case nil:
+		m.Rcode = dns.RcodeNameError
+	case error:
+		return nil, answer
+	case int:
+		m.Rcode = answer
+	case *dns.Msg:
+		answer.CopyTo(m)
+	case string:
+		for s := range strings.SplitSeq(answer, ";") {
+			if s = strings.TrimSpace(s); s == "" {
+				continue
+			}
+			rr, err := dns.NewRR(s)
+			if err != nil {
+				panic(err)
+			}
+			m.Answer = append(m.Answer, rr)
+		}
+	}
+	return m, nil
+}
+
+// silent answers nothing until the asker gives up.
+func silent(ctx context.Context) any {
+	select {
+	case <-ctx.Done():
+	case <-time.After(2400 * time.Millisecond):
+	}
+	return errors.New("no answer in time")
+}
+
+func (w *world) emit(in mesh.Input) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.emitted = append(w.emitted, in)
+}
+
+func (w *world) emissions() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.emitted)
+}
+
+// known is what the newest emission says of a lookup.
+func (w *world) known(l mesh.Lookup) (res mesh.Resolution, ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.emitted) == 0 {
+		return res, false
+	}
+	for _, res := range w.emitted[len(w.emitted)-1].Resolutions {
+		if res.Lookup == l {
+			return res, true
+		}
+	}
+	return res, false
+}
+
+// expect fails unless the newest emission has exactly these addresses for l.
+func (w *world) expect(t *testing.T, l mesh.Lookup, negative bool, addresses ...string) {
+	t.Helper()
+	synctest.Wait()
+	res, ok := w.known(l)
+	if !ok {
+		t.Fatalf("%s was not emitted", l.Name)
+	}
+	var got []string
+	for _, a := range res.Addresses {
+		got = append(got, a.String())
+	}
+	if !slices.Equal(got, addresses) || res.Negative != negative {
+		t.Fatalf("%s is %v, negative %v (%s); want %v, %v", l.Name, got, res.Negative, res.Error, addresses, negative)
+	}
+}
+
+var nodeServers = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")}
+
+// run starts a resolver in a bubble, and sees to it that nothing is left of it.
+func run(t *testing.T, w *world, f func(r *Resolver), initial ...mesh.Resolution) {
+	t.Helper()
+	r := New(Options{Exchange: w.exchange, Emit: w.emit, Initial: initial,
+		Servers: func() []netip.AddrPort { return nodeServers }})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- r.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.running != 0 {
+			t.Errorf("%d queries outlive Run", w.running)
+		}
+	}()
+	f(r)
+}
+
+// expectIdle fails unless r has nothing under way and this many lookups waiting.
+func expectIdle(t *testing.T, r *Resolver, queued int) {
+	t.Helper()
+	synctest.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n := len(r.queue.well) + len(r.queue.failing); r.running != 0 || r.failing != 0 || n != queued || len(r.lookups) != queued {
+		t.Errorf("%d running, %d of them failing, %d queued of %d; want %d", r.running, r.failing, n, len(r.lookups), queued)
+	}
+}
+
+func v4(name string) mesh.Lookup { return mesh.Lookup{Name: name, Family: mesh.V4Only} }
+
+func watch(l mesh.Lookup, s ...mesh.Schedule) mesh.Watch {
+	if len(s) == 0 {
+		s = []mesh.Schedule{{}}
+	}
+	return mesh.Watch{Lookup: l, Schedules: s}
+}
+
+const (
+	db  = "db.example. A"
+	one = "db.example. 30 IN A 192.0.2.1"
+	two = "db.example. 30 IN A 192.0.2.2"
+)
+
+func TestFirstAnswerAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.set(db, one)
+		run(t, w, func(r *Resolver) {
+			r.Watch([]mesh.Watch{watch(v4("db.example"))})
+			w.expect(t, v4("db.example"), false, "192.0.2.1")
+			if took := time.Since(w.began); took != 0 {
+				t.Errorf("it took %v", took)
+			}
+			if in := w.emitted[0]; in.Source != "resolve" || in.Pending {
+				t.Errorf("emitted %+v", in)
+			}
+			if s := w.servers[0]; !reflect.DeepEqual(s.Addrs, nodeServers) || s.TCP {
+				t.Errorf("asked %+v", s)
+			}
+		})
+	})
+}
+
+// The rows of Envoy's outcome table, one after the other.
+func TestOutcomes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		l := v4("db.example")
+		run(t, w, func(r *Resolver) {
+			w.set(db, one+";"+two)
+			r.Watch([]mesh.Watch{watch(l)})
+			for _, step := range []struct {
+				what      string
+				answer    any
+				emits     int
+				negative  bool
+				addresses []string
+			}{
+				{"answers", one + ";" + two, 1, false, []string{"192.0.2.1", "192.0.2.2"}},
+				{"the same", one + ";" + two, 0, false, []string{"192.0.2.1", "192.0.2.2"}},
+				{"twice in one answer", one + ";" + two + ";" + one, 0, false, []string{"192.0.2.1", "192.0.2.2"}},
+				{"another first", two + ";" + one, 1, false, []string{"192.0.2.2", "192.0.2.1"}},
+				{"one less", two, 1, false, []string{"192.0.2.2"}},
+				{"SERVFAIL", dns.RcodeServerFailure, 0, false, []string{"192.0.2.2"}},
+				{"REFUSED", dns.RcodeRefused, 0, false, []string{"192.0.2.2"}},
+				{"FORMERR", dns.RcodeFormatError, 0, false, []string{"192.0.2.2"}},
+				{"NOTIMP", dns.RcodeNotImplemented, 0, false, []string{"192.0.2.2"}},
+				{"timeout", errors.New("no answer in time"), 0, false, []string{"192.0.2.2"}},
+				{"referral", &dns.Msg{Ns: []dns.RR{&dns.NS{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeNS}}}}, 0, false, []string{"192.0.2.2"}},
+				{"truncated", &dns.Msg{MsgHdr: dns.MsgHdr{Truncated: true}}, 0, false, []string{"192.0.2.2"}},
+				{"NODATA", "", 1, true, []string{"192.0.2.2"}},
+				{"NXDOMAIN", nil, 0, true, []string{"192.0.2.2"}},
+				{"SERVFAIL after NXDOMAIN", dns.RcodeServerFailure, 0, true, []string{"192.0.2.2"}},
+				{"back", two, 1, false, []string{"192.0.2.2"}},
+			} {
+				w.set(db, step.answer)
+				before := w.emissions()
+				if step.what == "answers" {
+					before = 0
+				}
+				time.Sleep(5100 * time.Millisecond)
+				w.expect(t, l, step.negative, step.addresses...)
+				if n := w.emissions() - before; n != step.emits {
+					t.Errorf("%s: %d emissions, want %d", step.what, n, step.emits)
+				}
+			}
+		})
+	})
+}
+
+func TestFamilies(t *testing.T) {
+	const (
+		a, aaaa = "db.example. 30 IN A 192.0.2.1", "db.example. 30 IN AAAA 2001:db8::1"
+		a2      = "db.example. 30 IN A 192.0.2.2"
+		four    = "192.0.2.1"
+		six     = "2001:db8::1"
+	)
+	bad := dns.RcodeServerFailure
+	for _, test := range []struct {
+		family    mesh.LookupFamily
+		a, aaaa   any
+		asked     string // which types, in any order
+		negative  bool
+		failed    bool
+		addresses []string
+	}{
+		{mesh.V4Only, a, aaaa, "A", false, false, []string{four}},
+		{mesh.V4Only, "", aaaa, "A", true, false, nil},
+		{mesh.V6Only, a, aaaa, "AAAA", false, false, []string{six}},
+		{mesh.V6Only, a, bad, "AAAA", false, true, nil},
+		{mesh.Auto, a, aaaa, "AAAA", false, false, []string{six}},
+		{mesh.Auto, a, "", "AAAA A", false, false, []string{four}},
+		{mesh.Auto, "", "", "AAAA A", true, false, nil},
+		{mesh.Auto, bad, "", "AAAA A", false, true, nil},
+		{mesh.Auto, "", bad, "AAAA A", false, true, nil},
+		{mesh.Auto, a, bad, "AAAA A", false, true, []string{four}},
+		{"", a, aaaa, "AAAA", false, false, []string{six}},
+		{mesh.V4Preferred, a, aaaa, "A", false, false, []string{four}},
+		{mesh.V4Preferred, "", aaaa, "A AAAA", false, false, []string{six}},
+		{mesh.V4Preferred, bad, "", "A AAAA", false, true, nil},
+		{mesh.V4Preferred, nil, nil, "A AAAA", true, false, nil},
+		{mesh.AllFamilies, a + ";" + a2, aaaa, "A AAAA", false, false, []string{four, "192.0.2.2", six}},
+		{mesh.AllFamilies, "", aaaa, "A AAAA", false, false, []string{six}},
+		{mesh.AllFamilies, bad, aaaa, "A AAAA", false, true, []string{six}},
+		{mesh.AllFamilies, bad, "", "A AAAA", false, true, nil},
+		{mesh.AllFamilies, "", "", "A AAAA", true, false, nil},
+		{mesh.AllFamilies, bad, bad, "A AAAA", false, true, nil},
+	} {
+		t.Run(fmt.Sprintf("%s/%v/%v", test.family, test.a, test.aaaa), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				w.set("db.example. A", test.a)
+				w.set("db.example. AAAA", test.aaaa)
+				l := mesh.Lookup{Name: "db.example", Family: test.family}
+				run(t, w, func(r *Resolver) {
+					r.Watch([]mesh.Watch{watch(l)})
+					w.expect(t, l, test.negative, test.addresses...)
+					if res, _ := w.known(l); (res.Error != "") != test.failed {
+						t.Errorf("error %q", res.Error)
+					}
+					for _, qtype := range []string{"A", "AAAA"} {
+						want := 0
+						if slices.Contains(strings.Fields(test.asked), qtype) {
+							want = 1
+						}
+						if n := w.count("db.example. " + qtype); n != want {
+							t.Errorf("%s asked %d times, want %d", qtype, n, want)
+						}
+					}
+				})
+			})
+		})
+	}
+}
+
+// What one family failing does to what both had: nothing is lost, and what is new is taken.
+func TestOneFamilyFails(t *testing.T) {
+	const (
+		a4, b4 = "db.example. 30 IN A 192.0.2.1", "db.example. 30 IN A 192.0.2.2"
+		a6, b6 = "db.example. 30 IN AAAA 2001:db8::1", "db.example. 30 IN AAAA 2001:db8::2"
+	)
+	bad := dns.RcodeServerFailure
+	type step struct {
+		a, aaaa   any
+		negative  bool
+		addresses []string
+	}
+	for family, steps := range map[mesh.LookupFamily][]step{
+		mesh.AllFamilies: {
+			{a4, a6, false, []string{"192.0.2.1", "2001:db8::1"}},
+			{b4, bad, false, []string{"192.0.2.2", "2001:db8::1"}},
+			{bad, b6, false, []string{"192.0.2.2", "2001:db8::2"}},
+			{"", bad, false, []string{"2001:db8::2"}},
+			{bad, "", false, []string{"2001:db8::2"}}, // nothing would be left, and A may be there
+			{a4, "", false, []string{"192.0.2.1"}},
+			{bad, nil, false, []string{"192.0.2.1"}},
+			{"", "", true, []string{"192.0.2.1"}},
+			{bad, "", true, []string{"192.0.2.1"}},
+			{bad, a6, false, []string{"2001:db8::1"}},
+		},
+		mesh.Auto: {
+			{a4, a6, false, []string{"2001:db8::1"}},
+			{a4, bad, false, []string{"2001:db8::1"}}, // no switch of family for a lost packet
+			{a4, "", false, []string{"192.0.2.1"}},
+			{b4, bad, false, []string{"192.0.2.2"}},
+			{bad, bad, false, []string{"192.0.2.2"}},
+			{"", bad, false, []string{"192.0.2.2"}},
+			{"", "", true, []string{"192.0.2.2"}},
+		},
+		mesh.V4Preferred: {
+			{a4, a6, false, []string{"192.0.2.1"}},
+			{bad, a6, false, []string{"192.0.2.1"}},
+			{"", a6, false, []string{"2001:db8::1"}},
+			{bad, b6, false, []string{"2001:db8::2"}},
+		},
+	} {
+		t.Run(string(family), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				l := mesh.Lookup{Name: "db.example", Family: family}
+				run(t, w, func(r *Resolver) {
+					for i, s := range steps {
+						w.set("db.example. A", s.a)
+						w.set("db.example. AAAA", s.aaaa)
+						if i == 0 {
+							r.Watch([]mesh.Watch{watch(l)})
+						}
+						synctest.Wait()
+						time.Sleep(5100 * time.Millisecond)
+						t.Logf("step %d: %v %v", i, s.a, s.aaaa)
+						w.expect(t, l, s.negative, s.addresses...)
+					}
+				})
+			})
+		})
+	}
+}
+
+func TestCNAME(t *testing.T) {
+	for name, test := range map[string]struct {
+		answers   map[string]any
+		addresses []string
+		err       string
+		ttl       time.Duration
+	}{
+		"in one answer, any order": {map[string]any{
+			db: "web.example. 9 IN A 192.0.2.1; DB.example. 60 IN CNAME Alias.example.; alias.example. 7 IN CNAME web.example.; evil.example. 1 IN A 203.0.113.66",
+		}, []string{"192.0.2.1"}, "", 7 * time.Second},
+		"continued by asking": {map[string]any{
+			db:                 "db.example. 4 IN CNAME alias.example.",
+			"alias.example. A": "alias.example. 60 IN CNAME web.example.",
+			"web.example. A":   "web.example. 60 IN A 192.0.2.1",
+		}, []string{"192.0.2.1"}, "", 4 * time.Second},
+		"to nothing": {map[string]any{
+			db: "db.example. 4 IN CNAME alias.example.",
+		}, nil, "", 0},
+		"in a circle": {map[string]any{
+			db: "db.example. 4 IN CNAME alias.example.; alias.example. 4 IN CNAME db.example.",
+		}, nil, "circle", 0},
+		"without end": {func() map[string]any {
+			m := map[string]any{db: "db.example. 4 IN CNAME a0.example."}
+			for i := range 100 {
+				m[fmt.Sprintf("a%d.example. A", i)] = fmt.Sprintf("a%d.example. 4 IN CNAME a%d.example.", i, i+1)
+			}
+			return m
+		}(), nil, "more than 8 queries", 0},
+		"failing later": {map[string]any{
+			db:                 "db.example. 4 IN CNAME alias.example.",
+			"alias.example. A": dns.RcodeServerFailure,
+		}, nil, "SERVFAIL", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				w.answers = test.answers
+				l := v4("db.example")
+				run(t, w, func(r *Resolver) {
+					r.Watch([]mesh.Watch{watch(l)})
+					w.expect(t, l, test.addresses == nil && test.err == "", test.addresses...)
+					res, _ := w.known(l)
+					if test.err == "" && res.Error != "" || !strings.Contains(res.Error, test.err) {
+						t.Errorf("error %q, want %q", res.Error, test.err)
+					}
+					if got := r.Status()[0].TTL; got != test.ttl {
+						t.Errorf("TTL %v, want %v", got, test.ttl)
+					}
+				})
+			})
+		})
+	}
+}

@@ -1,0 +1,432 @@
+package resolve
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/nodens-dns/nodens/dnsd/mesh"
+)
+
+func TestRefresh(t *testing.T) {
+	const s = time.Second
+	for _, test := range []struct {
+		what     string
+		schedule []mesh.Schedule
+		ttl      time.Duration
+		low      time.Duration
+		high     time.Duration // exclusive; 0 means exactly low
+	}{
+		{"nothing set", nil, 30 * s, 5 * s, 0},
+		{"the rate", []mesh.Schedule{{RefreshRate: 60 * s}}, 30 * s, 60 * s, 0},
+		{"the TTL", []mesh.Schedule{{RefreshRate: 60 * s, RespectTTL: true}}, 30 * s, 30 * s, 0},
+		{"a longer TTL", []mesh.Schedule{{RefreshRate: 5 * s, RespectTTL: true}}, 300 * s, 300 * s, 0},
+		{"no TTL", []mesh.Schedule{{RefreshRate: 60 * s, RespectTTL: true}}, 0, 60 * s, 0},
+		{"a TTL below the floor", []mesh.Schedule{{RespectTTL: true, MinRefresh: 10 * s}}, 2 * s, 10 * s, 0},
+		{"a rate below the floor", []mesh.Schedule{{RefreshRate: 2 * s, MinRefresh: 10 * s}}, 1 * s, 2 * s, 0},
+		{"jitter", []mesh.Schedule{{RefreshRate: 4 * s, Jitter: 512 * time.Millisecond}}, 0, 4 * s, 4*s + 512*time.Millisecond},
+		{"jitter on a TTL", []mesh.Schedule{{RespectTTL: true, Jitter: s}}, 6 * s, 6 * s, 7 * s},
+		{"extreme jitter", []mesh.Schedule{{RefreshRate: s, Jitter: math.MaxInt64}}, 0, s, maxInterval + 1},
+		{"negative jitter", []mesh.Schedule{{RefreshRate: s, Jitter: -s}}, 0, s, 0},
+		{"extreme rate", []mesh.Schedule{{RefreshRate: math.MaxInt64}}, 0, maxInterval, 0},
+		{"the earliest", []mesh.Schedule{{RefreshRate: 60 * s}, {RefreshRate: 7 * s}, {RespectTTL: true}}, 30 * s, 7 * s, 0},
+	} {
+		for range 200 {
+			got := refresh(test.schedule, test.ttl)
+			if got < test.low || got > max(test.low, test.high-1) {
+				t.Fatalf("%s: %v, want from %v below %v", test.what, got, test.low, test.high)
+			}
+		}
+	}
+}
+
+func TestBackOff(t *testing.T) {
+	const s = time.Second
+	for _, test := range []struct {
+		what     string
+		schedule mesh.Schedule
+		want     []time.Duration // what the waits double up to
+	}{
+		{"nothing set", mesh.Schedule{}, []time.Duration{s, 2 * s, 4 * s, 5 * s, 5 * s}},
+		{"Istio's rate", mesh.Schedule{RefreshRate: 60 * s}, []time.Duration{s, 2 * s, 4 * s, 8 * s, 16 * s, 32 * s, 60 * s, 60 * s}},
+		{"a rate below a second", mesh.Schedule{RefreshRate: s / 2}, []time.Duration{s / 2, s / 2}},
+		{"a base", mesh.Schedule{FailureBase: 2 * s}, []time.Duration{2 * s, 4 * s, 8 * s, 16 * s, 20 * s, 20 * s}},
+		{"base and maximum", mesh.Schedule{FailureBase: 7 * s, FailureMax: 10 * s}, []time.Duration{7 * s, 10 * s, 10 * s}},
+		{"maximum below base", mesh.Schedule{FailureBase: 7 * s, FailureMax: s}, []time.Duration{7 * s, 7 * s}},
+		{"extreme", mesh.Schedule{FailureBase: math.MaxInt64, FailureMax: math.MaxInt64}, []time.Duration{maxInterval, maxInterval}},
+	} {
+		for i, want := range test.want {
+			for range 200 {
+				if got := backOff([]mesh.Schedule{test.schedule}, i); got <= want/2-1 || got > want {
+					t.Fatalf("%s, failure %d: %v, want between %v and %v", test.what, i+1, got, want/2, want)
+				}
+			}
+		}
+	}
+	if got := backOff([]mesh.Schedule{{}}, math.MaxInt32); got > 5*s || got < 5*s/2 {
+		t.Errorf("after very many failures %v", got)
+	}
+}
+
+// On the wire: the intervals between questions are the schedule's, and a failure in between starts small.
+func TestScheduleIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.set(db, one)
+		run(t, w, func(r *Resolver) {
+			r.Watch([]mesh.Watch{watch(v4("db.example"), mesh.Schedule{RefreshRate: 10 * time.Second})})
+			time.Sleep(35 * time.Second)
+			const s = time.Second
+			if got := w.times(db); !slices.Equal(got, []time.Duration{0, 10 * s, 20 * s, 30 * s}) {
+				t.Errorf("asked at %v", got)
+			}
+			w.set(db, dns.RcodeServerFailure)
+			time.Sleep(7 * s) // fails at 40, again after 0.5 to 1 s, after 1 to 2 s more
+			if n := w.count(db); n < 6 || n > 7 {
+				t.Errorf("asked %d times", n)
+			}
+			if st := r.Status()[0]; st.Failures < 2 || st.Error == "" || !st.Success.Equal(w.began.Add(30*s)) || len(st.Addresses) != 1 {
+				t.Errorf("status %+v", st)
+			}
+			w.set(db, one)
+			time.Sleep(20 * s)
+			n := w.count(db)
+			time.Sleep(100 * s)
+			if got := w.count(db) - n; got != 10 {
+				t.Errorf("asked %d times in 100 s after recovery", got)
+			}
+			w.set(db, dns.RcodeServerFailure)
+			time.Sleep(10 * s)
+			if st := r.Status()[0]; st.Failures == 0 || st.Due.After(time.Now().Add(10*s)) {
+				t.Errorf("back-off did not start again: %+v", st)
+			}
+		})
+	})
+}
+
+// "No such name" with respect_dns_ttl must not be a busy loop: it has no TTL.
+func TestNegativeIsAskedAtTheRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		run(t, w, func(r *Resolver) {
+			r.Watch([]mesh.Watch{watch(v4("db.example"), mesh.Schedule{RespectTTL: true})})
+			time.Sleep(51 * time.Second)
+			if n := w.count(db); n != 11 {
+				t.Errorf("asked %d times in 51 s", n)
+			}
+		})
+	})
+}
+
+// However often the same list is pushed, nothing is asked more often, or later.
+func TestPushesChangeNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.set(db, one)
+		run(t, w, func(r *Resolver) {
+			list := []mesh.Watch{watch(v4("db.example")), watch(v4("gone.example")), watch(v4("broken.example"))}
+			w.set("broken.example. A", dns.RcodeServerFailure)
+			for range 200 {
+				r.Watch(slices.Clone(list))
+				time.Sleep(100 * time.Millisecond)
+			}
+			time.Sleep(50 * time.Millisecond)
+			for question, most := range map[string]int{db: 5, "gone.example. A": 5, "broken.example. A": 16} {
+				if n := w.count(question); n < 5 || n > most {
+					t.Errorf("%s asked %d times in 20 s of pushes, want up to %d", question, n, most)
+				}
+			}
+			if n := w.emissions(); n > 3 {
+				t.Errorf("%d emissions", n)
+			}
+		})
+	})
+}
+
+func TestChangedSchedule(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.set(db, one)
+		run(t, w, func(r *Resolver) {
+			at := func(rates ...time.Duration) {
+				var s []mesh.Schedule
+				for _, rate := range rates {
+					s = append(s, mesh.Schedule{RefreshRate: rate})
+				}
+				r.Watch([]mesh.Watch{watch(v4("db.example"), s...)})
+			}
+			const s = time.Second
+			at(60 * s)
+			time.Sleep(10 * s)
+			at(20*s, 60*s) // another cluster wants it sooner
+			time.Sleep(31 * s)
+			at(60 * s) // and goes: what is due stays due
+			time.Sleep(100 * s)
+			if got := w.times(db); !slices.Equal(got, []time.Duration{0, 20 * s, 40 * s, 60 * s, 120 * s}) {
+				t.Errorf("asked at %v", got)
+			}
+		})
+	})
+}
+
+func TestRemoval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.set(db, one)
+		cancelled := false
+		w.set("slow.example. A", func(ctx context.Context) any {
+			<-ctx.Done()
+			cancelled = true
+			return "slow.example. 30 IN A 192.0.2.9"
+		})
+		run(t, w, func(r *Resolver) {
+			r.Watch([]mesh.Watch{watch(v4("db.example")), watch(v4("slow.example"))})
+			w.expect(t, v4("db.example"), false, "192.0.2.1")
+			time.Sleep(time.Second)
+			r.Watch(nil)
+			synctest.Wait()
+			time.Sleep(time.Minute)
+			if !cancelled || w.count(db) != 1 || len(r.Status()) != 0 {
+				t.Errorf("cancelled %v, asked %d times, %d lookups left", cancelled, w.count(db), len(r.Status()))
+			}
+			if last := w.emitted[len(w.emitted)-1]; len(last.Resolutions) != 0 {
+				t.Errorf("still known: %+v", last)
+			}
+			r.Watch([]mesh.Watch{watch(v4("db.example"))})
+			synctest.Wait()
+			if w.count(db) != 2 {
+				t.Errorf("wanted again and asked %d times", w.count(db))
+			}
+			expectIdle(t, r, 1)
+		})
+	})
+}
+
+// Removed and wanted again while it is being asked: the old answer is not taken for the new one.
+func TestRemovalAndReturn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		n := 0
+		w.set(db, func(ctx context.Context) any {
+			n++
+			if n > 1 {
+				time.Sleep(time.Second)
+				return two
+			}
+			<-ctx.Done()
+			time.Sleep(time.Second / 2) // late, although cancelled
+			return one
+		})
+		run(t, w, func(r *Resolver) {
+			list := []mesh.Watch{watch(v4("db.example"))}
+			r.Watch(list)
+			synctest.Wait()
+			r.Watch(nil)
+			synctest.Wait()
+			r.Watch(list)
+			time.Sleep(700 * time.Millisecond)
+			if res, ok := w.known(v4("db.example")); ok {
+				t.Errorf("took the cancelled answer: %+v", res)
+			}
+			time.Sleep(time.Second)
+			w.expect(t, v4("db.example"), false, "192.0.2.2")
+		})
+	})
+}
+
+// Names that nobody answers for, however many, do not delay those somebody does.
+func TestBlackHoles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		var list []mesh.Watch
+		for i := range 500 {
+			name := fmt.Sprintf("hole%d.example", i)
+			w.set(name+". A", silent)
+			list = append(list, watch(v4(name)))
+		}
+		w.set(db, one)
+		run(t, w, func(r *Resolver) {
+			r.Watch(list)
+			time.Sleep(2 * time.Minute)
+			w.mu.Lock()
+			most := w.most
+			w.mu.Unlock()
+			if most != maxRunning {
+				t.Errorf("%d queries at once, want up to %d", most, maxRunning)
+			}
+			r.Watch(append(list, watch(v4("db.example"))))
+			w.expect(t, v4("db.example"), false, "192.0.2.1")
+			n := w.count(db)
+			time.Sleep(51 * time.Second)
+			if got := w.count(db) - n; got != 10 {
+				t.Errorf("asked %d times in 50 s", got)
+			}
+		})
+	})
+}
+
+// A burst of answers is emitted together, the first of them at once.
+func TestCoalescing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		var list []mesh.Watch
+		for i := range 1000 {
+			name := fmt.Sprintf("n%d.example", i)
+			delay := time.Duration(i%50) * 100 * time.Microsecond
+			w.set(name+". A", func(context.Context) any {
+				time.Sleep(delay)
+				return name + ". 30 IN A 192.0.2.1"
+			})
+			list = append(list, watch(v4(name), mesh.Schedule{RefreshRate: time.Hour}))
+		}
+		run(t, w, func(r *Resolver) {
+			r.Watch(list)
+			time.Sleep(5 * time.Second)
+			if n := w.emissions(); n > 12 {
+				t.Errorf("%d emissions for answers within 80 ms", n)
+			}
+			last := w.emitted[len(w.emitted)-1].Resolutions
+			if len(last) != 1000 || !slices.IsSortedFunc(last, func(a, b mesh.Resolution) int { return compare(a.Lookup, b.Lookup) }) {
+				t.Errorf("%d resolutions, or not sorted", len(last))
+			}
+		})
+	})
+}
+
+// 10,000 names asked together at the start are not asked together for ever.
+func TestNoBurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		var list []mesh.Watch
+		for i := range 10_000 {
+			name := fmt.Sprintf("n%d.example", i)
+			w.set(name+". A", name+". 30 IN A 192.0.2.1")
+			list = append(list, watch(v4(name), mesh.Schedule{RefreshRate: time.Minute}))
+		}
+		run(t, w, func(r *Resolver) {
+			r.Watch(list)
+			time.Sleep(3 * time.Minute)
+			perSecond := make(map[int]int)
+			for _, l := range list {
+				for _, at := range w.times(l.Lookup.Name + ". A") {
+					perSecond[int(at/time.Second)]++
+				}
+			}
+			for second := 61; second < 179; second++ {
+				if n := perSecond[second]; n > 2*10_000/60 {
+					t.Errorf("%d questions in second %d", n, second)
+				}
+			}
+		})
+	})
+}
+
+func TestRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		known := mesh.Resolution{Lookup: v4("db.example"), Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}
+		gone := mesh.Resolution{Lookup: v4("gone.example"), Addresses: known.Addresses, Negative: true}
+		late := mesh.Resolution{Lookup: v4("late.example"), Addresses: known.Addresses}
+		w.set(db, silent)
+		w.set("late.example. A", silent)
+		run(t, w, func(r *Resolver) {
+			w.expect(t, v4("db.example"), false, "192.0.2.1") // before anybody watches
+			r.Watch([]mesh.Watch{watch(v4("db.example")), watch(v4("gone.example"))})
+			synctest.Wait()
+			if w.count(db) != 1 {
+				t.Errorf("asked %d times", w.count(db))
+			}
+			time.Sleep(30 * time.Second)
+			w.expect(t, v4("db.example"), false, "192.0.2.1")
+			w.expect(t, v4("gone.example"), true, "192.0.2.1")
+			w.expect(t, v4("late.example"), false, "192.0.2.1")
+			r.Watch([]mesh.Watch{watch(v4("db.example")), watch(v4("late.example"))})
+			time.Sleep(initialFor)
+			w.expect(t, v4("late.example"), false, "192.0.2.1")
+			w.set(db, two)
+			time.Sleep(20 * time.Second)
+			w.expect(t, v4("db.example"), false, "192.0.2.2")
+		}, known, gone, late)
+	})
+}
+
+// What nobody takes up in time is forgotten.
+func TestInitialIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.set(db, one)
+		old := mesh.Resolution{Lookup: v4("old.example"), Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.7")}}
+		run(t, w, func(r *Resolver) {
+			r.Watch([]mesh.Watch{watch(v4("db.example"))})
+			time.Sleep(initialFor + time.Minute)
+			if res, ok := w.known(v4("old.example")); ok {
+				t.Errorf("still known: %+v", res)
+			}
+		}, old)
+	})
+}
+
+func TestResolvers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.set(db, one)
+		l := v4("db.example")
+		l.Resolvers, l.UseTCP = "198.51.100.1:53,[2001:db8::53]:5353", true
+		bad := v4("db.example")
+		bad.Resolvers = "ns.example"
+		run(t, w, func(r *Resolver) {
+			r.Watch([]mesh.Watch{watch(l), watch(bad), watch(v4("db.example"))})
+			time.Sleep(emitEvery)
+			w.expect(t, l, false, "192.0.2.1")
+			w.expect(t, v4("db.example"), false, "192.0.2.1")
+			w.expect(t, bad, false)
+			if w.count(db) != 2 {
+				t.Errorf("asked %d times", w.count(db))
+			}
+			for _, s := range w.servers {
+				if s.TCP && fmt.Sprint(s.Addrs) != "[198.51.100.1:53 [2001:db8::53]:5353]" {
+					t.Errorf("asked %v", s.Addrs)
+				}
+			}
+		})
+		nobody := New(Options{Servers: func() []netip.AddrPort { return nil }})
+		l = mesh.Lookup{Name: "db.example", Family: mesh.AllFamilies}
+		if o := nobody.look(t.Context(), l, false); o.err() == nil {
+			t.Error("asked nobody and got an answer")
+		}
+	})
+}
+
+// Everything at once, for the race detector: pushes, results, status.
+func TestConcurrency(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		run(t, w, func(r *Resolver) {
+			var list []mesh.Watch
+			for i := range 300 {
+				name := fmt.Sprintf("n%d.example", i)
+				switch i % 3 {
+				case 0:
+					w.set(name+". A", silent)
+				case 1:
+					w.set(name+". A", name+". 1 IN A 192.0.2.1")
+				}
+				list = append(list, watch(v4(name), mesh.Schedule{RespectTTL: true, Jitter: time.Second}))
+			}
+			for i := range 1000 {
+				r.Watch(list[i%200 : 100+i%200])
+				go r.Status()
+				time.Sleep(10 * time.Millisecond)
+			}
+			r.Watch(nil)
+			time.Sleep(time.Second)
+			expectIdle(t, r, 0)
+		})
+	})
+}
