@@ -1,0 +1,94 @@
+// Package lb makes the kernel's frontends equal to a plan's, and lets none go while clients remember it.
+//
+// It is the one place where xDS words become kernel words: an assignment becomes a service for each
+// address family, its endpoints become backends, a view becomes a number.
+package lb
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/nodens-dns/nodens/dnsd/mesh"
+	"github.com/nodens-dns/nodens/ebpf"
+)
+
+// DefaultLinger is how long a frontend outlives its name: the 30 s an answer may be remembered, and
+// some seconds for the client that uses it at the last moment.
+const DefaultLinger = 35 * time.Second
+
+// Options are a Balancer's settings; the zero value is the usual one.
+type Options struct {
+	// Linger is how long frontends stay after the plan dropped them; 0 means DefaultLinger.
+	Linger time.Duration
+}
+
+// kernel is the half of ebpf.Services that is needed here.
+type kernel interface {
+	// Apply makes the kernel hold these frontends and services and no others.
+	Apply(frontends map[ebpf.Frontend]string, services map[string]ebpf.Service) (ebpf.Changes, error)
+}
+
+// Balancer makes the kernel's frontends equal to the newest plan's. It belongs to one goroutine.
+type Balancer struct {
+	kernel kernel
+	linger time.Duration
+
+	frontends map[ebpf.Frontend]string    // as last applied, lingering ones included
+	services  map[string]ebpf.Service     // of frontends
+	dropped   map[ebpf.Frontend]time.Time // the lingering ones, since when
+}
+
+// New returns a Balancer that is the only writer of k.
+func New(k kernel, o Options) *Balancer {
+	b := &Balancer{kernel: k, linger: o.Linger, dropped: make(map[ebpf.Frontend]time.Time)}
+	if b.linger == 0 {
+		b.linger = DefaultLinger
+	}
+	return b
+}
+
+// Apply makes the kernel equal to plan. Frontends the plan no longer has stay for the linger time, with
+// the newest backends known for them, so that an address answered a moment ago still works; on the
+// word of a partial plan none goes at all. Apply must be called again, with the same plan or a newer
+// one, at next unless that is zero, and soon after an error: it repeats what could not be written.
+func (b *Balancer) Apply(plan *mesh.Plan) (next time.Time, err error) {
+	frontends, services := translate(plan)
+	next = b.keepDropped(frontends, services, plan.Partial)
+	b.frontends, b.services = frontends, services
+	if _, err := b.kernel.Apply(frontends, services); err != nil {
+		return next, fmt.Errorf("write frontends to the kernel: %w", err)
+	}
+	return next, nil
+}
+
+// keepDropped adds to what a plan wants what it left out too recently, and returns when the first of
+// those will have lingered long enough.
+func (b *Balancer) keepDropped(frontends map[ebpf.Frontend]string, services map[string]ebpf.Service, partial bool) (next time.Time) {
+	now := time.Now()
+	for f, service := range b.frontends {
+		if _, wanted := frontends[f]; wanted {
+			delete(b.dropped, f)
+			continue
+		}
+		if !partial {
+			since, ok := b.dropped[f]
+			if !ok {
+				since = now
+				b.dropped[f] = now
+			}
+			due := since.Add(b.linger)
+			if !now.Before(due) {
+				delete(b.dropped, f)
+				continue
+			}
+			if next.IsZero() || due.Before(next) {
+				next = due
+			}
+		}
+		frontends[f] = service
+		if _, ok := services[service]; !ok {
+			services[service] = b.services[service]
+		}
+	}
+	return next
+}

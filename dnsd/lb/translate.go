@@ -1,0 +1,64 @@
+package lb
+
+import (
+	"github.com/nodens-dns/nodens/dnsd/mesh"
+	"github.com/nodens-dns/nodens/ebpf"
+)
+
+// translate returns the kernel's words for a plan. Both maps are the caller's.
+func translate(plan *mesh.Plan) (map[ebpf.Frontend]string, map[string]ebpf.Service) {
+	assignments := make(map[string]*mesh.Assignment, len(plan.Assignments))
+	for i := range plan.Assignments {
+		assignments[plan.Assignments[i].Name] = &plan.Assignments[i]
+	}
+	frontends := make(map[ebpf.Frontend]string, len(plan.Frontends))
+	services := make(map[string]ebpf.Service, len(plan.Assignments))
+	for _, f := range plan.Frontends {
+		name, is4 := f.Assignment+"|v6", f.Address.Is4()
+		if is4 {
+			name = f.Assignment + "|v4"
+		}
+		frontends[ebpf.Frontend{
+			Addr: f.Address, Port: f.Port, Protocol: ebpf.Protocol(f.Protocol), View: ebpf.ViewOf(f.View),
+		}] = name
+		if _, done := services[name]; !done {
+			services[name] = service(assignments[f.Assignment], is4)
+		}
+	}
+	return frontends, services
+}
+
+// service returns how connections of one address family are spread over an assignment. An endpoint of
+// the other family cannot serve them; with none left they are refused.
+func service(a *mesh.Assignment, is4 bool) ebpf.Service {
+	first := firstChoice(a.Localities, is4)
+	return ebpf.Service{
+		Policy:   policy(a.LbPolicy),
+		Backends: backends(weigh(first, a.LocalityWeighted, is4)),
+	}
+}
+
+// firstChoice returns the localities of the lowest priority that has an endpoint of the family.
+func firstChoice(localities []mesh.AssignedLocality, is4 bool) []mesh.AssignedLocality {
+	for i, loc := range localities { // sorted by priority
+		if sumOf(loc.Endpoints, is4) == 0 {
+			continue
+		}
+		n := i + 1
+		for n < len(localities) && localities[n].Priority == loc.Priority {
+			n++
+		}
+		return localities[i:n]
+	}
+	return nil
+}
+
+func policy(p mesh.LbPolicy) ebpf.Policy {
+	switch p {
+	case mesh.RoundRobin:
+		return ebpf.RoundRobin
+	case mesh.Random:
+		return ebpf.Random
+	}
+	return ebpf.LeastRequest // mesh has reported any other
+}
