@@ -142,7 +142,7 @@ func TestDatapath(t *testing.T) {
 	degraded("attach the datapath: ")
 	cgroup := n.cgroup
 	n.bpfPath, n.cgroup = sandbox.Pins(t), "/no/cgroup"
-	degraded("/no/cgroup")
+	degraded("attach the datapath: ")
 
 	// Another process changes the pins and never ends.
 	n.bpfPath, n.cgroup = sandbox.Pins(t), cgroup
