@@ -35,6 +35,7 @@ func Compile(inputs []Input, vips *VIPs) *Plan {
 		}
 		c.bindListeners(s)
 	}
+	c.bindGuards()
 	plan := &Plan{Partial: c.partial}
 	plan.Frontends, plan.Assignments, plan.Watch = c.connections()
 	plan.Names = c.names(rows)
@@ -61,6 +62,7 @@ type compiler struct {
 
 	assigned  map[string]*assigned // by name
 	frontends map[frontendKey]binding
+	guarded   map[netip.Addr]*row // see guard
 	problems  []Problem
 }
 
@@ -95,6 +97,7 @@ func newCompiler(inputs []Input, vips *VIPs) *compiler {
 		resolved:  make(map[Lookup]*Resolution),
 		announced: make(map[netip.Addr]bool),
 		assigned:  make(map[string]*assigned),
+		guarded:   make(map[netip.Addr]*row),
 		problems:  slices.Clone(vips.problems),
 	}
 	for i := range inputs {

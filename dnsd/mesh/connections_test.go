@@ -185,7 +185,9 @@ func TestListeners(t *testing.T) {
 	}, {
 		"nor a host: refused at a virtual address, left alone at a real one",
 		[]Input{input("xds", listener("l", "240.240.0.1", 80, to("gone", 1)), listener("m", "192.0.2.1", 80, to("gone", 1)))},
-		`front 240.240.0.1:80/TCP -> xds/gone
+		`front 240.240.0.1:0/any -> refuse
+		front 240.240.0.1:80/TCP -> xds/gone
+		serve refuse LEAST_REQUEST:
 		serve xds/gone LEAST_REQUEST:
 		problem xds listener l: the source has no cluster "gone" (it may still come)
 		problem xds listener m: the source has no cluster "gone" (it may still come)`,

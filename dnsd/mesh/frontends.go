@@ -85,6 +85,26 @@ func (c *compiler) bindRow(r *row) {
 		}
 		if c.virtual(addr) {
 			c.bind(r, bind{addr: addr}, c.anyPort(r))
+			if r.view != "" {
+				c.guard(r, addr)
+			}
+		}
+	}
+}
+
+// guard notes that addr, if it is virtual, must have a frontend for everybody: whoever knows it
+// without being allowed to see its host is refused, instead of sending packets to nowhere.
+func (c *compiler) guard(r *row, addr netip.Addr) {
+	if _, ok := c.guarded[addr]; !ok && c.virtual(addr) {
+		c.guarded[addr] = r
+	}
+}
+
+func (c *compiler) bindGuards() {
+	for addr, r := range c.guarded {
+		key := frontendKey{bind: bind{addr: addr}}
+		if _, ok := c.frontends[key]; !ok {
+			c.frontends[key] = binding{r.host, r.object, c.refusing("refuse", "", "")}
 		}
 	}
 }

@@ -88,6 +88,7 @@ func TestViews(t *testing.T) {
 			with(auto("a.test", 80), func(h *Host) { h.Namespace, h.ExportTo = "ns2", []string{"."} }))},
 		`name a.test@ns1 = a.test/4 virtual
 		name a.test@ns2 = a.test/4 virtual
+		front a.test/46:0/any -> refuse
 		front a.test/46:0/any@ns1 -> refuse
 		front a.test/46:0/any@ns2 -> refuse
 		front a.test/46:80/TCP@ns1 -> file/outbound|80||a.test

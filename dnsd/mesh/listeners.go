@@ -53,7 +53,9 @@ func (c *compiler) bindListeners(s *source) {
 			}
 		}
 		if serves != nil {
-			c.bind(&row{host: l.Name, object: listenerObject(l), source: s}, at, serves)
+			r := &row{host: l.Name, object: listenerObject(l), source: s}
+			c.bind(r, at, serves)
+			c.guard(r, at.addr)
 		}
 	}
 }

@@ -258,8 +258,10 @@ type Name struct {
 	// Namespace and Kubernetes as in Host.
 	Namespace  string
 	Kubernetes bool
-	// Addr4 and Addr6 are the addresses to answer. Virtual says they are a VIP of ours or of the mesh,
-	// so that records which bypass it (HTTPS, SVCB) must be NODATA, and AAAA is only for pods with IPv6.
+	// Addr4 and Addr6 are the addresses to answer, sorted. A virtual address that could only refuse,
+	// because all endpoints are of the other family, is not among them. Virtual says that connections
+	// to them are balanced, so that records which bypass it (HTTPS, SVCB) must be NODATA, and AAAA is
+	// only for pods with IPv6.
 	Addr4, Addr6 []netip.Addr
 	Virtual      bool
 	// CNAME is the target of an ExternalName service.
@@ -270,7 +272,7 @@ type Name struct {
 }
 
 // Frontend is an address and port pods connect to. Port 0 with AnyProtocol stands for every port the
-// host did not declare: the connection keeps its port.
+// host did not declare: the connection keeps its port. Only addresses that are never routed have one.
 type Frontend struct {
 	Address  netip.Addr
 	Port     uint16
