@@ -1,0 +1,305 @@
+package file
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	networking "istio.io/api/networking/v1alpha3"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/nodens-dns/nodens/dnsd/mesh"
+)
+
+// object is what all kinds have, and where it was found.
+type object struct {
+	Kind       string `json:"kind"`
+	APIVersion string `json:"apiVersion"`
+	Metadata   struct {
+		Name        string            `json:"name"`
+		Namespace   string            `json:"namespace"`
+		Labels      map[string]string `json:"labels"`
+		Annotations map[string]string `json:"annotations"`
+	} `json:"metadata"`
+	Spec   json.RawMessage   `json:"spec"`
+	Status json.RawMessage   `json:"status"`
+	Items  []json.RawMessage `json:"items"`
+
+	place string // file and document
+	whole []byte // JSON
+}
+
+// String names the object as problems and explanations do: "ServiceEntry ns1/db1".
+func (o *object) String() string {
+	return o.Kind + " " + o.Metadata.Namespace + "/" + o.Metadata.Name
+}
+
+// readDir returns what the folder holds. The error is about the folder itself.
+func readDir(dir, domain string) (mesh.Input, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return mesh.Input{}, err
+	}
+	b := newBuilder(domain)
+	for _, e := range entries {
+		name := e.Name()
+		switch strings.ToLower(filepath.Ext(name)) {
+		case ".yaml", ".yml", ".json":
+		default:
+			continue
+		}
+		if strings.HasPrefix(name, ".") { // half-written by an editor, or a ConfigMap's own
+			continue
+		}
+		data, err := readRegular(filepath.Join(dir, name))
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // gone since it was listed, or a link to nowhere
+		case err != nil:
+			b.problem(name, err.Error())
+		default:
+			b.readFile(name, data)
+		}
+	}
+	return b.input(), nil
+}
+
+// readRegular reads a file, but nothing that could block: a FIFO called x.yaml must not stop dnsd.
+func readRegular(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("is not a regular file")
+	}
+	return os.ReadFile(path)
+}
+
+func (b *builder) readFile(name string, data []byte) {
+	for i, doc := range documents(data) {
+		place := fmt.Sprintf("%s document %d", name, i+1)
+		whole, err := yaml.YAMLToJSONStrict(doc)
+		if err != nil {
+			b.problem(place, err.Error())
+			continue
+		}
+		if string(whole) != "null" { // only comments
+			b.readObject(place, whole)
+		}
+	}
+}
+
+// documents splits a YAML stream at its document markers (YAML 1.2, section 9.2). A marker is always at
+// the start of a line, in block scalars too, and content may follow it on its line.
+func documents(data []byte) [][]byte {
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+	var docs [][]byte
+	var doc []byte
+	for line := range bytes.Lines(data) {
+		rest, marked := bytes.CutPrefix(line, []byte("---"))
+		if marked && (len(rest) == 0 || bytes.ContainsAny(rest[:1], " \t\r\n")) {
+			if len(bytes.TrimSpace(doc)) > 0 {
+				docs = append(docs, doc)
+			}
+			doc = nil
+			line = append([]byte("   "), rest...) // columns in error messages stay true
+		}
+		doc = append(doc, line...)
+	}
+	if len(bytes.TrimSpace(doc)) > 0 {
+		docs = append(docs, doc)
+	}
+	return docs
+}
+
+// readObject takes one object, or each item of a list.
+func (b *builder) readObject(place string, whole []byte) {
+	o := &object{place: place, whole: whole}
+	if err := json.Unmarshal(whole, o); err != nil {
+		b.problem(place, fmt.Sprintf("is not a Kubernetes object: %v", err))
+		return
+	}
+	if strings.HasSuffix(o.Kind, "List") && o.Items != nil {
+		for i, item := range o.Items {
+			b.readObject(fmt.Sprintf("%s item %d", place, i+1), item)
+		}
+		return
+	}
+	if o.Kind == "" || o.Metadata.Name == "" {
+		b.problem(place, "has no kind or no metadata.name")
+		return
+	}
+	if o.Metadata.Namespace == "" {
+		o.Metadata.Namespace = "default"
+	}
+	key := o.group() + "/" + o.String()
+	if first, twice := b.seen[key]; twice {
+		b.reject(o, fmt.Errorf("is declared twice; the one in %s is used", first))
+		return
+	}
+	if err := b.decode(o); err != nil {
+		b.reject(o, err)
+		return
+	}
+	b.seen[key] = place
+}
+
+// group is the API group: an object is the same in all versions of it.
+func (o *object) group() string {
+	group, _, _ := strings.Cut(o.APIVersion, "/")
+	return group
+}
+
+// decode reads o as what it says it is, strictly: a field misspelt is an error, not a default.
+func (b *builder) decode(o *object) error {
+	switch o.APIVersion + " " + o.Kind {
+	case "networking.istio.io/v1 ServiceEntry", "networking.istio.io/v1beta1 ServiceEntry", "networking.istio.io/v1alpha3 ServiceEntry":
+		e := &serviceEntry{object: o}
+		if err := o.unmarshal(&e.spec); err != nil {
+			return err
+		}
+		if len(o.Status) > 0 {
+			lenient := protojson.UnmarshalOptions{DiscardUnknown: true}
+			if err := lenient.Unmarshal(o.Status, &e.status); err != nil {
+				return fmt.Errorf("status: %w", err)
+			}
+		}
+		return b.addServiceEntry(e)
+	case "networking.istio.io/v1 DestinationRule", "networking.istio.io/v1beta1 DestinationRule", "networking.istio.io/v1alpha3 DestinationRule":
+		r := &rule{object: o}
+		if err := o.unmarshal(&r.spec); err != nil {
+			return err
+		}
+		b.rules = append(b.rules, r)
+	case "v1 Service":
+		s := &service{object: o}
+		if err := yaml.UnmarshalStrict(o.whole, &s.Service); err != nil {
+			return err
+		}
+		b.services = append(b.services, s)
+	case "discovery.k8s.io/v1 EndpointSlice":
+		s := &endpointSlice{object: o}
+		if err := yaml.UnmarshalStrict(o.whole, &s.EndpointSlice); err != nil {
+			return err
+		}
+		b.slices = append(b.slices, s)
+	default:
+		return fmt.Errorf("%s %s is not served from files; ServiceEntry, DestinationRule, Service and EndpointSlice are", o.APIVersion, o.Kind)
+	}
+	return nil
+}
+
+// unmarshal reads the spec of one of Istio's kinds.
+func (o *object) unmarshal(spec proto.Message) error {
+	if len(o.Spec) == 0 {
+		return errors.New("has no spec")
+	}
+	if err := protojson.Unmarshal(o.Spec, spec); err != nil {
+		return fmt.Errorf("spec: %w", err)
+	}
+	return nil
+}
+
+type serviceEntry struct {
+	*object
+	spec   networking.ServiceEntry
+	status networking.ServiceEntryStatus
+}
+
+type rule struct {
+	*object
+	spec networking.DestinationRule
+}
+
+type service struct {
+	*object
+	corev1.Service
+	slices []*endpointSlice
+}
+
+type endpointSlice struct {
+	*object
+	discoveryv1.EndpointSlice
+}
+
+// builder gathers what the files say.
+type builder struct {
+	domain   string
+	seen     map[string]string // group/kind namespace/name -> place
+	services []*service
+	slices   []*endpointSlice
+	rules    []*rule
+
+	hosts    []*mesh.Host
+	clusters map[string]*mesh.Cluster
+	problems []mesh.Problem
+	reported map[mesh.Problem]bool
+}
+
+func newBuilder(domain string) *builder {
+	return &builder{
+		domain: domain, seen: map[string]string{},
+		clusters: map[string]*mesh.Cluster{}, reported: map[mesh.Problem]bool{},
+	}
+}
+
+// problem reports something once: an endpoint is wrong for all ports of all hosts of its entry.
+func (b *builder) problem(object, reason string) {
+	p := mesh.Problem{Source: sourceName, Object: object, Reason: reason}
+	if !b.reported[p] {
+		b.reported[p] = true
+		b.problems = append(b.problems, p)
+	}
+}
+
+// reject reports something about o together with where o is.
+func (b *builder) reject(o *object, err error) {
+	b.problem(o.String(), fmt.Sprintf("%s: %v", o.place, err))
+}
+
+func (b *builder) note(o *object, format string, args ...any) {
+	b.reject(o, fmt.Errorf(format, args...))
+}
+
+// input finishes what needs more than one object and puts everything in order.
+func (b *builder) input() mesh.Input {
+	b.addServices()
+	b.applyRules()
+	in := mesh.Input{Source: sourceName, Problems: b.problems}
+	for _, h := range b.hosts {
+		in.Hosts = append(in.Hosts, *h)
+	}
+	slices.SortStableFunc(in.Hosts, func(x, y mesh.Host) int {
+		return strings.Compare(x.Name+" "+x.Object, y.Name+" "+y.Object)
+	})
+	for _, c := range b.clusters {
+		in.Clusters = append(in.Clusters, *c)
+	}
+	slices.SortFunc(in.Clusters, func(x, y mesh.Cluster) int { return strings.Compare(x.Name, y.Name) })
+	return in
+}
+
+// addCluster stores c under the name a control plane would give it. Another object may serve the same
+// port of the same host, for another namespace or by mistake; which of them counts is not decided here.
+func (b *builder) addCluster(o *object, host string, port mesh.Port, c mesh.Cluster) (name string) {
+	suffix := ""
+	if port.Protocol == mesh.UDP {
+		suffix = "/udp"
+	}
+	c.Name = fmt.Sprintf("outbound|%d%s||%s", port.Number, suffix, host)
+	if b.clusters[c.Name] != nil {
+		c.Name += "|" + o.String()
+	}
+	b.clusters[c.Name] = &c
+	return c.Name
+}

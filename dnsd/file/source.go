@@ -1,0 +1,153 @@
+// Package file learns the mesh from manifests in a folder, and goes on watching it.
+//
+// Every *.yaml, *.yml and *.json file of the folder is read, with any number of documents and lists in
+// each: Istio's ServiceEntry and DestinationRule, Kubernetes' Service and EndpointSlice. The folder is
+// the whole truth of this source: an object is gone when its document is. A document that cannot be
+// used is a problem with its file and place, and the others work.
+//
+// A folder that cannot be read at all says nothing, which is not the same as an empty one: what it said
+// last stays, and if it never said anything, nothing is emitted.
+package file
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/nodens-dns/nodens/dnsd/mesh"
+)
+
+// sourceName is what inputs and problems of this package are signed with.
+const sourceName = "file"
+
+// Options say which folder to read.
+type Options struct {
+	// Dir is the folder. It need not exist yet.
+	Dir string
+	// ClusterDomain is the domain of Kubernetes services; empty means cluster.local.
+	ClusterDomain string
+	// Log takes changes of state: unreadable, readable again. Nil means nobody listens.
+	Log *slog.Logger
+}
+
+// Source is one folder. Run it once.
+type Source struct {
+	dir, domain string
+	log         *slog.Logger
+	timing      timing
+
+	last *mesh.Input // newest input emitted, nil before the first
+	lost bool        // the folder could not be read last time
+}
+
+// timing is every duration of the source, so that tests need not wait for them.
+type timing struct {
+	// quiet is how long nothing may happen in the folder before it is read: files are often written
+	// in pieces. After most it is read anyway.
+	quiet, most time.Duration
+	// resync is how often the folder is read though nobody reported a change: what a symbolic link
+	// leads to changes unseen. retry is the same while the folder cannot be watched.
+	resync, retry time.Duration
+}
+
+// New returns a source that has not read anything yet.
+func New(o Options) *Source {
+	s := &Source{dir: o.Dir, domain: o.ClusterDomain, log: o.Log, timing: timing{
+		quiet: 100 * time.Millisecond, most: time.Second,
+		resync: 30 * time.Second, retry: 2 * time.Second,
+	}}
+	if s.domain == "" {
+		s.domain = "cluster.local"
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.log = s.log.With("source", sourceName, "dir", o.Dir)
+	return s
+}
+
+// Run reads the folder and calls emit with all it holds, at first and after each change, until ctx is
+// done; then it returns nil. emit may block; the inputs are not touched again.
+func (s *Source) Run(ctx context.Context, emit func(mesh.Input)) error {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		s.log.Warn("cannot watch, reading at intervals", "error", err, "every", s.timing.retry)
+		watcher = &fsnotify.Watcher{} // its channels are nil: no events, only time
+	} else {
+		defer func() { _ = watcher.Close() }()
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		// Watch before reading, so that no change falls between; again each time, since the folder
+		// may be another one of the same name by now.
+		next := s.timing.resync
+		if err != nil || watcher.Add(s.dir) != nil {
+			next = s.timing.retry
+		}
+		s.read(emit)
+		timer.Reset(next)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-watcher.Events:
+			s.settle(ctx, watcher)
+		case <-watcher.Errors: // events were lost
+		case <-timer.C:
+		}
+	}
+}
+
+// settle waits until nothing has happened for a while.
+func (s *Source) settle(ctx context.Context, watcher *fsnotify.Watcher) {
+	most := time.NewTimer(s.timing.most)
+	defer most.Stop()
+	quiet := time.NewTimer(s.timing.quiet)
+	defer quiet.Stop()
+	for {
+		select {
+		case <-watcher.Events:
+			quiet.Reset(s.timing.quiet)
+		case <-quiet.C:
+			return
+		case <-most.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// read emits what the folder holds, if that is news.
+func (s *Source) read(emit func(mesh.Input)) {
+	in, err := readDir(s.dir, s.domain)
+	if err != nil {
+		if !s.lost {
+			s.log.Warn("cannot read the folder; what it said last stays", "error", err)
+		}
+		if s.lost = true; s.last == nil {
+			return
+		}
+		in = *s.last
+		object := "folder " + s.dir
+		if !slices.ContainsFunc(in.Problems, func(p mesh.Problem) bool { return p.Object == object }) {
+			in.Problems = append(slices.Clone(in.Problems), mesh.Problem{
+				Source: sourceName, Object: object,
+				Reason: fmt.Sprintf("%v; what it said last stays (to remove objects, leave the folder empty)", err),
+			})
+		}
+	} else if s.lost {
+		s.log.Info("the folder can be read again")
+		s.lost = false
+	}
+	if s.last != nil && reflect.DeepEqual(*s.last, in) {
+		return
+	}
+	s.last = &in
+	emit(in)
+}
