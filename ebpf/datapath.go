@@ -1,0 +1,251 @@
+// Package ebpf turns the sockets of enrolled pods: their DNS queries to dnsd's listeners inside the pod,
+// their connections to virtual addresses to one of the backends behind them, and neither when in doubt.
+//
+// The C files hold the decisions, everything else loads them and fills their maps. Programs and maps are
+// pinned, so that they outlive whoever attached them; dnsd is the only writer of the maps. Linux 5.15 is
+// enough, [Datapath.Features] names what a newer kernel would add.
+package ebpf
+
+//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel,bpfeb -type agreed -type address -type endpoint -type policy -type pod_flags -type count -type health -type translation nodens nodens.c -- -O2 -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/x86_64-linux-gnu
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/rlimit"
+)
+
+// DefaultPinPath is where a node's datapath is pinned.
+const DefaultPinPath = "/sys/fs/bpf/nodens"
+
+// ErrSchema is wrapped when the pinned maps have another layout than this build's; [Upgrade] replaces
+// them.
+var ErrSchema = errors.New("the pinned maps have another layout than this build's")
+
+// Options says where a datapath lives. The zero value is the node's.
+type Options struct {
+	// CgroupPath is the cgroup2 directory whose processes, and those below it, are seen. "" is the root
+	// of the hierarchy.
+	CgroupPath string
+	// PinPath is a directory on a bpffs, made when absent. "" is DefaultPinPath.
+	PinPath string
+
+	maxEntries map[string]uint32 // smaller maps, for tests
+}
+
+// Datapath is an attached datapath: its maps, open. The caller owns it and must Close it; that leaves
+// the datapath itself attached. Methods may be called concurrently, but not after Close.
+type Datapath struct {
+	maps      nodensMaps
+	heartbeat *memory[uint64]
+	cgroup    string
+	seenBy    string // how the last step of attaching made sure
+}
+
+// Attached says whether a complete datapath of this build's schema is pinned: nil, or an error naming
+// what is missing. It looks at file names only, cheap enough for every pod's ADD.
+func Attached(o Options) error {
+	o, err := o.complete()
+	if err != nil {
+		return err
+	}
+	var missing []string
+	for _, pin := range pins() {
+		if _, err := os.Stat(filepath.Join(o.PinPath, pin)); err != nil {
+			missing = append(missing, pin)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("the datapath is not attached: %s lacks %s", o.PinPath, strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+// Ensure opens the pinned datapath, after attaching it or repairing whatever of it is missing, and makes
+// sure that sockets see it. It blocks while another process changes the same pins. Pins of another
+// schema are left as they are: the error wraps ErrSchema.
+func Ensure(o Options) (*Datapath, error) {
+	o, err := o.complete()
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := lock(o.PinPath)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if v, ok := foreignSchema(o.PinPath); ok {
+		return nil, fmt.Errorf("%s holds %s: %w (%s)", o.PinPath, v, ErrSchema, schemaPin)
+	}
+	if Attached(o) == nil && verify(o) == nil {
+		d, err := open(o)
+		if err != nil {
+			return nil, err
+		}
+		return d.check()
+	}
+	return install(o)
+}
+
+// Upgrade is Ensure that also exchanges every attached program for this build's, without a moment in
+// which none is attached. Maps of another schema are replaced by empty ones; else they and all they
+// hold stay.
+func Upgrade(o Options) (*Datapath, error) {
+	o, err := o.complete()
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := lock(o.PinPath)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if _, ok := foreignSchema(o.PinPath); ok {
+		// The programs still attached hold on to the old maps until the links are updated.
+		if err := emptyDir(filepath.Join(o.PinPath, mapsDir)); err != nil {
+			return nil, err
+		}
+	}
+	return install(o)
+}
+
+// Remove detaches every program, the ones that turn sockets away first, and takes all pins away. Absent
+// is fine.
+func Remove(o Options) error {
+	o, err := o.complete()
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(o.PinPath); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	unlock, err := lock(o.PinPath)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	for _, hook := range slices.Backward(hooks) {
+		if err := detach(filepath.Join(o.PinPath, linksDir, hook)); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(o.PinPath); err != nil {
+		return fmt.Errorf("remove pins: %w", err)
+	}
+	return nil
+}
+
+// Close lets go of the maps. Programs and maps stay pinned and at work.
+func (d *Datapath) Close() error {
+	return errors.Join(d.heartbeat.Close(), d.maps.Close())
+}
+
+// install loads the programs against the pinned maps, makes what is not there, and brings every hook up
+// to date in order. The schema pin comes last: with it the datapath is complete.
+func install(o Options) (*Datapath, error) {
+	// Kernels that account BPF memory by rlimit are the ones where this can fail and matter.
+	limit := rlimit.RemoveMemlock()
+	spec, err := o.spec()
+	if err != nil {
+		return nil, err
+	}
+	if err := spec.Variables[nodensVarCanSetRetval].Set(present(haveSetRetval())); err != nil {
+		return nil, fmt.Errorf("set %s: %w", nodensVarCanSetRetval, err)
+	}
+	collection, err := ebpf.NewCollectionWithOptions(spec, o.collection())
+	if err != nil {
+		return nil, fmt.Errorf("load the datapath: %w", errors.Join(explain(err), limit))
+	}
+	defer collection.Close()
+	if err := attachAll(o, spec, collection); err != nil {
+		return nil, err
+	}
+	if err := pinSchema(o, collection.Maps[nodensMapSchema]); err != nil {
+		return nil, err
+	}
+	d, err := open(o)
+	if err != nil {
+		return nil, err
+	}
+	return d.check()
+}
+
+// open opens the pinned maps.
+func open(o Options) (*Datapath, error) {
+	spec, err := o.spec()
+	if err != nil {
+		return nil, err
+	}
+	d := &Datapath{cgroup: o.CgroupPath}
+	if err := spec.LoadAndAssign(&d.maps, new(o.collection())); err != nil {
+		return nil, fmt.Errorf("open the datapath's maps: %w", explain(err))
+	}
+	if d.heartbeat, err = mapMemory[uint64](d.maps.Heartbeat); err != nil {
+		return nil, errors.Join(err, d.maps.Close())
+	}
+	return d, nil
+}
+
+// check returns d if sockets see its programs, else closes it.
+func (d *Datapath) check() (*Datapath, error) {
+	how, err := d.probe()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("the datapath is attached at %s but does nothing: %w", d.cgroup, err), d.Close())
+	}
+	d.seenBy = how
+	return d, nil
+}
+
+func (o Options) complete() (Options, error) {
+	if o.PinPath == "" {
+		o.PinPath = DefaultPinPath
+	}
+	if o.CgroupPath == "" {
+		root, err := cgroupRoot()
+		if err != nil {
+			return o, err
+		}
+		o.CgroupPath = root
+	}
+	return o, nil
+}
+
+func (o Options) spec() (*ebpf.CollectionSpec, error) {
+	spec, err := loadNodens()
+	if err != nil {
+		return nil, err
+	}
+	for name, n := range o.maxEntries {
+		spec.Maps[name].MaxEntries = n
+	}
+	return spec, nil
+}
+
+func (o Options) collection() ebpf.CollectionOptions {
+	return ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: filepath.Join(o.PinPath, mapsDir)}}
+}
+
+func explain(err error) error {
+	if errors.Is(err, ebpf.ErrMapIncompatible) {
+		return fmt.Errorf("%w: %w", ErrSchema, err)
+	}
+	return err
+}
+
+func haveSetRetval() bool {
+	return features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil
+}
+
+func present(b bool) uint32 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+//
+// What the hooks and the Go side both read and write. The Go twins are generated from here; any change
+// of size or meaning asks for a new SCHEMA_VERSION.
+#pragma once
+
+#include <linux/types.h>
+
+/* Numbers both sides must agree on. */
+enum agreed {
+	SCHEMA_VERSION = 1,
+	MAX_NAMESERVERS = 4,
+	PORT_LOW = 64512, /* the band dnsd's listeners live in */
+	PORT_HIGH = 65499,
+	OWN_MARK = 0x6e646e73, /* SO_MARK of dnsd's own sockets, "ndns" in ASCII: they go where they say */
+};
+
+enum { RING = 4 };
+
+/* Network byte order; IPv4 as ::ffff:a.b.c.d, so that one path serves both families and mapped sockets. */
+struct address {
+	__u32 word[4];
+};
+
+struct endpoint {
+	struct address addr;
+	__be16 port;
+	__u16 pad;
+};
+
+enum pod_flags { POD_DNS = 1, POD_LB = 2 };
+
+/* A pod's row. nameservers[i].addr is whom the pod asks, .port where dnsd listens for that one. */
+struct pod {
+	__u64 cookie; /* the row's own key: see still_ours() */
+	__u64 view;
+	__u32 ifindex;
+	enum pod_flags flags;
+	struct address addr4; /* all zero: the pod has none */
+	struct address addr6;
+	struct endpoint nameservers[MAX_NAMESERVERS];
+};
+
+struct listener_key {
+	__u64 cookie;
+	__u32 slot; /* nameserver index << 1 | 1 for TCP */
+	__u32 pad;
+};
+
+/* port 0 and protocol 0: any. A row with both and view 0 exists for every address that has a row at all. */
+struct frontend {
+	struct address addr;
+	__be16 port;
+	__u8 protocol;
+	__u8 pad[5];
+	__u64 view;
+};
+
+/* The service index of an address's {any port, any protocol, everybody} row that only says "ours". */
+#define NO_SERVICE 0xffffffffu
+
+enum policy { RANDOM, ROUND_ROBIN, LEAST_REQUEST };
+
+/* Never edited once a service's word has named it. */
+struct set {
+	enum policy policy;
+	__u32 base;    /* slots[base, base+count): every backend weight times, evenly spread */
+	__u32 count;
+	__u32 members; /* slots[members, members+size): every backend once */
+	__u32 size;
+	__u32 used;    /* 1 once the row was ever written */
+};
+
+struct slot {
+	__u32 backend;
+	__u32 weight;
+};
+
+struct backend {
+	struct address addr;
+	__be16 port; /* 0: the port the client asked for */
+	__u16 pad;
+	__u32 incarnation; /* goes up when the index is given to another address; 0: never used */
+};
+
+/* One cache line each, so that busy backends do not slow their neighbours down. */
+struct backend_state {
+	__u32 active;
+	__u32 ejections; /* in a row, the present one included */
+	__u64 connections;
+	__u64 failures;
+	__u64 eject_until; /* ns, monotonic; 0: healthy */
+	__u64 pad[4];
+};
+
+/* What a socket was told about one backend: replies from it are shown as coming from the frontend. */
+struct translation {
+	struct endpoint backend;
+	struct endpoint frontend;
+	__u64 word; /* the service's word when the backend was picked */
+};
+
+enum health { UNJUDGED, PROBE, JUDGED };
+
+struct socket {
+	__u32 backend; /* of the last connect() */
+	__u32 incarnation;
+	__u32 counted; /* 1 while this socket is in the backend's active */
+	enum health health; /* likewise */
+	__u32 next;    /* ring entry to overwrite next */
+	__u32 pad;
+	struct translation ring[RING];
+};
+
+/* What was done and why; each has a counter, exported under its name in lower case without COUNT_. */
+enum count {
+	COUNT_DNS_CAPTURED,
+	COUNT_DNS_NO_LISTENER,
+	COUNT_DNS_STALE_HEARTBEAT,
+	COUNT_DNS_OTHER_DEVICE,
+	COUNT_DNS_RESTORED,
+	COUNT_OWN_SOCKET,
+	COUNT_LB_TRANSLATED,
+	COUNT_LB_REFUSED,
+	COUNT_LB_RESTORED,
+	COUNT_LB_UNTRACKED,
+	COUNT_LB_ALL_EJECTED,
+	COUNT_LB_PROBES,
+	COUNT_TCP_CONNECT_FAILED,
+	COUNT_TCP_CONNECT_TIMEOUT,
+	COUNTS,
+};
