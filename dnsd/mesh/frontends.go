@@ -16,6 +16,7 @@ type frontendKey struct {
 // binding is a frontend as it is decided: who has it, and what serves it.
 type binding struct {
 	host, object string
+	source       *source
 	serves       *assigned
 }
 
@@ -104,7 +105,7 @@ func (c *compiler) bindGuards() {
 	for addr, r := range c.guarded {
 		key := frontendKey{bind: bind{addr: addr}}
 		if _, ok := c.frontends[key]; !ok {
-			c.frontends[key] = binding{r.host, r.object, c.refusing("refuse", "", "")}
+			c.frontends[key] = binding{r.host, r.object, r.source, c.refusing("refuse", "", "")}
 		}
 	}
 }
@@ -114,7 +115,7 @@ func (c *compiler) bind(r *row, at bind, serves *assigned) {
 	key := frontendKey{at, r.view}
 	b, ok := c.frontends[key]
 	if !ok {
-		b = binding{r.host, r.object, serves}
+		b = binding{r.host, r.object, r.source, serves}
 		c.frontends[key] = b
 	} else if b.serves != serves && at.port != 0 {
 		c.report(r.source, r.object, "%s of %s is served for %s (%s) already, and connections reach that", at, r.host, b.host, b.object)

@@ -59,6 +59,20 @@ func TestHostsMerge(t *testing.T) {
 		serve file/outbound|80||a.test LEAST_REQUEST: 10.0.0.1:80
 		serve refuse LEAST_REQUEST:`,
 	}, {
+		"with the weaker source's listeners at it, where the host says nothing itself",
+		[]Input{
+			input("file", auto("a.test", 80), static(outbound("a.test", 80), "10.0.0.1:80")),
+			input("xds", announced("a.test", "theirs", []string{"240.240.0.7"}, 80, 443), static("x", "10.9.9.9:1"),
+				listener("l", "240.240.0.7", 80, to("x", 1)), listener("m", "240.240.0.7", 443, to("x", 1))),
+		},
+		`name a.test = 240.240.0.7 virtual
+		front 240.240.0.7:0/any -> refuse
+		front 240.240.0.7:443/TCP -> xds/x
+		front 240.240.0.7:80/TCP -> file/outbound|80||a.test
+		serve file/outbound|80||a.test LEAST_REQUEST: 10.0.0.1:80
+		serve refuse LEAST_REQUEST:
+		serve xds/x LEAST_REQUEST: 10.9.9.9:1`,
+	}, {
 		"pods' own addresses are not adopted",
 		[]Input{
 			input("file", auto("a.test", 80), static(outbound("a.test", 80), "10.0.0.1:80")),

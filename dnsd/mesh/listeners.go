@@ -42,15 +42,18 @@ func compareWeighted(a, b WeightedCluster) int {
 	return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Weight, b.Weight))
 }
 
-// bindListeners makes the frontends of the listeners no host took.
+// bindListeners makes the frontends of the listeners no host took. What a stronger source has is not
+// theirs to take: it may well be the same host, with the address adopted from this source.
 func (c *compiler) bindListeners(s *source) {
 	for _, at := range s.binds {
 		l := s.listeners[at]
+		first, taken := c.frontends[frontendKey{bind: at}]
+		if taken && first.source != s {
+			continue
+		}
 		serves, known := c.listening(s, l)
-		if !known && c.virtual(at.addr) {
-			if _, taken := c.frontends[frontendKey{bind: at}]; !taken {
-				serves = c.refusing(s.name+"/"+l.Clusters[0].Name, l.Clusters[0].Name, s.name)
-			}
+		if !known && !taken && c.virtual(at.addr) {
+			serves = c.refusing(s.name+"/"+l.Clusters[0].Name, l.Clusters[0].Name, s.name)
 		}
 		if serves != nil {
 			r := &row{host: l.Name, object: listenerObject(l), source: s}

@@ -131,15 +131,19 @@ func (c *compiler) hear(claims []*claim, view string) *row {
 	if !heard[0].seenBy(view) {
 		return nil
 	}
-	r, rest := c.unite(heard, view)
+	n := 1
+	for n < len(heard) && heard[n].source == heard[0].source {
+		n++
+	}
+	r := c.unite(heard[:n], view)
 	if r.allocate && len(r.addrs) == 0 && !r.headless && r.externalName == "" {
-		r.addrs = adopt(rest)
+		r.addrs = adopt(heard[n:])
 	}
 	return r
 }
 
-// unite makes a row of the leading claims that come from one source, and returns the others.
-func (c *compiler) unite(claims []*claim, view string) (*row, []*claim) {
+// unite makes a row of what one source's objects say; the first decides what kind of host it is.
+func (c *compiler) unite(claims []*claim, view string) *row {
 	first := claims[0]
 	r := &row{
 		host:         first.host.Name,
@@ -150,18 +154,13 @@ func (c *compiler) unite(claims []*claim, view string) (*row, []*claim) {
 		headless:     first.host.Headless,
 		externalName: first.host.ExternalName,
 	}
-	for i, cl := range claims {
-		if cl.source != first.source {
-			claims = claims[i:]
-			sortRow(r)
-			return r, claims
-		}
+	for _, cl := range claims {
 		h := &cl.host
 		if h.Headless != r.headless || h.ExternalName != r.externalName {
 			c.report(cl.source, h.Object, "%s is another kind of host in %s, which counts; this one is left out", h.Name, first.host.Object)
 			continue
 		}
-		if i > 0 && h.Object != first.host.Object {
+		if h.Object != first.host.Object {
 			r.object += ", " + h.Object
 		}
 		r.kubernetes = r.kubernetes || h.Kubernetes
@@ -170,8 +169,10 @@ func (c *compiler) unite(claims []*claim, view string) (*row, []*claim) {
 		c.unitePorts(r, cl, first.seenBy(view) != cl.seenBy(view))
 		r.records = append(r.records, h.Records...)
 	}
-	sortRow(r)
-	return r, nil
+	r.addrs = sortAddrs(r.addrs)
+	slices.SortFunc(r.ports, comparePorts)
+	r.records = uniteRecords(r.records)
+	return r
 }
 
 // unitePorts adds a claim's ports to the row. A port that is there already stays as it is; quiet
@@ -201,12 +202,6 @@ func adopt(claims []*claim) []netip.Addr {
 		addrs = append(addrs, cl.host.Addresses...)
 	}
 	return sortAddrs(addrs)
-}
-
-func sortRow(r *row) {
-	r.addrs = sortAddrs(r.addrs)
-	slices.SortFunc(r.ports, comparePorts)
-	r.records = uniteRecords(r.records)
 }
 
 func sortAddrs(addrs []netip.Addr) []netip.Addr {
