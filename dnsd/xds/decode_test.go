@@ -22,6 +22,8 @@ import (
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 )
 
+//lint:file-ignore SA1019 control planes, istiod among them, still send the deprecated spellings
+
 func socket(address string, port uint32) *corev3.Address {
 	return &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
 		Address: address, PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: port},
@@ -150,18 +152,17 @@ func TestDNSSettings(t *testing.T) {
 			mesh.StrictDNS, mesh.DNS{Family: mesh.Auto, Resolvers: resolvers, UseTCP: true}, `"dns.example" is not an IP address`},
 		{"typed resolver", func(c *clusterv3.Cluster) {
 			c.TypedDnsResolverConfig = cares(false)
-			c.DnsResolvers = []*corev3.Address{socket("192.0.2.99", 53)} //nolint:staticcheck // the older spelling
+			c.DnsResolvers = []*corev3.Address{socket("192.0.2.99", 53)}
 		}, mesh.StrictDNS, mesh.DNS{Family: mesh.Auto, Resolvers: resolvers, UseTCP: true}, `"dns.example" is not an IP address`},
 		{"typed resolver as fallback", func(c *clusterv3.Cluster) { c.TypedDnsResolverConfig = cares(true) },
 			mesh.StrictDNS, mesh.DNS{Family: mesh.Auto, UseTCP: true}, ""},
 		{"resolution config", func(c *clusterv3.Cluster) {
-			//nolint:staticcheck // the older spelling
 			c.DnsResolutionConfig = &corev3.DnsResolutionConfig{
 				Resolvers: []*corev3.Address{socket("192.0.2.53", 53)}, DnsResolverOptions: &corev3.DnsResolverOptions{UseTcpForDnsLookups: true},
 			}
 		}, mesh.StrictDNS, mesh.DNS{Family: mesh.Auto, Resolvers: resolvers[:1], UseTCP: true}, ""},
 		{"oldest resolvers", func(c *clusterv3.Cluster) {
-			c.DnsResolvers = []*corev3.Address{socket("192.0.2.53", 53)} //nolint:staticcheck // the oldest spelling
+			c.DnsResolvers = []*corev3.Address{socket("192.0.2.53", 53)}
 		}, mesh.StrictDNS, mesh.DNS{Family: mesh.Auto, Resolvers: resolvers[:1]}, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

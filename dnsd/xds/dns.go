@@ -16,6 +16,8 @@ import (
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 )
 
+//lint:file-ignore SA1019 control planes, istiod among them, still send the deprecated spellings
+
 // dnsSettings are a DNS cluster's settings in either spelling.
 type dnsSettings struct {
 	logical                     bool
@@ -40,9 +42,9 @@ func legacyDNS(m *clusterv3.Cluster, logical bool) dnsSettings {
 		failureMax:  m.GetDnsFailureRefreshRate().GetMaxInterval(),
 		respectTTL:  m.GetRespectDnsTtl(),
 		resolver:    m.GetTypedDnsResolverConfig(),
-		resolution:  m.GetDnsResolutionConfig(), //nolint:staticcheck // control planes still send it
-		resolvers:   m.GetDnsResolvers(),        //nolint:staticcheck // control planes still send it
-		useTCP:      m.GetUseTcpForDnsLookups(), //nolint:staticcheck // control planes still send it
+		resolution:  m.GetDnsResolutionConfig(),
+		resolvers:   m.GetDnsResolvers(),
+		useTCP:      m.GetUseTcpForDnsLookups(),
 	}
 }
 
