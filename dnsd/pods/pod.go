@@ -177,10 +177,8 @@ func (p *Pods) enrol(q *pod, w wish) error {
 		// An inode number is used again, a cookie never.
 		return fmt.Errorf("%w: another one is at %s", errGone, a.Netns)
 	}
-	for _, other := range p.pods {
-		if other != q && other.live() && other.cookie == f.cookie {
-			return fmt.Errorf("%w, %s", errShared, other.attachment.Key())
-		}
+	if other := p.holder(f.cookie, q); other != nil {
+		return fmt.Errorf("%w, %s", errShared, other.attachment.Key())
 	}
 	q.cookie = f.cookie
 	old := p.rows[q.cookie].Nameservers
@@ -275,13 +273,33 @@ func (p *Pods) failed(q *pod, err error) {
 // release forgets the pod of this key; that it is unknown is fine. done, if not nil, is told when
 // nothing of ours is left in the pod's namespace.
 func (p *Pods) release(key attach.Key, done chan<- error) {
-	q := p.pods[key]
+	if q := p.pods[key]; q != nil {
+		p.forget(q)
+		p.leaving[key] = q
+	}
+	q := p.leaving[key] // also of a pod that the folder spoke of before the bell
 	if q == nil {
 		if done != nil {
 			done <- nil
 		}
 		return
 	}
+	p.releasing.Go(func() {
+		q.serving.Wait()
+		if done != nil {
+			done <- nil
+		}
+		p.post(func() {
+			if p.leaving[key] == q {
+				delete(p.leaving, key)
+			}
+		})
+	})
+}
+
+// forget closes what is open for q, then deletes its row: in between, the kernel finds no listener.
+func (p *Pods) forget(q *pod) {
+	key := q.attachment.Key()
 	delete(p.pods, key)
 	q.close()
 	p.deleteRowOf(q)
@@ -291,17 +309,21 @@ func (p *Pods) release(key attach.Key, done chan<- error) {
 	q.waiting = nil
 	p.log.Info("pod is released", "pod", q.name(), "attachment", key)
 	p.publish()
-	if done != nil {
-		p.releasing.Go(func() {
-			q.serving.Wait()
-			done <- nil
-		})
+}
+
+// holder returns the other pod for which the namespace of this cookie has its row, or nil.
+func (p *Pods) holder(cookie uint64, q *pod) *pod {
+	for _, other := range p.pods {
+		if other != q && other.live() && other.cookie == cookie {
+			return other
+		}
 	}
+	return nil
 }
 
 // deleteRowOf deletes q's row, unless it stands for another attachment of the same namespace.
 func (p *Pods) deleteRowOf(q *pod) {
-	if q.cookie == 0 || q.state == Shared {
+	if q.cookie == 0 || p.holder(q.cookie, q) != nil {
 		return
 	}
 	if err := p.deleteRow(q.cookie); err != nil {

@@ -112,13 +112,14 @@ type Pods struct {
 	ended chan struct{}
 
 	// Owned by the goroutine in Run.
-	home   netns.NsHandle // dnsd's own network namespace
-	own    uint64         // its cookie
-	pods   map[attach.Key]*pod
-	rows   map[uint64]ebpf.Pod // what the kernel holds, as far as known
-	broken []Problem           // files that cannot be read, and what else the last sweep could not do
+	home    netns.NsHandle // dnsd's own network namespace
+	own     uint64         // its cookie
+	pods    map[attach.Key]*pod
+	leaving map[attach.Key]*pod // forgotten, while something of them still runs
+	rows    map[uint64]ebpf.Pod // what the kernel holds, as far as known
+	broken  []Problem           // files that cannot be read, and what else the last sweep could not do
 
-	releasing sync.WaitGroup
+	releasing sync.WaitGroup // what still goes on in pods that are released
 	view      atomic.Pointer[view]
 }
 
@@ -137,7 +138,7 @@ func New(o Options) *Pods {
 	p := &Pods{
 		o: o, log: o.Log,
 		queue: make(chan func()), ended: make(chan struct{}),
-		pods: map[attach.Key]*pod{},
+		pods: map[attach.Key]*pod{}, leaving: map[attach.Key]*pod{},
 	}
 	p.view.Store(&view{})
 	return p
@@ -154,6 +155,7 @@ func (p *Pods) Run(ctx context.Context) error {
 	if p.home, p.own, err = home(); err != nil {
 		return err
 	}
+	defer func() { _ = p.home.Close() }()
 	bell, err := attach.Listen(p.o.Bell)
 	if err != nil {
 		return err
@@ -176,7 +178,6 @@ func (p *Pods) Run(ctx context.Context) error {
 		q.serving.Wait()
 	}
 	p.releasing.Wait()
-	_ = p.home.Close()
 	return err
 }
 

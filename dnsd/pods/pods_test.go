@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,7 +42,7 @@ var (
 // node is a node: the real kernel half attached to the test's own cgroup, a nameserver in a namespace
 // of its own, and a dnsd that can be stopped and started.
 type node struct {
-	t        *testing.T
+	t        testing.TB
 	kernel   *ebpf.Datapath
 	options  Options
 	infra    *sandbox.NS
@@ -49,6 +50,20 @@ type node struct {
 	pods     *Pods
 	stop     func()
 	networks int
+	deaf     atomic.Bool // serving a socket fails at once
+}
+
+// fragile is the real server, when it is not deaf.
+type fragile struct {
+	*serve.Server
+	deaf *atomic.Bool
+}
+
+func (f *fragile) ServeUDP(conn *net.UDPConn, c *serve.Client) error {
+	if f.deaf.Load() {
+		return errInjected
+	}
+	return f.Server.ServeUDP(conn, c)
 }
 
 // asked is one question the nameserver got.
@@ -58,7 +73,7 @@ type asked struct {
 	tcp  bool
 }
 
-func newNode(t *testing.T) *node {
+func newNode(t testing.TB) *node {
 	sandbox.Root(t)
 	cgroup := sandbox.Cgroup(t)
 	kernel, err := ebpf.Ensure(ebpf.Options{CgroupPath: cgroup, PinPath: sandbox.Pins(t)})
@@ -81,7 +96,7 @@ func newNode(t *testing.T) *node {
 }
 
 // beat keeps the heart beating until the test ends.
-func beat(t *testing.T, kernel *ebpf.Datapath) {
+func beat(t testing.TB, kernel *ebpf.Datapath) {
 	kernel.Beat()
 	tick, done := time.NewTicker(100*time.Millisecond), make(chan struct{})
 	var heart sync.WaitGroup
@@ -111,7 +126,7 @@ func (n *node) start() {
 	server := serve.New(serve.Options{Upstream: upstream.New(upstream.Options{})})
 	server.Store(table)
 	o := n.options
-	o.Serve = server
+	o.Serve = &fragile{server, &n.deaf}
 	n.pods = New(o)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

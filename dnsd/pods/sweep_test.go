@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -244,6 +245,8 @@ func TestRowsFollowTheFiles(t *testing.T) {
 
 func TestTwoAttachmentsOfOneNamespace(t *testing.T) {
 	n := newNode(t)
+	kernel := &flaky{Datapath: n.kernel}
+	n.options.Kernel = kernel
 	n.start()
 	ns, first := n.bare("web-0")
 	n.must(n.add(first))
@@ -262,6 +265,19 @@ func TestTwoAttachmentsOfOneNamespace(t *testing.T) {
 	n.del(first)
 	n.sweep()
 	n.wait(second, Captured, "")
+
+	// One that failed does not take the row of the other with it.
+	n.del(second)
+	kernel.rows.Store(true)
+	if err := n.add(first); !errors.Is(err, attach.ErrRefused) {
+		t.Errorf("added: %v", err)
+	}
+	kernel.rows.Store(false)
+	n.must(n.add(second))
+	n.del(first)
+	if _, ok := n.rows()[second.NetnsCookie]; !ok {
+		t.Error("the row went with the attachment that failed")
+	}
 }
 
 func TestLoThatIsDown(t *testing.T) {
@@ -292,7 +308,7 @@ func TestLoThatIsDown(t *testing.T) {
 // flaky is the real kernel half, with some writes that do not happen.
 type flaky struct {
 	*ebpf.Datapath
-	rows, listeners atomic.Bool // whether writing them fails
+	rows, listeners, deletes atomic.Bool // what fails
 }
 
 var errInjected = errors.New("injected")
@@ -309,6 +325,13 @@ func (f *flaky) PutListener(cookie uint64, i int, proto ebpf.Protocol, fd uintpt
 		return errInjected
 	}
 	return f.Datapath.PutListener(cookie, i, proto, fd)
+}
+
+func (f *flaky) DeletePod(cookie uint64) error {
+	if f.deletes.Load() {
+		return errInjected
+	}
+	return f.Datapath.DeletePod(cookie)
 }
 
 func TestKernelThatRefuses(t *testing.T) {
@@ -334,6 +357,34 @@ func TestKernelThatRefuses(t *testing.T) {
 			t.Errorf("%s: %d sockets in the pod, want 4", what, open)
 		}
 		n.del(a)
+	}
+	n.must(n.add(a))
+	kernel.deletes.Store(true)
+	n.del(a)
+	n.sweep()
+	n.must(n.problem(errInjected.Error()))
+	kernel.deletes.Store(false)
+	n.sweep()
+	if rows, problems := n.rows(), n.pods.Problems(); len(rows) != 0 || len(problems) != 0 {
+		t.Errorf("left: rows %v, problems %v", rows, problems)
+	}
+}
+
+func TestListenerThatCannotBeServed(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	ns, a := n.pod("web-0")
+	n.deaf.Store(true)
+	n.must(n.add(a))
+	n.wait(a, Failed, errInjected.Error())
+	if got, err := ask(ns, "udp", "10.96.0.10:53", "vip.example.com."); err != nil || got != theirs {
+		t.Errorf("%v, %v; want the nameserver's own answer", got, err)
+	}
+	n.deaf.Store(false)
+	n.sweep()
+	n.wait(a, Captured, "")
+	if got, err := ask(ns, "udp", "10.96.0.10:53", "vip.example.com."); err != nil || got != ours {
+		t.Errorf("%v, %v", got, err)
 	}
 }
 
@@ -403,5 +454,22 @@ func TestManyPodsAtOnce(t *testing.T) {
 	}
 	if rows := n.rows(); len(rows) != 0 || len(n.pods.List()) != 0 {
 		t.Errorf("left: %d rows, %d pods", len(rows), len(n.pods.List()))
+	}
+}
+
+// BenchmarkAdd is what a pod's start waits for: from the ring to the answer, two nameservers.
+func BenchmarkAdd(b *testing.B) {
+	n := newNode(b)
+	n.options.Log = slog.New(slog.DiscardHandler)
+	n.start()
+	_, a := n.bare("web-0")
+	for b.Loop() {
+		b.StopTimer()
+		n.write(a)
+		b.StartTimer()
+		n.must(n.ring(attach.OpAdd, a.Key()))
+		b.StopTimer()
+		n.del(a)
+		b.StartTimer()
 	}
 }
