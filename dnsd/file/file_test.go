@@ -3,6 +3,7 @@ package file
 import (
 	"encoding/json"
 	"flag"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -44,6 +45,23 @@ func TestFolders(t *testing.T) {
 				t.Errorf("%s differs; now it is\n%s", golden, got)
 			}
 		})
+	}
+}
+
+// What the seeds become is complete: every name has an address and every address that is balanced a
+// cluster, and nothing is left to complain about.
+func TestSeedsCompile(t *testing.T) {
+	in, err := readDir("testdata/seeds", "cluster.local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	vips, err := mesh.OpenVIPs("", netip.MustParsePrefix("240.240.0.0/16"), netip.MustParsePrefix("2001:2::/48"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := mesh.Compile([]mesh.Input{in}, vips)
+	if len(plan.Names) != 7 || len(plan.Watch) != 6 || len(plan.Problems) != 0 || plan.Partial {
+		t.Errorf("%d names, %d lookups, problems %+v", len(plan.Names), len(plan.Watch), plan.Problems)
 	}
 }
 
