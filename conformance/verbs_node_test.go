@@ -93,14 +93,13 @@ func (l *line) podSpec(name string) (world.PodSpec, error) {
 	return spec, nil
 }
 
-// cni status|gc|version: a verb of cnitool that concerns no pod.
+// cni status|gc: a verb of cnitool that concerns no pod.
 // cni conf FILE: replaces the network's configuration list by the file, with the environment expanded.
-// cni cleanup: forgets what the library cached, as after a reboot of the runtime.
 func cniVerb(l *line) (string, error) {
 	if l.word(0) == "conf" {
 		return "", l.w.WriteNetwork([]byte(l.expand(l.word(1))))
 	}
-	return l.w.CNI(l.word(0), l.words[1:]...)
+	return l.w.CNI(l.word(0))
 }
 
 func (l *line) expand(file string) string {

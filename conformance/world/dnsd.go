@@ -105,11 +105,10 @@ func (w *World) Configure(change map[string]any) error {
 	return os.WriteFile(w.configFile(), text, 0o644)
 }
 
-func (w *World) configFile() string  { return w.path("dnsd.yaml") }
-func (w *World) adminSocket() string { return filepath.Join(w.runDir(), "admin.sock") }
+func (w *World) configFile() string { return w.path("dnsd.yaml") }
 
 // Admin asks the running dnsd.
-func (w *World) Admin() *admin.Client { return admin.NewClient(w.adminSocket()) }
+func (w *World) Admin() *admin.Client { return admin.NewClient(w.AdminSocket()) }
 
 // StartDnsd starts dnsd and waits until it answers; with ready, until it says it is ready, which it is
 // when every source has spoken.
@@ -121,7 +120,7 @@ func (w *World) StartDnsd(ready bool) error {
 	}
 	cmd := exec.Command(w.bin.path("dnsd"), "run", "--config", w.configFile())
 	cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1")
-	p, err := w.launch(w.Node, w.logFile(), cmd)
+	p, err := w.launch(w.Node, w.LogFile(), cmd)
 	if err != nil {
 		return err
 	}
@@ -149,7 +148,7 @@ func (w *World) StartDnsd(ready bool) error {
 
 // DnsdLog is all that any dnsd of this world has written.
 func (w *World) DnsdLog() string {
-	text, _ := os.ReadFile(w.logFile())
+	text, _ := os.ReadFile(w.LogFile())
 	return string(text)
 }
 
@@ -176,7 +175,7 @@ func (w *World) SignalDnsd(sig syscall.Signal) error {
 
 // Dnsd runs one of dnsd's own commands, as an operator would.
 func (w *World) Dnsd(args ...string) (string, error) {
-	return w.output(nil, w.bin.path("dnsd"), append(args, "--socket", w.adminSocket())...)
+	return w.output(nil, w.bin.path("dnsd"), append(args, "--socket", w.AdminSocket())...)
 }
 
 // Get fetches a page from an address of the node.
@@ -204,9 +203,9 @@ func (w *World) cniEnv() []string {
 	return []string{"CNI_PATH=" + string(w.bin), "NETCONFPATH=" + w.netDir()}
 }
 
-// CNI runs a verb of cnitool that concerns no pod: status, gc, version.
-func (w *World) CNI(verb string, args ...string) (string, error) {
-	return w.output(w.cniEnv(), w.bin.path("cnitool"), append([]string{verb, w.Network()}, args...)...)
+// CNI runs a verb of cnitool that concerns no pod, status or gc, for the network of IPv4 pods.
+func (w *World) CNI(verb string) (string, error) {
+	return w.output(w.cniEnv(), w.bin.path("cnitool"), verb, w.Network(), w.Node.Path())
 }
 
 // Plugin runs the plugin itself, without a runtime, with a network configuration on its standard input.

@@ -2,6 +2,7 @@ package world
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -64,4 +65,28 @@ func (w *World) Links() ([]string, error) {
 		return err
 	})
 	return names, err
+}
+
+// Leftovers lists what deleted pods have left behind: kernel rows, veth ends, attachment files.
+func (w *World) Leftovers() ([]string, error) {
+	var left []string
+	rows, err := w.KernelPods()
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range rows {
+		left = append(left, "kernel row "+row)
+	}
+	links, err := w.Links()
+	if err != nil {
+		return nil, err
+	}
+	for _, link := range links {
+		left = append(left, "veth "+link)
+	}
+	files, err := os.ReadDir(w.AttachmentDir())
+	for _, file := range files {
+		left = append(left, "file "+file.Name())
+	}
+	return left, err
 }

@@ -50,9 +50,10 @@ type Pod struct {
 	// Result is what the last plugin printed.
 	Result []byte
 
-	world *World
-	app   *rpc.Client
-	proc  *exec.Cmd
+	world  *World
+	canary string
+	app    *rpc.Client
+	proc   *exec.Cmd
 }
 
 // DefaultNamespace is a pod's namespace unless its spec says otherwise.
@@ -109,7 +110,7 @@ func (w *World) BarePod(s PodSpec) (*Pod, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Pod{PodSpec: s, NS: ns, world: w}
+	p := &Pod{PodSpec: s, NS: ns, world: w, canary: canaryPrefix + randomID()}
 	if err := w.Node.Do(func() error { return p.plantCanary() }); err != nil {
 		return nil, errors.Join(err, ns.Close())
 	}
@@ -140,15 +141,13 @@ func (w *World) PodNames() []string {
 // when the pod's namespace is really gone, which a forgotten socket would prevent.
 const canaryPrefix = "cny-"
 
-func (p *Pod) canary() string { return canaryPrefix + p.Name }
-
 func (p *Pod) plantCanary() error {
 	f, err := os.Open(p.NS.Path())
 	if err != nil {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	veth := netlink.NewVeth(netlink.LinkAttrs{Name: p.canary()})
+	veth := netlink.NewVeth(netlink.LinkAttrs{Name: p.canary})
 	veth.PeerName = "canary"
 	veth.PeerNamespace = netlink.NsFd(int(f.Fd()))
 	if err := netlink.LinkAdd(veth); err != nil {
@@ -160,7 +159,7 @@ func (p *Pod) plantCanary() error {
 // Gone returns nil once the kernel has destroyed the deleted pod's namespace.
 func (p *Pod) Gone() error {
 	return p.world.Node.Do(func() error {
-		_, err := netlink.LinkByName(p.canary())
+		_, err := netlink.LinkByName(p.canary)
 		var missing netlink.LinkNotFoundError
 		if errors.As(err, &missing) {
 			return nil
@@ -255,6 +254,10 @@ func (p *Pod) startApp() error {
 	}
 	if err := p.world.start(p.NS, cmd); err != nil {
 		return fmt.Errorf("pod %s: start its application: %w", p.Name, err)
+	}
+	pid := fmt.Appendln(nil, cmd.Process.Pid)
+	if err := os.WriteFile(p.world.path(p.Name+".pid"), pid, 0o644); err != nil {
+		return err
 	}
 	p.proc = cmd
 	p.app = rpc.NewClient(pipe{out, in})

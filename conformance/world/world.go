@@ -106,7 +106,25 @@ func New(o Options) (w *World, err error) {
 	if err := w.ADS.Start(); err != nil {
 		return nil, err
 	}
+	if err := w.writeEnter(); err != nil {
+		return nil, err
+	}
 	return w, w.writeConfig()
+}
+
+// Enter is a script that runs a command where a pod's application runs, for people to look around:
+// "enter POD COMMAND ...".
+func (w *World) Enter() string { return w.path("enter") }
+
+func (w *World) writeEnter() error {
+	script := fmt.Sprintf(`#!/bin/sh
+# enter POD COMMAND ...: runs the command in the pod: its network, its resolv.conf, its cgroup.
+pid=$(cat %q/"$1.pid") || exit 1
+shift
+echo $$ >%q/cgroup.procs
+exec nsenter --target "$pid" --net --mount "$@"
+`, w.Dir, w.Cgroup())
+	return os.WriteFile(w.Enter(), []byte(script), 0o755)
 }
 
 func (w *World) path(elem ...string) string {
@@ -115,7 +133,12 @@ func (w *World) path(elem ...string) string {
 func (w *World) runDir() string   { return w.path("run") }
 func (w *World) stateDir() string { return w.path("state") }
 func (w *World) netDir() string   { return w.path("net.d") }
-func (w *World) logFile() string  { return w.path("dnsd.log") }
+
+// LogFile is where dnsd writes its log.
+func (w *World) LogFile() string { return w.path("dnsd.log") }
+
+// AdminSocket is where the running dnsd answers its own commands.
+func (w *World) AdminSocket() string { return filepath.Join(w.runDir(), "admin.sock") }
 
 // ManifestDir is the folder dnsd's file source watches.
 func (w *World) ManifestDir() string { return w.path("manifests") }
