@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"reflect"
 )
@@ -38,7 +39,7 @@ func (c *compiler) judge(s *source, name string, addr netip.Addr) (use, *Cluster
 	return balance, cl
 }
 
-func clusterObject(cl *Cluster) string { return "cluster " + cl.Name }
+func clusterObject(cl *Cluster) string { return fmt.Sprintf("cluster %q", cl.Name) }
 
 // indexClusters finds a source's clusters by name and reports what cannot be served as it is.
 func (c *compiler) indexClusters(s *source, clusters []Cluster) {

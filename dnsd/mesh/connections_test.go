@@ -43,7 +43,7 @@ func TestClusters(t *testing.T) {
 		"a cluster that wants TLS is left alone and reported",
 		[]Input{input("xds", real("x"), tls)},
 		`name a.test = 192.0.2.1
-		problem xds cluster x: it demands mTLS, which cannot be originated here: connections to it are left alone`,
+		problem xds cluster "x": it demands mTLS, which cannot be originated here: connections to it are left alone`,
 	}, {
 		"endpoints that want TLS or are not healthy are left out",
 		[]Input{input("xds", real("x"), with(static("x", "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"), func(c *Cluster) {
@@ -53,7 +53,7 @@ func TestClusters(t *testing.T) {
 		`name a.test = 192.0.2.1 virtual
 		front 192.0.2.1:80/TCP -> xds/x
 		serve xds/x LEAST_REQUEST: 10.0.0.2:80
-		problem xds cluster x: 1 of 3 endpoints demand mTLS, which cannot be originated here, and are left out`,
+		problem xds cluster "x": 1 of 3 endpoints demand mTLS, which cannot be originated here, and are left out`,
 	}, {
 		"an address that is one of the endpoints is a pod's own",
 		[]Input{input("xds", real("x"), static("x", "10.0.0.1:80", "192.0.2.1:80"))},
@@ -117,12 +117,12 @@ func TestDNSClusters(t *testing.T) {
 		[]Input{input("xds", host, dns(LogicalDNS, mixed[1], mixed[0])), input("resolve", all(false, "one.test", "10.0.0.1"))},
 		head + `serve xds/outbound|80||a.test RANDOM: [r1 p0 w1] 10.0.0.1:8080*2
 		watch one.test ALL every 5s
-		problem xds cluster outbound|80||a.test: LOGICAL_DNS has one endpoint, this cluster 4; only One.Test. is used`,
+		problem xds cluster "outbound|80||a.test": LOGICAL_DNS has one endpoint, this cluster 4; only One.Test. is used`,
 	}, {
 		"without endpoints it refuses",
 		[]Input{input("xds", host, dns(StrictDNS))},
 		head + `serve xds/outbound|80||a.test RANDOM:
-		problem xds cluster outbound|80||a.test: it has no endpoints: connections are refused`,
+		problem xds cluster "outbound|80||a.test": it has no endpoints: connections are refused`,
 	}, {
 		"a cluster nobody uses is not looked up",
 		[]Input{input("xds", dns(StrictDNS, one))},
@@ -161,7 +161,7 @@ func TestListeners(t *testing.T) {
 		head + `front 240.240.0.1:80/TCP -> xds/v1*90 + v2*10
 		serve refuse LEAST_REQUEST:
 		serve xds/v1*90 + v2*10 LEAST_REQUEST: 10.0.1.1:80*9 10.0.1.2:80*9 10.0.2.1:80*2
-		problem xds listener l: the source has no cluster "gone" (it may still come)`,
+		problem xds listener "l": the source has no cluster "gone" (it may still come)`,
 	}, {
 		"locality weights and priorities go into a split's weights",
 		[]Input{input("xds", host, base, v2, with(static("v1"), func(c *Cluster) {
@@ -181,7 +181,7 @@ func TestListeners(t *testing.T) {
 		head + `front 240.240.0.1:80/TCP -> xds/outbound|80||a.test
 		serve refuse LEAST_REQUEST:
 		serve xds/outbound|80||a.test LEAST_REQUEST: 10.0.0.1:80
-		problem xds listener l: the source has no cluster "gone" (it may still come)`,
+		problem xds listener "l": the source has no cluster "gone" (it may still come)`,
 	}, {
 		"nor a host: refused at a virtual address, left alone at a real one",
 		[]Input{input("xds", listener("l", "240.240.0.1", 80, to("gone", 1)), listener("m", "192.0.2.1", 80, to("gone", 1)))},
@@ -189,8 +189,8 @@ func TestListeners(t *testing.T) {
 		front 240.240.0.1:80/TCP -> xds/gone
 		serve refuse LEAST_REQUEST:
 		serve xds/gone LEAST_REQUEST:
-		problem xds listener l: the source has no cluster "gone" (it may still come)
-		problem xds listener m: the source has no cluster "gone" (it may still come)`,
+		problem xds listener "l": the source has no cluster "gone" (it may still come)
+		problem xds listener "m": the source has no cluster "gone" (it may still come)`,
 	}, {
 		"a listener alone is a frontend",
 		[]Input{input("xds", v2, listener("l", "192.0.2.1", 9000, to("v2", 0)))},
@@ -203,7 +203,7 @@ func TestListeners(t *testing.T) {
 			listener("l", "192.0.2.1", 80, to("p", 1)), listener("m", "192.0.2.2", 80, to("v1", 1), to("p", 1)),
 			listener("pod", "10.0.2.1", 80, to("v2", 1)))},
 		`name b.test = 192.0.2.1
-		problem xds listener m: its cluster "p" cannot be balanced, so the whole split is left alone`,
+		problem xds listener "m": its cluster "p" cannot be balanced, so the whole split is left alone`,
 	}})
 }
 

@@ -41,9 +41,9 @@ func TestBadInput(t *testing.T) {
 		{Host{Name: "a.test", Object: "bad", Addresses: []netip.Addr{ip("fe80::1%eth0")}}, "file bad: address fe80::1%eth0 has a zone, which means nothing to another node; it is left out"},
 		{Host{Name: "a.test", Object: "bad", Ports: []Port{{Number: 0, Protocol: TCP}, {Number: 80}}}, "file bad: a.test has ports that are not TCP or UDP ports from 1 to 65535; they are left out"},
 		{Host{Name: "a.test", Object: "bad", Records: []Record{{Label: "web 0"}}}, `file bad: record "web 0" below a.test: not a name that can be asked for`},
-		{listener("l", "0.0.0.0", 80, to("x", 1)), "file listener l: address 0.0.0.0 cannot belong to a host; it is left out"},
-		{listener("l", "192.0.2.9", 80), "file listener l: it needs a TCP or UDP port and a cluster; it is left out"},
-		{Cluster{Name: "x", Discovery: "EDGE"}, `file cluster x: discovery type "EDGE" is not served; it is left out`},
+		{listener("l", "0.0.0.0", 80, to("x", 1)), "file listener \"l\": address 0.0.0.0 cannot belong to a host; it is left out"},
+		{listener("l", "192.0.2.9", 80), "file listener \"l\": it needs a TCP or UDP port and a cluster; it is left out"},
+		{Cluster{Name: "x", Discovery: "EDGE"}, `file cluster "x": discovery type "EDGE" is not served; it is left out`},
 	} {
 		t.Run(tc.problem, func(t *testing.T) {
 			vips := newVIPs(t)
@@ -82,7 +82,7 @@ func TestBadClusters(t *testing.T) {
 			compare(t, show(plan, vips), `name a.test = 192.0.2.1 virtual
 				front 192.0.2.1:80/TCP -> file/x
 				serve file/x LEAST_REQUEST:`+tc.serves+`
-				problem file cluster x: `+tc.problem)
+				problem file cluster "x": `+tc.problem)
 		})
 	}
 }

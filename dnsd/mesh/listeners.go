@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 )
 
@@ -27,7 +28,7 @@ func (c *compiler) indexListeners(s *source, listeners []Listener) {
 		at := bind{l.Address.Unmap(), l.Port, l.Protocol}
 		if first := s.listeners[at]; first != nil {
 			if !slices.Equal(first.Clusters, l.Clusters) {
-				c.report(s, listenerObject(l), "%s is bound by listener %s already, which counts", at, first.Name)
+				c.report(s, listenerObject(l), "%s is bound by listener %q already, which counts", at, first.Name)
 			}
 			continue
 		}
@@ -86,4 +87,4 @@ func (c *compiler) listening(s *source, l *Listener) (serves *assigned, known bo
 	return c.split(s, shares), true
 }
 
-func listenerObject(l *Listener) string { return "listener " + l.Name }
+func listenerObject(l *Listener) string { return fmt.Sprintf("listener %q", l.Name) }
