@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -391,6 +392,22 @@ func TestAskEndsWithItsContext(t *testing.T) {
 			t.Error("no error")
 		}
 	})
+}
+
+// A pod that goes takes its sockets with it, which is no server's fault.
+func TestSocketClosedUnderneath(t *testing.T) {
+	conns := make(chan net.Conn, 1)
+	s := to(raw(t, func(net.PacketConn, net.Addr, []byte) { (<-conns).Close() }))
+	s.Dial = wrapDial(func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		conns <- conn
+		return conn, err
+	})
+	c := New(Options{})
+	_, err := c.Exchange(t.Context(), s, query("www.example.com.", dns.TypeA))
+	if !errors.Is(err, errUnsent) || c.health.servers[place{"", s.Addrs[0]}].silent != 0 || c.Stats().Entries != 0 {
+		t.Errorf("blamed the server: %v", err)
+	}
 }
 
 func TestAskRemembersNothing(t *testing.T) {

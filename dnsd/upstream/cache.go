@@ -92,8 +92,9 @@ func appendKey(b []byte, s Servers, q *dns.Msg) []byte {
 	return append(b, s.Scope...)
 }
 
-// find says what to do about a question: use what it returns, or wait for somebody to ask.
-func (c *cache) find(key []byte, now time.Time) (f found) {
+// find says what to do about a question that may be asked from dial's sockets: use what it returns, or
+// wait for somebody to ask.
+func (c *cache) find(key []byte, dial Dialer, now time.Time) (f found) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	element := c.entries[string(key)]
@@ -107,7 +108,8 @@ func (c *cache) find(key []byte, now time.Time) (f found) {
 	if e.wire != nil && now.Before(e.expires.Add(maxStale)) {
 		f.wire, f.age, f.past = e.wire, now.Sub(e.stored), !now.Before(e.expires)
 	}
-	remembered := e.failures > 0 && now.Before(e.until) && e.epoch == c.epoch
+	remembered := e.failures > 0 && now.Before(e.until) && e.epoch == c.epoch &&
+		(e.failed.err == nil || sameDialer(e.failed.by, dial))
 	switch {
 	case f.wire != nil && !f.past:
 		e.hits++

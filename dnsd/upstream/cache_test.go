@@ -206,6 +206,27 @@ func TestMergeWithABrokenDialer(t *testing.T) {
 	})
 }
 
+// One pod that may not ask, by policy, does not fail another one's questions.
+func TestFailureIsTheDialersOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, blocked := answering(a1), &pipes{handle: func(string, string, *dns.Msg) *dns.Msg { return nil }}
+		c := New(Options{})
+		s := p.at(1)
+		s.Dial = blocked
+		ask := func() error {
+			_, err := c.Exchange(t.Context(), s, query("www.example.com.", dns.TypeA))
+			return err
+		}
+		if ask() == nil {
+			t.Fatal("no error")
+		}
+		if took := time.Now(); ask() == nil || time.Since(took) != 0 {
+			t.Error("not remembered for the one it failed for")
+		}
+		expectA(t, exchange(t, c, p), "192.0.2.1")
+	})
+}
+
 func TestServeStale(t *testing.T) {
 	for name, failing := range map[string]struct {
 		handle func(*dns.Msg) *dns.Msg

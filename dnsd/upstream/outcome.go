@@ -15,6 +15,7 @@ type outcome struct {
 	err    error         // why there is none
 	failed bool          // no server gave a usable answer; wire is what one said instead
 	unsent bool          // because we had no socket: nobody else is to blame
+	by     Dialer        // whose sockets it was asked from
 	ttl    time.Duration // how long to believe wire; 0 means only now
 }
 

@@ -2,11 +2,7 @@ package upstream
 
 import (
 	"fmt"
-	"io/fs"
 	"net/netip"
-	"os"
-	"sync"
-	"time"
 
 	"github.com/miekg/dns"
 )
@@ -24,36 +20,4 @@ func ResolvConf(path string) (servers []netip.AddrPort, search []string, err err
 		}
 	}
 	return servers, conf.Search, nil
-}
-
-// ResolvFile is a resolv.conf(5) that is read again when it has changed. The zero value with a Path is
-// ready to use, by several goroutines.
-type ResolvFile struct {
-	Path string
-
-	mu      sync.Mutex
-	checked time.Time
-	seen    fs.FileInfo
-	servers []netip.AddrPort
-}
-
-// Servers returns the nameservers the file names now; the caller must not change the slice. The file is
-// looked at once a second at most. While it cannot be read, the last good list stays.
-func (f *ResolvFile) Servers() []netip.AddrPort {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	now := time.Now()
-	if now.Sub(f.checked) < time.Second {
-		return f.servers
-	}
-	f.checked = now
-	info, err := os.Stat(f.Path)
-	if err != nil || f.seen != nil && os.SameFile(info, f.seen) &&
-		info.ModTime().Equal(f.seen.ModTime()) && info.Size() == f.seen.Size() {
-		return f.servers
-	}
-	if servers, _, err := ResolvConf(f.Path); err == nil {
-		f.servers, f.seen = servers, info
-	}
-	return f.servers
 }

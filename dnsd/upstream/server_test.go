@@ -200,3 +200,9 @@ func within(t *testing.T, d time.Duration, what string, f func()) {
 type dialFunc func() error
 
 func (f dialFunc) DialContext(context.Context, string, string) (net.Conn, error) { return nil, f() }
+
+type wrapDial func(context.Context, string, string) (net.Conn, error)
+
+func (f wrapDial) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	return f(ctx, network, address)
+}

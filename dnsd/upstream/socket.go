@@ -147,10 +147,14 @@ func readFramed(r io.Reader, buf []byte) (int, error) {
 	return io.ReadFull(r, buf[:n])
 }
 
-// because prefers the context's reason to the deadline error that its end makes of a read.
+// because says what an error of a socket stems from: the context's end if that was it, which shows as a
+// deadline; or the Dialer having closed the socket under us, its pod being gone.
 func because(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return context.Cause(ctx)
+	case errors.Is(err, net.ErrClosed):
+		return fmt.Errorf("%w: %w", errUnsent, err)
 	}
 	return err
 }

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,7 +45,9 @@ type Dialer interface {
 
 // Servers says whom to ask, and from where.
 type Servers struct {
-	// Dial opens the sockets; nil means a plain net.Dialer, in the namespace dnsd itself runs in.
+	// Dial opens the sockets; nil means a plain net.Dialer, in the namespace dnsd itself runs in. Who
+	// has one Dialer (compared with ==) has one fate: that nobody answers is remembered only for those,
+	// since the others may stand behind another NetworkPolicy.
 	Dial Dialer
 	// Addrs are the servers in the order of preference: the first is the one that was asked for. It is
 	// only read, and must not change during a call nor for 2.4 s after it.
@@ -101,8 +104,9 @@ func (c *Client) Exchange(ctx context.Context, s Servers, q *dns.Msg) (*dns.Msg,
 	}
 	var buf [keyBytes]byte
 	key := appendKey(buf[:0], s, q)
+	began := time.Now()
 	for again := true; ; again = false {
-		f := c.cache.find(key, time.Now())
+		f := c.cache.find(key, s.Dial, time.Now())
 		if f.lead {
 			go c.fly(context.WithoutCancel(ctx), s, newQuestion(q), f.flight)
 		}
@@ -114,8 +118,8 @@ func (c *Client) Exchange(ctx context.Context, s Servers, q *dns.Msg) (*dns.Msg,
 		switch {
 		case err != nil:
 			return nil, err
-		case out.unsent && !f.lead && again:
-			// Whoever led had no socket to ask from, his namespace being gone perhaps. We may have.
+		case again && !f.lead && out.err != nil && !sameDialer(out.by, s.Dial) && time.Since(began) < firstTry:
+			// Whoever led could not even ask, his pod being gone perhaps, or cut off. We may.
 			continue
 		case out.failed && f.wire != nil:
 			c.counts.stale.Add(1)
@@ -142,8 +146,17 @@ func (c *Client) Ask(ctx context.Context, s Servers, q *dns.Msg) (*dns.Msg, erro
 func (c *Client) fly(ctx context.Context, s Servers, q *question, f *flight) {
 	reply, err := c.ask(ctx, s, q)
 	f.outcome = newOutcome(q.Question, reply, err)
+	f.by = s.Dial
 	c.cache.land(f, time.Now())
 	close(f.done)
+}
+
+// sameDialer says whether a and b are one Dialer, as far as they can be compared at all.
+func sameDialer(a, b Dialer) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
+	}
+	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
 // count notes what became of one question.
