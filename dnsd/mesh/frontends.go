@@ -57,9 +57,6 @@ func (c *compiler) giveAddresses(rows []*row) {
 
 // yieldAddresses takes from a row the addresses that another host has from us and keeps.
 func (c *compiler) yieldAddresses(r *row, keeps func(holder string) bool) {
-	if r.headless {
-		return
-	}
 	had := len(r.addrs)
 	r.addrs = slices.DeleteFunc(r.addrs, func(addr netip.Addr) bool {
 		holder := c.vips.holder(addr)
