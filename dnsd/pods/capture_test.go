@@ -66,7 +66,7 @@ func TestPodIsAnsweredByUs(t *testing.T) {
 	t.Run("unconnected", func(t *testing.T) { n.unconnected(ns) })
 	n.must(n.ring(attach.OpCheck, a.Key()))
 	n.del(a)
-	n.threads(fmt.Sprintf("net:[%d]", a.NetnsInode))
+	n.threads(a)
 }
 
 // wasAsked fails the test unless the nameserver was asked for name, over UDP, by the pod itself.
@@ -194,7 +194,7 @@ func TestDelFreesTheNamespace(t *testing.T) {
 			return nil
 		})
 	})
-	n.threads(fmt.Sprintf("net:[%d]", a.NetnsInode))
+	n.threads(a)
 }
 
 func TestRestart(t *testing.T) {

@@ -3,12 +3,13 @@ package pods
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,6 +26,10 @@ import (
 	"github.com/nodens-dns/nodens/dnsd/upstream"
 	"github.com/nodens-dns/nodens/ebpf"
 )
+
+// The sandbox ends the threads it has sent into a namespace. The process's first thread cannot be ended
+// and would keep the namespace alive for good; so nobody but the main goroutine may use it.
+func init() { runtime.LockOSThread() }
 
 // patience is far more than anything here takes.
 const patience = 20 * time.Second
@@ -352,24 +357,19 @@ func ask(ns *sandbox.NS, network, at, name string) (netip.Addr, error) {
 	return query(conn, name)
 }
 
-// inode returns the network namespace a thread is in, as text.
-func inode(task string) string {
-	ns, _ := os.Readlink(filepath.Join("/proc/self/task", task, "ns/net"))
-	return ns
-}
-
-// threads fails the test if a thread stays in ns. Threads that are ended because they could not go back
-// take a moment. The process's first thread cannot be ended: the sandbox may have left it there.
-func (n *node) threads(ns string) {
+// threads fails the test if a thread stays in the namespace of a. Threads that are ended because they
+// could not go back take a moment.
+func (n *node) threads(a attach.Attachment) {
 	n.t.Helper()
+	pod := fmt.Sprintf("net:[%d]", a.NetnsInode)
 	n.eventually("no thread is left in the pod", func() error {
-		tasks, err := os.ReadDir("/proc/self/task")
+		tasks, err := filepath.Glob("/proc/self/task/*/ns/net")
 		if err != nil {
 			return err
 		}
 		for _, task := range tasks {
-			if inode(task.Name()) == ns && task.Name() != strconv.Itoa(os.Getpid()) {
-				return errors.New("thread " + task.Name() + " is in " + ns)
+			if ns, err := os.Readlink(task); err == nil && ns == pod {
+				return errors.New(task + " is " + ns)
 			}
 		}
 		return nil

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -99,7 +98,7 @@ func TestNodesOwnNamespaceIsNeverEnrolled(t *testing.T) {
 	n.start()
 	a := attach.Attachment{
 		Version: attach.Version, ContainerID: "host", IfName: "eth0", Interface: "lo",
-		Netns:     thread(t) + "/ns/net",
+		Netns:     "/proc/self/ns/net",
 		Addresses: []netip.Prefix{netip.MustParsePrefix("10.96.0.5/24")},
 		DNS:       attach.DNS{Nameservers: []netip.Addr{netip.MustParseAddr(server4)}},
 	}
@@ -113,20 +112,6 @@ func TestNodesOwnNamespaceIsNeverEnrolled(t *testing.T) {
 	if err := n.ring(attach.OpCheck, a.Key()); err == nil {
 		t.Error("CHECK is content")
 	}
-}
-
-// thread returns the /proc folder of a thread that stays in the test's own namespace until the test
-// ends. The process's first thread may have been left elsewhere by the sandbox.
-func thread(t *testing.T) string {
-	dir, done := make(chan string), make(chan struct{})
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		dir <- fmt.Sprintf("/proc/self/task/%d", unix.Gettid())
-		<-done
-	}()
-	t.Cleanup(func() { close(done) })
-	return <-dir
 }
 
 // A path that never opens keeps its own pod waiting and nobody else's.
