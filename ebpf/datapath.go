@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -47,6 +48,9 @@ type Datapath struct {
 	heartbeat *memory[uint64]
 	cgroup    string
 	seenBy    string // how the last step of attaching made sure
+
+	mapping sync.Mutex
+	tables  *tables // nil until Services needs them
 }
 
 // Attached says whether a complete datapath of this build's schema is pinned: nil, or an error naming
@@ -144,7 +148,11 @@ func Remove(o Options) error {
 
 // Close lets go of the maps. Programs and maps stay pinned and at work.
 func (d *Datapath) Close() error {
-	return errors.Join(d.heartbeat.Close(), d.maps.Close())
+	var balancing error
+	if d.tables != nil {
+		balancing = d.tables.Close()
+	}
+	return errors.Join(balancing, d.heartbeat.Close(), d.maps.Close())
 }
 
 // install loads the programs against the pinned maps, makes what is not there, and brings every hook up

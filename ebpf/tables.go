@@ -270,27 +270,3 @@ func full(err error, m *ebpf.Map, name string) error {
 	}
 	return err
 }
-
-// memory is the rows of an array map, shared with the kernel.
-type memory[T any] struct {
-	rows []T
-	raw  []byte
-}
-
-func mapMemory[T any](m *ebpf.Map) (*memory[T], error) {
-	size := int(m.MaxEntries()) * int(unsafe.Sizeof(*new(T)))
-	page := unix.Getpagesize()
-	raw, err := unix.Mmap(m.FD(), 0, (size+page-1)/page*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return nil, fmt.Errorf("map %s into memory: %w", m, err)
-	}
-	return &memory[T]{rows: unsafe.Slice((*T)(unsafe.Pointer(&raw[0])), m.MaxEntries()), raw: raw}, nil
-}
-
-// Close unmaps; the rows must not be touched afterwards.
-func (m *memory[T]) Close() error {
-	if err := unix.Munmap(m.raw); err != nil {
-		return fmt.Errorf("unmap a map: %w", err)
-	}
-	return nil
-}

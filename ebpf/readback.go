@@ -1,0 +1,134 @@
+package ebpf
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+)
+
+// ServiceState is a service as the kernel has it.
+type ServiceState struct {
+	Name      string // "" until an Apply has named it
+	Policy    Policy
+	Frontends []Frontend
+	Backends  []BackendState
+}
+
+// BackendState is a backend as the kernel has it. Its numbers are of the whole node, not of the one
+// service.
+type BackendState struct {
+	Addr        netip.AddrPort
+	Weight      uint32 // reduced
+	Active      uint32 // connected sockets
+	Connections uint64 // ever placed on it
+	Failures    uint64 // handshakes that failed
+	Ejected     bool   // rests since a handshake failed, until one succeeds
+}
+
+// Dump reads every service, in the order of their names.
+func (s *Services) Dump() []ServiceState {
+	frontends := make(map[uint32][]Frontend)
+	for _, row := range slices.SortedFunc(maps.Keys(s.rows), compareRows) {
+		frontends[s.rows[row]] = append(frontends[s.rows[row]], row.frontend())
+	}
+	names := make(map[uint32]string)
+	for name, index := range s.names {
+		names[index] = name
+	}
+	var all []ServiceState
+	for index := range s.live {
+		state := ServiceState{Name: names[index], Frontends: frontends[index]}
+		if s.tables.words.rows[index] != 0 {
+			state.Policy = Policy(s.tables.sets.rows[s.setOf(index)].Policy)
+			state.Backends = s.dumpBackends(index)
+		}
+		all = append(all, state)
+	}
+	slices.SortFunc(all, func(a, b ServiceState) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), slices.CompareFunc(a.Frontends, b.Frontends,
+			func(a, b Frontend) int { return compareRows(a.row(), b.row()) }))
+	})
+	return all
+}
+
+func (s *Services) dumpBackends(index uint32) []BackendState {
+	var all []BackendState
+	for id, weight := range s.members(index) {
+		state := &s.tables.states.rows[id]
+		all = append(all, BackendState{
+			Addr:        s.tables.backends.rows[id].addrPort(),
+			Weight:      weight,
+			Active:      atomic.LoadUint32(&state.Active),
+			Connections: atomic.LoadUint64(&state.Connections),
+			Failures:    atomic.LoadUint64(&state.Failures),
+			Ejected:     atomic.LoadUint64(&state.EjectUntil) != 0,
+		})
+	}
+	slices.SortFunc(all, func(a, b BackendState) int { return a.Addr.Compare(b.Addr) })
+	return all
+}
+
+// setOf is the set a service's word names.
+func (s *Services) setOf(index uint32) uint32 { return uint32(s.tables.words.rows[index]) }
+
+// slotsOf is where the slots of a published service are: the cycle and, after it, the members.
+func (s *Services) slotsOf(index uint32) run {
+	set := s.tables.sets.rows[s.setOf(index)]
+	return run{set.Base, max(set.Count, set.Members-set.Base+set.Size)}
+}
+
+// members are the backends of a published service and their weights.
+func (s *Services) members(index uint32) map[uint32]uint32 {
+	set := s.tables.sets.rows[s.setOf(index)]
+	members := make(map[uint32]uint32, set.Size)
+	for _, slot := range s.tables.slots.rows[set.Members : set.Members+set.Size] {
+		members[slot.Backend] = slot.Weight
+	}
+	return members
+}
+
+// equal compares a service's published set with one laid out from slot 0.
+func (s *Services) equal(index uint32, set nodensSet, slots []nodensSlot) bool {
+	if s.tables.words.rows[index] == 0 {
+		return false
+	}
+	have, at := s.tables.sets.rows[s.setOf(index)], s.slotsOf(index)
+	set.Base += have.Base
+	set.Members += have.Base
+	return have == set && slices.Equal(s.tables.slots.rows[at.base:at.end()], slots)
+}
+
+func (f Frontend) row() nodensFrontend {
+	return nodensFrontend{Addr: address(f.Addr), Port: swap(f.Port), Protocol: uint8(f.Protocol), View: f.View}
+}
+
+func (row nodensFrontend) frontend() Frontend {
+	return Frontend{Addr: row.Addr.addr(), Port: swap(row.Port), Protocol: Protocol(row.Protocol), View: row.View}
+}
+
+func (row nodensFrontend) String() string {
+	f := row.frontend()
+	return fmt.Sprintf("%s protocol %d view %x", netip.AddrPortFrom(f.Addr, f.Port), f.Protocol, f.View)
+}
+
+// rank is 0 for the row that makes an address known.
+func rank(row nodensFrontend) int {
+	if row == (nodensFrontend{Addr: row.Addr}) {
+		return 0
+	}
+	return 1
+}
+
+func compareRows(a, b nodensFrontend) int {
+	return cmp.Or(a.Addr.addr().Compare(b.Addr.addr()), cmp.Compare(swap(a.Port), swap(b.Port)),
+		cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.View, b.View))
+}
+
+func (b nodensBackend) addrPort() netip.AddrPort {
+	return netip.AddrPortFrom(b.Addr.addr(), swap(b.Port))
+}
+
+func unmap(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }

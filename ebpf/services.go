@@ -1,0 +1,419 @@
+package ebpf
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// Frontend is an address that stands for a service. Port 0 with AnyProtocol is every port not named by
+// another frontend of the address; the backends' port is then the one asked for, if theirs is 0.
+type Frontend struct {
+	Addr     netip.Addr
+	Port     uint16
+	Protocol Protocol
+	View     uint64 // whose it is, ViewOf; 0: everybody's, unless there is one of their own
+}
+
+// Policy is how a service picks a backend.
+type Policy uint32
+
+// The policies of Envoy's that the programs know. LeastRequest takes the less busy of two, by open
+// connections.
+const (
+	Random       = Policy(nodensPolicyRANDOM)
+	RoundRobin   = Policy(nodensPolicyROUND_ROBIN)
+	LeastRequest = Policy(nodensPolicyLEAST_REQUEST)
+)
+
+// Service is what stands behind frontends. With no backend of a frontend's family it refuses.
+type Service struct {
+	Policy   Policy
+	Backends []Backend
+}
+
+// Backend is where connections go. One address is one backend, in however many services.
+type Backend struct {
+	Addr   netip.AddrPort // port 0: the one the client asked for
+	Weight uint32         // relative to the service's others; 0 counts as 1
+}
+
+// Changes counts what an Apply wrote; zero when the kernel was as it should be.
+type Changes struct {
+	Frontends int // rows written or deleted
+	Services  int // sets published or retired
+	Backends  int // rows written
+}
+
+// Services makes the kernel's balancing maps equal to what is wanted. It is their only writer, is not
+// safe for concurrent use, and is good until its Datapath is closed.
+type Services struct {
+	frontends *ebpf.Map
+	tables    *tables
+
+	rows   map[nodensFrontend]uint32 // the frontends map
+	live   map[uint32]bool           // indexes of services in use
+	names  map[string]uint32         // their indexes, as far as their names are known
+	ids    map[netip.AddrPort]uint32 // backends, resting ones too
+	uses   map[uint32]int            // services a backend is in
+	pools  struct{ services, sets, slots, backends *pool }
+	erased time.Time // when rows were last deleted
+}
+
+// Services reads back what the kernel holds: backends keep their number and their count of open
+// connections over a restart.
+func (d *Datapath) Services() (*Services, error) {
+	tables, err := d.mapTables()
+	if err != nil {
+		return nil, err
+	}
+	s := &Services{
+		frontends: d.maps.Frontends,
+		tables:    tables,
+		rows:      make(map[nodensFrontend]uint32),
+		live:      make(map[uint32]bool),
+		names:     make(map[string]uint32),
+		ids:       make(map[netip.AddrPort]uint32),
+		uses:      make(map[uint32]int),
+	}
+	var row nodensFrontend
+	var index uint32
+	rows := s.frontends.Iterate()
+	for rows.Next(&row, &index) {
+		s.rows[row] = index
+		if index < uint32(len(tables.words.rows)) {
+			s.live[index] = true
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read frontends: %w", err)
+	}
+	s.readBack(time.Now())
+	return s, nil
+}
+
+// readBack finds out which rows the services in use need.
+func (s *Services) readBack(now time.Time) {
+	t := s.tables
+	sets, slots := make(map[uint32]bool), make(map[uint32]bool)
+	for index := range s.live {
+		if t.words.rows[index] == 0 {
+			continue
+		}
+		sets[s.setOf(index)] = true
+		taken := s.slotsOf(index)
+		for i := range taken.n {
+			slots[taken.base+i] = true
+		}
+		for id := range s.members(index) {
+			s.uses[id]++
+		}
+	}
+	in := func(m map[uint32]bool) func(uint32) bool { return func(i uint32) bool { return m[i] } }
+	s.pools.services = newPool(nodensMapServices, len(t.words.rows), in(s.live),
+		func(i uint32) bool { return t.words.rows[i] != 0 }, now)
+	s.pools.sets = newPool(nodensMapSets, len(t.sets.rows), in(sets),
+		func(i uint32) bool { return t.sets.rows[i].Used != 0 }, now)
+	s.pools.slots = newPool(nodensMapSlots, len(t.slots.rows), in(slots),
+		func(i uint32) bool { return t.slots.rows[i].Weight != 0 }, now)
+	s.pools.backends = newPool(nodensMapBackends, len(t.backends.rows),
+		func(i uint32) bool { return s.uses[i] > 0 },
+		func(i uint32) bool { return t.backends.rows[i].Incarnation != 0 }, now)
+	// A backend that still has connections keeps its number: should it come back, they count.
+	s.pools.backends.keep = func(id uint32) bool { return atomic.LoadUint32(&t.states.rows[id].Active) > 0 }
+	s.pools.backends.freed = func(id uint32) { delete(s.ids, t.backends.rows[id].addrPort()) }
+	for id := range uint32(len(t.backends.rows)) {
+		if b := t.backends.rows[id]; b.Incarnation != 0 {
+			if other, ok := s.ids[b.addrPort()]; !ok || s.uses[other] == 0 {
+				s.ids[b.addrPort()] = id
+			}
+		}
+	}
+}
+
+// Apply makes the kernel hold these frontends, each by the name of its service, and nothing else. It
+// writes only what differs. A connection sees a service's old backends or its new ones, and a new
+// address only when all its ports have something behind them; one that goes, goes before what is behind
+// it. What cannot be done is in the error and does not keep the rest from being done; it may be
+// called again.
+func (s *Services) Apply(frontends map[Frontend]string, services map[string]Service) (Changes, error) {
+	var c Changes
+	now := time.Now()
+	want, errs := wanted(frontends)
+	s.recognise(want)
+	used := make(map[string]bool)
+	for _, name := range want {
+		used[name] = true
+	}
+	delete(used, nobody)
+	for _, name := range slices.Sorted(maps.Keys(used)) {
+		service, ok := services[name]
+		if !ok {
+			errs = append(errs, fmt.Errorf("service %s: frontends name it, but it is not there", name))
+			continue
+		}
+		if err := s.publish(name, service, &c, now); err != nil {
+			errs = append(errs, fmt.Errorf("service %s: %w", name, err))
+		}
+	}
+	errs = append(errs, s.writeRows(want, &c), s.deleteRows(want, &c, now))
+	s.retire(used, &c, now)
+	return c, errors.Join(errs...)
+}
+
+// nobody is the service of rows that only make an address known.
+const nobody = ""
+
+// wanted turns frontends into rows, with the row every address needs.
+func wanted(frontends map[Frontend]string) (map[nodensFrontend]string, []error) {
+	var errs []error
+	want := make(map[nodensFrontend]string, len(frontends))
+	for f, name := range frontends {
+		if !f.Addr.IsValid() || (f.Port == 0) != (f.Protocol == AnyProtocol) || name == nobody {
+			errs = append(errs, fmt.Errorf("frontend %+v of service %q: it needs an address, a service, and port and protocol or neither", f, name))
+			continue
+		}
+		want[f.row()] = name
+	}
+	for row := range maps.Clone(want) {
+		known := nodensFrontend{Addr: row.Addr}
+		if _, ok := want[known]; !ok {
+			want[known] = nobody
+		}
+	}
+	return want, errs
+}
+
+// recognise gives a name to services read back from the kernel: a frontend's is the one it points to.
+func (s *Services) recognise(want map[nodensFrontend]string) {
+	taken := make(map[uint32]bool)
+	for _, index := range s.names {
+		taken[index] = true
+	}
+	for _, row := range slices.SortedFunc(maps.Keys(want), compareRows) {
+		index, ok := s.rows[row]
+		if _, known := s.names[want[row]]; known || !ok || !s.live[index] || taken[index] || want[row] == nobody {
+			continue
+		}
+		s.names[want[row]] = index
+		taken[index] = true
+	}
+}
+
+// publish writes a service's new set, if it differs, beside the old one and flips the word.
+func (s *Services) publish(name string, service Service, c *Changes, now time.Time) (err error) {
+	ids, weights, err := s.backends(service.Backends, c, now)
+	defer func() { // what was taken for a set that did not come about
+		if err != nil {
+			s.unuse(ids, now)
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	set, slots := layout(service.Policy, ids, weights)
+	index, known := s.names[name]
+	if known && s.equal(index, set, slots) {
+		s.unuse(ids, now)
+		return nil
+	}
+	at, err := s.pools.slots.take(uint32(len(slots)), now)
+	if err != nil {
+		return err
+	}
+	id, err := s.pools.sets.take(1, now)
+	if err != nil {
+		s.pools.slots.release(at)
+		return err
+	}
+	if !known {
+		taken, err := s.pools.services.take(1, now)
+		if err != nil {
+			s.pools.slots.release(at)
+			s.pools.sets.release(id)
+			return err
+		}
+		index = taken.base
+		s.names[name], s.live[index] = index, true
+		// Nodes that start together must not all begin with the same backend.
+		s.tables.cursors.rows[index] = rand.Uint64N(1 << 32)
+	}
+	copy(s.tables.slots.rows[at.base:], slots)
+	set.Base += at.base
+	set.Members += at.base
+	s.tables.sets.rows[id.base] = set
+	if known {
+		s.restSet(index, now)
+	}
+	word := &s.tables.words.rows[index]
+	atomic.StoreUint64(word, (*word>>32+1)<<32|uint64(id.base))
+	c.Services++
+	return nil
+}
+
+// backends gives each distinct address its number, in the order of addresses, and counts one use of it.
+func (s *Services) backends(all []Backend, c *Changes, now time.Time) (ids, weights []uint32, err error) {
+	total := make(map[netip.AddrPort]uint64)
+	for _, b := range all {
+		if !b.Addr.Addr().IsValid() {
+			return nil, nil, errors.New("a backend without an address")
+		}
+		total[unmap(b.Addr)] += uint64(max(b.Weight, 1))
+	}
+	for _, addr := range slices.SortedFunc(maps.Keys(total), netip.AddrPort.Compare) {
+		id, ok := s.ids[addr]
+		if !ok {
+			taken, err := s.pools.backends.take(1, now)
+			if err != nil {
+				return ids, nil, err
+			}
+			id = taken.base
+			s.writeBackend(id, addr)
+			c.Backends++
+		} else if s.uses[id] == 0 {
+			s.pools.backends.revive(id)
+		}
+		s.uses[id]++
+		ids = append(ids, id)
+		weights = append(weights, uint32(min(total[addr], 1<<32-1)))
+	}
+	return ids, weights, nil
+}
+
+// writeBackend gives a number to an address. Sockets that were connected to the one before notice by the
+// incarnation, which therefore changes first.
+func (s *Services) writeBackend(id uint32, addr netip.AddrPort) {
+	row := &s.tables.backends.rows[id]
+	atomic.AddUint32(&row.Incarnation, 1)
+	s.tables.states.rows[id] = nodensBackendState{}
+	row.Addr, row.Port = address(addr.Addr()), swap(addr.Port())
+	s.ids[addr] = id
+}
+
+// unuse counts uses down and lets backends rest that nobody uses.
+func (s *Services) unuse(ids []uint32, now time.Time) {
+	for _, id := range ids {
+		if s.uses[id]--; s.uses[id] == 0 {
+			delete(s.uses, id)
+			s.pools.backends.rest(run{id, 1}, now)
+		}
+	}
+}
+
+// writeRows makes frontends point to their services. An address's own row comes last, so that it appears
+// with all its ports at once.
+func (s *Services) writeRows(want map[nodensFrontend]string, c *Changes) error {
+	var missing []nodensFrontend
+	for row, name := range want {
+		index, ok := s.target(name)
+		if have, there := s.rows[row]; ok && (!there || have != index) {
+			missing = append(missing, row)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	if time.Since(s.erased) < pause {
+		waitForPrograms()
+	}
+	slices.SortFunc(missing, func(a, b nodensFrontend) int {
+		return cmp.Or(-cmp.Compare(rank(a), rank(b)), compareRows(a, b))
+	})
+	for i, row := range missing {
+		index, _ := s.target(want[row])
+		if err := s.frontends.Put(row, index); err != nil {
+			return fmt.Errorf("write frontend %s (%d of %d not written): %w", row, len(missing)-i, len(missing),
+				full(err, s.frontends, nodensMapFrontends))
+		}
+		s.rows[row] = index
+		if want[row] != nobody {
+			c.Frontends++
+		}
+	}
+	return nil
+}
+
+// target is where a service's rows point; none while it could not be published.
+func (s *Services) target(name string) (uint32, bool) {
+	if name == nobody {
+		return noService, true
+	}
+	index, ok := s.names[name]
+	return index, ok
+}
+
+const noService = ^uint32(0) // NO_SERVICE
+
+// deleteRows deletes what is not wanted, an address's own row first.
+func (s *Services) deleteRows(want map[nodensFrontend]string, c *Changes, now time.Time) error {
+	var surplus []nodensFrontend
+	for row := range s.rows {
+		if _, ok := want[row]; !ok {
+			surplus = append(surplus, row)
+		}
+	}
+	slices.SortFunc(surplus, func(a, b nodensFrontend) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), compareRows(a, b))
+	})
+	for _, row := range surplus {
+		if err := s.frontends.Delete(row); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("delete frontend %s: %w", row, err)
+		}
+		if s.rows[row] != noService {
+			c.Frontends++
+		}
+		delete(s.rows, row)
+		s.erased = now
+	}
+	return nil
+}
+
+// retire lets go of services that no name and no row uses.
+func (s *Services) retire(used map[string]bool, c *Changes, now time.Time) {
+	needed := make(map[uint32]bool)
+	for _, index := range s.rows {
+		needed[index] = true
+	}
+	for name, index := range s.names {
+		if used[name] {
+			needed[index] = true
+		}
+	}
+	for index := range s.live {
+		if needed[index] {
+			continue
+		}
+		if s.tables.words.rows[index] != 0 {
+			s.restSet(index, now)
+		}
+		s.pools.services.rest(run{index, 1}, now)
+		delete(s.live, index)
+		maps.DeleteFunc(s.names, func(_ string, i uint32) bool { return i == index })
+		c.Services++
+	}
+}
+
+// restSet retires what a service has published.
+func (s *Services) restSet(index uint32, now time.Time) {
+	s.pools.sets.rest(run{s.setOf(index), 1}, now)
+	s.pools.slots.rest(s.slotsOf(index), now)
+	s.unuse(slices.Collect(maps.Keys(s.members(index))), now)
+}
+
+// waitForPrograms returns when no program runs any more that was running before: the kernel may give a
+// deleted row's place to a new one while a program still reads it. membarrier(2).
+func waitForPrograms() {
+	const global = 1 << 0 // MEMBARRIER_CMD_GLOBAL
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
+		time.Sleep(pause) // not with nohz_full
+	}
+}
