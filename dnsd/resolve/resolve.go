@@ -227,6 +227,25 @@ func (r *Resolver) start(ctx context.Context, now time.Time, wg *sync.WaitGroup)
 
 // finish takes in the result of a lookup, and says whether what is known changed.
 func (r *Resolver) finish(res result) (changed bool) {
+	l := res.l
+	before := l.failures
+	changed, wanted := r.apply(res)
+	if !wanted {
+		return false
+	}
+	// Only this goroutine changes l, so it may be read without the lock.
+	log := r.o.Log.With("name", l.res.Lookup.Name, "family", l.res.Lookup.Family)
+	switch {
+	case before == 0 && l.failures > 0:
+		log.Warn("lookup fails", "kept", len(l.res.Addresses), "error", l.res.Error)
+	case before > 0 && l.failures == 0:
+		log.Info("lookup works again", "failures", before)
+	}
+	return changed
+}
+
+// apply is finish under the lock. What nobody wants any more is thrown away.
+func (r *Resolver) apply(res result) (changed, wanted bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := res.l
@@ -236,18 +255,11 @@ func (r *Resolver) finish(res result) (changed bool) {
 	}
 	l.running = false
 	if r.lookups[l.res.Lookup] != l {
-		return false // nobody wants it any more
+		return false, false
 	}
-	before := l.failures
 	changed = l.apply(res.outcome, len(r.lookups) >= manyNames)
 	r.queue.add(l)
-	switch name := l.res.Lookup.Name; {
-	case before == 0 && l.failures > 0:
-		r.o.Log.Warn("lookup fails", "name", name, "family", l.res.Lookup.Family, "kept", len(l.res.Addresses), "error", l.res.Error)
-	case before > 0 && l.failures == 0:
-		r.o.Log.Info("lookup works again", "name", name, "family", l.res.Lookup.Family, "failures", before)
-	}
-	return changed
+	return changed, true
 }
 
 // emit hands on everything that is known.

@@ -127,8 +127,7 @@ func TestDeadServer(t *testing.T) {
 
 func TestRefusingPort(t *testing.T) {
 	pc, ln := listen(t)
-	pc.Close()
-	ln.Close()
+	_, _ = pc.Close(), ln.Close()
 	alive := serve(t, answers(a1))
 	within(t, 500*time.Millisecond, "a closed port and the next server", func() {
 		closed := to(must1(t, pc.LocalAddr().String()), alive.addr)
@@ -197,13 +196,10 @@ func TestTruncated(t *testing.T) {
 
 // A server that cuts answers short and has no TCP is still better than nothing.
 func TestTruncatedWithoutTCP(t *testing.T) {
-	addr := raw(t, func(pc net.PacketConn, from net.Addr, packet []byte) {
-		q := new(dns.Msg)
-		q.Unpack(packet)
-		m := reply(q, a1)
+	addr := raw(t, func(send func([]byte), from net.Addr, packet []byte) {
+		m := reply(parse(packet), a1)
 		m.Truncated = true
-		wire, _ := m.Pack()
-		pc.WriteTo(wire, from)
+		send(pack(m))
 	})
 	c := New(Options{})
 	m, err := c.Exchange(t.Context(), to(addr), query("www.example.com.", dns.TypeA))
@@ -251,12 +247,9 @@ func TestServerWithoutEDNS(t *testing.T) {
 // An attacker who sees the query, or guesses, gets nothing in: RFC 5452.
 func TestWrongRepliesAreWaitedOut(t *testing.T) {
 	forge := func(packet []byte, change func(m *dns.Msg)) []byte {
-		q := new(dns.Msg)
-		q.Unpack(packet)
-		m := reply(q, "www.example.com. 60 IN A 203.0.113.66")
+		m := reply(parse(packet), "www.example.com. 60 IN A 203.0.113.66")
 		change(m)
-		wire, _ := m.Pack()
-		return wire
+		return pack(m)
 	}
 	wrong := map[string]func(packet []byte) []byte{
 		"ID":           func(p []byte) []byte { return forge(p, func(m *dns.Msg) { m.Id++ }) },
@@ -272,11 +265,11 @@ func TestWrongRepliesAreWaitedOut(t *testing.T) {
 		"echo":         func(p []byte) []byte { return p },
 		"noise":        func(p []byte) []byte { return append(p[:2:2], "\x80\x00\xff\xff\xff\xff\xff\xff\xff\xff\xc0\x0c"...) },
 	}
-	for name, make := range wrong {
+	for name, craft := range wrong {
 		t.Run(name, func(t *testing.T) {
-			addr := raw(t, func(pc net.PacketConn, from net.Addr, packet []byte) {
-				pc.WriteTo(make(packet), from)
-				pc.WriteTo(forge(packet, func(m *dns.Msg) { m.Answer = []dns.RR{rr(a1)} }), from)
+			addr := raw(t, func(send func([]byte), from net.Addr, packet []byte) {
+				send(craft(packet))
+				send(forge(packet, func(m *dns.Msg) { m.Answer = []dns.RR{rr(a1)} }))
 			})
 			c := New(Options{})
 			m, err := c.Exchange(t.Context(), to(addr), query("www.example.com.", dns.TypeA))
@@ -291,10 +284,10 @@ func TestWrongRepliesAreWaitedOut(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer other.Close()
-		addr := raw(t, func(pc net.PacketConn, from net.Addr, packet []byte) {
-			other.WriteTo(forge(packet, func(*dns.Msg) {}), from)
-			pc.WriteTo(forge(packet, func(m *dns.Msg) { m.Answer = []dns.RR{rr(a1)} }), from)
+		defer func() { _ = other.Close() }()
+		addr := raw(t, func(send func([]byte), from net.Addr, packet []byte) {
+			_, _ = other.WriteTo(forge(packet, func(*dns.Msg) {}), from)
+			send(forge(packet, func(m *dns.Msg) { m.Answer = []dns.RR{rr(a1)} }))
 		})
 		m, err := New(Options{}).Exchange(t.Context(), to(addr), query("www.example.com.", dns.TypeA))
 		expectA(t, must(t, m, err), "192.0.2.1")
@@ -304,7 +297,7 @@ func TestWrongRepliesAreWaitedOut(t *testing.T) {
 // Somebody who floods guesses drives the question to TCP.
 func TestGuessing(t *testing.T) {
 	pc, ln := listen(t)
-	defer pc.Close()
+	defer func() { _ = pc.Close() }()
 	go func() {
 		buf := make([]byte, maxMessage)
 		for {
@@ -312,19 +305,16 @@ func TestGuessing(t *testing.T) {
 			if err != nil {
 				return
 			}
-			q := new(dns.Msg)
-			q.Unpack(buf[:n])
-			for i := range 2000 {
-				m := reply(q, "www.example.com. 60 IN A 203.0.113.66")
-				m.Id = q.Id + 1 + uint16(i)
-				wire, _ := m.Pack()
-				pc.WriteTo(wire, from)
+			m := reply(parse(buf[:n]), "www.example.com. 60 IN A 203.0.113.66")
+			for range 2000 {
+				m.Id++
+				_, _ = pc.WriteTo(pack(m), from)
 			}
 		}
 	}()
-	d := &dns.Server{Listener: ln, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { w.WriteMsg(reply(q, a1)) })}
-	go d.ActivateAndServe()
-	defer d.Shutdown()
+	d := &dns.Server{Listener: ln, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { _ = w.WriteMsg(reply(q, a1)) })}
+	go func() { _ = d.ActivateAndServe() }()
+	defer func() { _ = d.Shutdown() }()
 	m, err := New(Options{}).Exchange(t.Context(), to(must1(t, pc.LocalAddr().String())), query("www.example.com.", dns.TypeA))
 	expectA(t, must(t, m, err), "192.0.2.1")
 }
@@ -347,15 +337,13 @@ func TestOnlyTheAnswerIsKept(t *testing.T) {
 func TestFreshPortAndID(t *testing.T) {
 	var mu sync.Mutex
 	ports, ids := make(map[string]bool), make(map[uint16]bool)
-	addr := raw(t, func(pc net.PacketConn, from net.Addr, packet []byte) {
+	addr := raw(t, func(send func([]byte), from net.Addr, packet []byte) {
 		mu.Lock()
 		defer mu.Unlock()
 		ports[from.String()] = true
 		ids[binary.BigEndian.Uint16(packet)] = true
-		q := new(dns.Msg)
-		q.Unpack(packet)
-		wire, _ := reply(q, q.Question[0].Name+" 60 IN A 192.0.2.1").Pack()
-		pc.WriteTo(wire, from)
+		q := parse(packet)
+		send(pack(reply(q, q.Question[0].Name+" 60 IN A 192.0.2.1")))
 	})
 	c := New(Options{})
 	const n = 50
@@ -386,7 +374,7 @@ func TestOverTCP(t *testing.T) {
 
 func TestAskEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	addr := raw(t, func(net.PacketConn, net.Addr, []byte) { cancel() })
+	addr := raw(t, func(func([]byte), net.Addr, []byte) { cancel() })
 	within(t, 500*time.Millisecond, "ending", func() {
 		if _, err := New(Options{}).Ask(ctx, to(addr), query("www.example.com.", dns.TypeA)); err == nil {
 			t.Error("no error")
@@ -397,7 +385,7 @@ func TestAskEndsWithItsContext(t *testing.T) {
 // A pod that goes takes its sockets with it, which is no server's fault.
 func TestSocketClosedUnderneath(t *testing.T) {
 	conns := make(chan net.Conn, 1)
-	s := to(raw(t, func(net.PacketConn, net.Addr, []byte) { (<-conns).Close() }))
+	s := to(raw(t, func(func([]byte), net.Addr, []byte) { _ = (<-conns).Close() }))
 	s.Dial = wrapDial(func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, address)
 		conns <- conn

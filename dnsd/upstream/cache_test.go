@@ -317,7 +317,9 @@ func TestRecoveryForgives(t *testing.T) {
 			}
 			time.Sleep(6 * time.Second)
 		}
-		c.Exchange(t.Context(), p.at(1), query("www.example.com.", dns.TypeA))
+		if _, err := c.Exchange(t.Context(), p.at(1), query("www.example.com.", dns.TypeA)); err == nil {
+			t.Fatal("no error")
+		}
 		now.Store(good)
 		if _, err := c.Exchange(t.Context(), p.at(1), query("www.example.com.", dns.TypeA)); err == nil {
 			t.Fatal("not remembered")
@@ -481,7 +483,7 @@ func TestBusy(t *testing.T) {
 		p, _ := switched(silence)
 		c := New(Options{})
 		for i := range maxFlights {
-			go c.Exchange(t.Context(), p.at(1), query(fmt.Sprintf("w%d.example.com.", i), dns.TypeA))
+			go func() { _, _ = c.Exchange(t.Context(), p.at(1), query(fmt.Sprintf("w%d.example.com.", i), dns.TypeA)) }()
 		}
 		synctest.Wait()
 		if _, err := c.Exchange(t.Context(), p.at(1), query("one.too.many.", dns.TypeA)); !errors.Is(err, ErrBusy) {

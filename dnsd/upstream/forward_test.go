@@ -26,12 +26,12 @@ func must1(t *testing.T, s string) netip.AddrPort {
 
 func TestForward(t *testing.T) {
 	seen := make(chan []byte, 1)
-	addr := raw(t, func(pc net.PacketConn, from net.Addr, packet []byte) {
+	addr := raw(t, func(send func([]byte), _ net.Addr, packet []byte) {
 		seen <- bytes.Clone(packet)
 		late := append([]byte{packet[0] ^ 1}, packet[1:]...)
-		pc.WriteTo(late, from)
-		pc.WriteTo(packet[:2], from)
-		pc.WriteTo(append(packet, "signed"...), from)
+		send(late)
+		send(packet[:2])
+		send(append(packet, "signed"...))
 	})
 	packet := append([]byte{0xab, 0xcd, 0x28, 0, 0, 1, 0, 0, 0, 0, 0, 0}, "anything, with a signature"...)
 	got, err := New(Options{}).Forward(t.Context(), to(addr, dead(t)), "udp", packet)
@@ -86,7 +86,9 @@ func TestResolvConf(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(servers, want) || !reflect.DeepEqual(search, []string{"a.example", "b.example"}) {
 		t.Errorf("%v, %v, %v", servers, search, err)
 	}
-	os.Remove(path)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
 	if _, _, err := ResolvConf(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("error %v", err)
 	}

@@ -33,7 +33,7 @@ func serve(t *testing.T, h handler) *testServer {
 			s.tcp.Add(1)
 		}
 		if m := h(network, q); m != nil {
-			w.WriteMsg(m)
+			_ = w.WriteMsg(m)
 		}
 	}
 	for _, d := range []*dns.Server{{PacketConn: pc}, {Listener: ln}} {
@@ -41,9 +41,9 @@ func serve(t *testing.T, h handler) *testServer {
 		d.MsgAcceptFunc = func(dns.Header) dns.MsgAcceptAction { return dns.MsgAccept }
 		up := make(chan struct{})
 		d.NotifyStartedFunc = func() { close(up) }
-		go d.ActivateAndServe()
+		go func() { _ = d.ActivateAndServe() }()
 		<-up
-		t.Cleanup(func() { d.Shutdown() })
+		t.Cleanup(func() { _ = d.Shutdown() })
 	}
 	return s
 }
@@ -60,20 +60,20 @@ func listen(t *testing.T) (net.PacketConn, net.Listener) {
 		if err == nil {
 			return pc, ln
 		}
-		ln.Close()
+		_ = ln.Close()
 	}
 	t.Fatal("no port free for both UDP and TCP")
 	return nil, nil
 }
 
-// raw is a UDP socket that hands every packet to h.
-func raw(t *testing.T, h func(pc net.PacketConn, from net.Addr, packet []byte)) netip.AddrPort {
+// raw is a UDP socket that hands every packet to h, with a way to send something back.
+func raw(t *testing.T, h func(send func([]byte), from net.Addr, packet []byte)) netip.AddrPort {
 	t.Helper()
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { pc.Close() })
+	t.Cleanup(func() { _ = pc.Close() })
 	go func() {
 		buf := make([]byte, maxMessage)
 		for {
@@ -81,7 +81,8 @@ func raw(t *testing.T, h func(pc net.PacketConn, from net.Addr, packet []byte)) 
 			if err != nil {
 				return
 			}
-			h(pc, from, append([]byte(nil), buf[:n]...))
+			send := func(b []byte) { _, _ = pc.WriteTo(b, from) }
+			h(send, from, append([]byte(nil), buf[:n]...))
 		}
 	}()
 	return netip.MustParseAddrPort(pc.LocalAddr().String())
@@ -89,7 +90,7 @@ func raw(t *testing.T, h func(pc net.PacketConn, from net.Addr, packet []byte)) 
 
 // dead is the address of a server that never answers.
 func dead(t *testing.T) netip.AddrPort {
-	return raw(t, func(net.PacketConn, net.Addr, []byte) {})
+	return raw(t, func(func([]byte), net.Addr, []byte) {})
 }
 
 func to(addrs ...netip.AddrPort) Servers { return Servers{Addrs: addrs} }
@@ -106,6 +107,22 @@ func reply(q *dns.Msg, rrs ...string) *dns.Msg {
 }
 
 func rcode(q *dns.Msg, code int) *dns.Msg { return new(dns.Msg).SetRcode(q, code) }
+
+func pack(m *dns.Msg) []byte {
+	wire, err := m.Pack()
+	if err != nil {
+		panic(err)
+	}
+	return wire
+}
+
+func parse(packet []byte) *dns.Msg {
+	m := new(dns.Msg)
+	if err := m.Unpack(packet); err != nil {
+		panic(err)
+	}
+	return m
+}
 
 func rr(s string) dns.RR {
 	rr, err := dns.NewRR(s)
@@ -154,7 +171,7 @@ func (p *pipes) DialContext(ctx context.Context, network, address string) (net.C
 	}
 	near, far := net.Pipe()
 	go func() {
-		defer far.Close()
+		defer func() { _ = far.Close() }()
 		buf := make([]byte, maxMessage)
 		for {
 			n, err := far.Read(buf)
@@ -162,16 +179,8 @@ func (p *pipes) DialContext(ctx context.Context, network, address string) (net.C
 				return
 			}
 			p.asked.Add(1)
-			q := new(dns.Msg)
-			if q.Unpack(buf[:n]) != nil {
-				return
-			}
-			if m := p.handle(network, address, q); m != nil {
-				packed, err := m.Pack()
-				if err != nil {
-					panic(err)
-				}
-				far.Write(packed)
+			if m := p.handle(network, address, parse(buf[:n])); m != nil {
+				_, _ = far.Write(pack(m))
 			}
 		}
 	}()

@@ -100,8 +100,8 @@ func (c *Client) converse(ctx context.Context, s Servers, network string, server
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer func() { _ = conn.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	buf := c.buffers.Get().(*[maxMessage]byte)
 	defer c.buffers.Put(buf)
