@@ -6,6 +6,7 @@ package lb
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nodens-dns/nodens/dnsd/mesh"
@@ -22,10 +23,12 @@ type Options struct {
 	Linger time.Duration
 }
 
-// kernel is the half of ebpf.Services that is needed here.
+// kernel is what is needed of ebpf.Services.
 type kernel interface {
 	// Apply makes the kernel hold these frontends and services and no others.
 	Apply(frontends map[ebpf.Frontend]string, services map[string]ebpf.Service) (ebpf.Changes, error)
+	// Dump returns what it holds.
+	Dump() []ebpf.ServiceState
 }
 
 // Balancer makes the kernel's frontends equal to the newest plan's. It belongs to one goroutine.
@@ -38,13 +41,45 @@ type Balancer struct {
 	dropped   map[ebpf.Frontend]time.Time // the lingering ones, since when
 }
 
-// New returns a Balancer that is the only writer of k.
+// New returns a Balancer that is the only writer of k. What k holds already, from a dnsd before this
+// one, counts as applied: it goes the way of everything a plan leaves out, and not before.
 func New(k kernel, o Options) *Balancer {
-	b := &Balancer{kernel: k, linger: o.Linger, dropped: make(map[ebpf.Frontend]time.Time)}
+	b := &Balancer{
+		kernel:    k,
+		linger:    o.Linger,
+		frontends: make(map[ebpf.Frontend]string),
+		services:  make(map[string]ebpf.Service),
+		dropped:   make(map[ebpf.Frontend]time.Time),
+	}
 	if b.linger == 0 {
 		b.linger = DefaultLinger
 	}
+	for i, held := range k.Dump() {
+		name := fmt.Sprintf("%s %d", formerly, i) // the kernel does not keep names
+		service := ebpf.Service{Policy: held.Policy}
+		for _, backend := range held.Backends {
+			service.Backends = append(service.Backends, ebpf.Backend{Addr: backend.Addr, Weight: backend.Weight})
+		}
+		b.services[name] = service
+		for _, f := range held.Frontends {
+			b.frontends[f] = name
+		}
+	}
 	return b
+}
+
+// formerly begins the names of services found in the kernel.
+const formerly = "formerly"
+
+// Assignments returns the assignments of the plan that a service in the kernel stands for: one, or none
+// for a service of a former dnsd. It may be called at any time.
+func (b *Balancer) Assignments(service string) []string {
+	for _, family := range []string{family4, family6} {
+		if name, ok := strings.CutSuffix(service, family); ok {
+			return []string{name}
+		}
+	}
+	return nil
 }
 
 // Apply makes the kernel equal to plan. Frontends the plan no longer has stay for the linger time, with

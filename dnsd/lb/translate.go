@@ -5,6 +5,9 @@ import (
 	"github.com/nodens-dns/nodens/ebpf"
 )
 
+// What a service's name ends in, after its assignment's.
+const family4, family6 = "|v4", "|v6"
+
 // translate returns the kernel's words for a plan. Both maps are the caller's.
 func translate(plan *mesh.Plan) (map[ebpf.Frontend]string, map[string]ebpf.Service) {
 	assignments := make(map[string]*mesh.Assignment, len(plan.Assignments))
@@ -14,9 +17,9 @@ func translate(plan *mesh.Plan) (map[ebpf.Frontend]string, map[string]ebpf.Servi
 	frontends := make(map[ebpf.Frontend]string, len(plan.Frontends))
 	services := make(map[string]ebpf.Service, len(plan.Assignments))
 	for _, f := range plan.Frontends {
-		name, is4 := f.Assignment+"|v6", f.Address.Is4()
+		name, is4 := f.Assignment+family6, f.Address.Is4()
 		if is4 {
-			name = f.Assignment + "|v4"
+			name = f.Assignment + family4
 		}
 		frontends[ebpf.Frontend{
 			Addr: f.Address, Port: f.Port, Protocol: ebpf.Protocol(f.Protocol), View: ebpf.ViewOf(f.View),

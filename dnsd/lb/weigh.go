@@ -60,24 +60,16 @@ func merge(parts []part) []part {
 	return merged
 }
 
-// enough is what a service's weights add up to at most, unless it has very many backends: the kernel
-// spends memory on each, and a thousandth is finer than connections are.
-const enough = 1 << 10
+// most bounds what a service's weights add up to; the kernel's side reduces them to what it can use.
+const most = 1 << 30
 
-// backends gives parts the smallest weights that keep their ratio.
+// backends gives parts weights in their ratio.
 func backends(parts []part) []ebpf.Backend {
-	if len(parts) == 0 {
-		return nil
-	}
-	common, total := uint64(0), 0.0
+	total := 0.0
 	for _, p := range parts {
-		common = gcd(common, p.size)
 		total += float64(p.size)
 	}
-	scale := 1 / float64(common)
-	if limit := float64(max(enough, 8*len(parts))); total*scale > limit {
-		scale = limit / total
-	}
+	scale := min(1, most/total)
 	list := make([]ebpf.Backend, len(parts))
 	for i, p := range parts {
 		list[i] = ebpf.Backend{Addr: p.addr, Weight: uint32(max(1, math.Round(float64(p.size)*scale)))}

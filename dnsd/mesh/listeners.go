@@ -69,7 +69,7 @@ func (c *compiler) bindListeners(s *source) {
 func (c *compiler) listening(s *source, l *Listener) (serves *assigned, known bool) {
 	var shares []share
 	for _, wc := range l.Clusters {
-		switch use, cl := c.judge(s, wc.Name, l.Address); use {
+		switch use, cl := c.judge(s, wc.Name, l.Address.Unmap()); use {
 		case leave:
 			if len(l.Clusters) > 1 {
 				c.report(s, listenerObject(l), "its cluster %q cannot be balanced, so the whole split is left alone", wc.Name)
