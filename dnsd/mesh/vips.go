@@ -34,6 +34,25 @@ type VIPs struct {
 // vipPair is what a host without an address is given.
 type vipPair struct{ v4, v6 netip.Addr }
 
+// Usage is how many of the pairs are where.
+type Usage struct {
+	Used    int // given to a host
+	Resting int // were, less than ten minutes ago: for their former hosts only
+	Size    int // that there are
+}
+
+// Usage counts the pairs as of the last Compile.
+func (v *VIPs) Usage() Usage {
+	u := Usage{Used: len(v.given), Size: int(v.slots)}
+	now := time.Now()
+	for _, at := range v.freed {
+		if now.Sub(at) < rest {
+			u.Resting++
+		}
+	}
+	return u
+}
+
 // contains says whether addr is in a range that pairs are given from.
 func (v *VIPs) contains(addr netip.Addr) bool { return v.v4.Contains(addr) || v.v6.Contains(addr) }
 

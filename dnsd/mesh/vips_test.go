@@ -111,6 +111,9 @@ func TestFreedRests(t *testing.T) {
 		v := openVIPs(t, "", "240.241.0.0/30") // two slots
 		first := v.assign([]string{"a.test", "b.test"}, nil, false)
 		v.assign([]string{"b.test"}, nil, false)
+		if got, want := v.Usage(), (Usage{Used: 1, Resting: 1, Size: 2}); got != want {
+			t.Errorf("usage %+v, want %+v", got, want)
+		}
 		time.Sleep(time.Minute)
 		v.assign(nil, nil, false)
 
@@ -119,6 +122,9 @@ func TestFreedRests(t *testing.T) {
 			t.Errorf("c.test got %v before anything had rested", got["c.test"])
 		}
 		time.Sleep(time.Second)
+		if got, want := v.Usage(), (Usage{Resting: 1, Size: 2}); got != want {
+			t.Errorf("usage %+v, want %+v", got, want)
+		}
 		if got := v.assign([]string{"c.test"}, nil, true)["c.test"]; got != first["a.test"] {
 			t.Errorf("c.test got %v, want a.test's %v, free for longest", got, first["a.test"])
 		}
