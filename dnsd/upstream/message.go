@@ -67,8 +67,11 @@ func (q *question) parse(packet []byte, id uint16) (*dns.Msg, error) {
 	if binary.BigEndian.Uint16(packet[4:]) != 1 || !sameQuestion(packet[headerBytes:], q.bare[headerBytes:]) {
 		return nil, errMismatch
 	}
-	if err := m.Unpack(packet); err != nil && !m.Truncated {
-		return nil, errMismatch // the right one may yet come
+	if err := m.Unpack(packet); err != nil {
+		if !m.Truncated {
+			return nil, errMismatch // the right one may yet come
+		}
+		m.Answer, m.Ns, m.Extra = nil, nil, nil // cut in the middle of a record
 	}
 	return &m, nil
 }

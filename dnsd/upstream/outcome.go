@@ -31,8 +31,12 @@ func newOutcome(q dns.Question, reply *dns.Msg, err error) outcome {
 	}
 	reply.Compress = true
 	wire, perr := reply.Pack()
+	if perr == nil {
+		// Some malformed records can be read and written, but then not be read again.
+		_, perr = unpack(wire)
+	}
 	if perr != nil {
-		return outcome{failed: true, err: fmt.Errorf("the answer to %s %s cannot be repeated: %w", q.Name, dns.TypeToString[q.Qtype], perr)}
+		return outcome{failed: true, err: fmt.Errorf("the answer to %s %s is malformed: %w", q.Name, dns.TypeToString[q.Qtype], perr)}
 	}
 	out.wire = wire
 	return out
@@ -121,7 +125,7 @@ func setTTL(m *dns.Msg, to func(uint32) uint32) {
 func unpack(wire []byte) (*dns.Msg, error) {
 	m := new(dns.Msg)
 	if err := m.Unpack(wire); err != nil {
-		return nil, fmt.Errorf("a remembered answer cannot be read: %w", err)
+		return nil, fmt.Errorf("unpack answer: %w", err)
 	}
 	return m, nil
 }
