@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/nodens-dns/nodens/cni/attach"
+	"github.com/nodens-dns/nodens/dnsd/names"
 	"github.com/nodens-dns/nodens/dnsd/serve"
 	"github.com/nodens-dns/nodens/dnsd/upstream"
 	"github.com/nodens-dns/nodens/ebpf"
@@ -26,6 +27,7 @@ type pod struct {
 	opening    bool           // a goroutine is opening the namespace, also of a pod that failed before
 	waiting    []chan<- error // who wants to know when it is settled
 
+	client    names.Client
 	cookie    uint64 // zero until the namespace has been entered
 	dialer    *dialer
 	listeners []*listener
@@ -46,7 +48,7 @@ func (q *pod) show() Pod {
 	a := q.attachment
 	return Pod{
 		Key: a.Key(), Namespace: a.PodNamespace, Name: a.PodName, Netns: a.Netns,
-		Cookie: q.cookie, Addresses: a.Addresses, Nameservers: q.nameservers(),
+		Cookie: q.cookie, Addresses: a.Addresses, Nameservers: q.nameservers(), Client: q.client,
 		State: q.state, Reason: q.reason, Since: q.since,
 	}
 }
@@ -146,6 +148,7 @@ func (p *Pods) opened(q *pod, handle netns.NsHandle, err error) {
 		return
 	}
 	w := p.wish(q.attachment)
+	q.client = w.client
 	switch err := p.enrol(q, w); {
 	case errors.Is(err, errShared):
 		q.close()

@@ -33,6 +33,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/nodens-dns/nodens/cni/attach"
+	"github.com/nodens-dns/nodens/dnsd/names"
 	"github.com/nodens-dns/nodens/dnsd/serve"
 	"github.com/nodens-dns/nodens/ebpf"
 )
@@ -96,9 +97,11 @@ type Pod struct {
 	Addresses []netip.Prefix
 	// Nameservers are those captured, each with the port of its listeners.
 	Nameservers []ebpf.Nameserver
-	State       State
-	Reason      string
-	Since       time.Time
+	// Client is as whom it asks.
+	Client names.Client
+	State  State
+	Reason string
+	Since  time.Time
 }
 
 // Problem is something that keeps a pod from being captured as it should be.

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"sigs.k8s.io/yaml"
+)
+
+// Config is dnsd's configuration file (YAML or JSON). An unknown field is an error. Every field has a
+// default that fits a Kubernetes node; an empty file is a working configuration without sources.
+type Config struct {
+	// StateDir holds what must survive a reboot: virtual addresses and what the sources last said.
+	StateDir string `json:"stateDir"`
+	// RunDir holds what must not: attachment files, the bell, the admin socket. The plugin's stateDir
+	// must be the same folder.
+	RunDir string `json:"runDir"`
+	// BPFPath is where links and maps are pinned; the plugin's bpfPath must be the same folder.
+	BPFPath string `json:"bpfPath"`
+	// Cgroup is the cgroup2 folder the programs are attached to; empty means the hierarchy's root.
+	Cgroup string `json:"cgroup"`
+	// Listen is the address of health checks and metrics.
+	Listen string `json:"listen"`
+	// ClusterDomain is the cluster's own DNS domain.
+	ClusterDomain string `json:"clusterDomain"`
+	// Nameservers are captured in pods whose runtime and network configuration name none.
+	Nameservers []netip.Addr `json:"nameservers"`
+	// Resolvers are asked for the names of DNS-type clusters that name no resolver of their own; empty
+	// means the pods' nameservers, then the node's resolv.conf.
+	Resolvers []string `json:"resolvers"`
+	// VIPs are the ranges virtual addresses are given from. The default IPv4 range steps aside when a
+	// control plane that allocates for itself (Istio: 240.240.0.0/16) is a source.
+	VIPs struct {
+		V4 netip.Prefix `json:"v4"`
+		V6 netip.Prefix `json:"v6"`
+	} `json:"vips"`
+	// File, when set, reads manifests from a folder.
+	File *struct {
+		Dir string `json:"dir"`
+	} `json:"file"`
+	// XDS, when set, connects to a control plane that speaks ADS.
+	XDS *XDSConfig `json:"xds"`
+
+	resolvers []netip.AddrPort // Resolvers, parsed
+}
+
+// XDSConfig says which control plane to ask and as whom.
+type XDSConfig struct {
+	// Address is host:port of a plaintext ADS server.
+	Address string `json:"address"`
+	// Namespace is the namespace whose view of the mesh is asked for.
+	Namespace string `json:"namespace"`
+	// NodeName and NodeIP identify this node to the control plane.
+	NodeName string `json:"nodeName"`
+	NodeIP   string `json:"nodeIP"`
+	// Metadata is added to the node's metadata, over what dnsd sends by itself.
+	Metadata map[string]any `json:"metadata"`
+}
+
+// readConfig reads path; an empty path is the default configuration.
+func readConfig(path string) (*Config, error) {
+	c := &Config{
+		StateDir:      "/var/lib/nodens",
+		RunDir:        "/run/nodens",
+		Listen:        "127.0.0.1:9553",
+		ClusterDomain: "cluster.local",
+	}
+	if path != "" {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("read configuration: %w", err)
+		}
+		if err := yaml.UnmarshalStrict(data, c); err != nil {
+			return nil, fmt.Errorf("configuration %s: %w", path, err)
+		}
+	}
+	if err := c.check(); err != nil {
+		return nil, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// check fills in what depends on other fields and says every mistake at once.
+func (c *Config) check() error {
+	var errs []error
+	for _, r := range c.Resolvers {
+		ap, err := netip.ParseAddrPort(r)
+		if err != nil {
+			addr, aerr := netip.ParseAddr(r)
+			if aerr != nil {
+				errs = append(errs, fmt.Errorf("resolvers: %q is neither an address nor address:port", r))
+				continue
+			}
+			ap = netip.AddrPortFrom(addr, 53)
+		}
+		c.resolvers = append(c.resolvers, ap)
+	}
+	if !c.VIPs.V4.IsValid() {
+		c.VIPs.V4 = netip.MustParsePrefix("240.240.0.0/16")
+		if c.XDS != nil {
+			c.VIPs.V4 = netip.MustParsePrefix("240.241.0.0/16")
+		}
+	}
+	if !c.VIPs.V6.IsValid() {
+		c.VIPs.V6 = netip.MustParsePrefix("2001:2::/48")
+		if c.XDS != nil {
+			// A control plane counts upwards from 2001:2::1; this part of the range it never reaches.
+			c.VIPs.V6 = netip.MustParsePrefix("2001:2:0:f0f1::/64")
+		}
+	}
+	if !c.VIPs.V4.Addr().Is4() {
+		errs = append(errs, fmt.Errorf("vips.v4: %s is not an IPv4 range", c.VIPs.V4))
+	}
+	if !c.VIPs.V6.Addr().Is6() {
+		errs = append(errs, fmt.Errorf("vips.v6: %s is not an IPv6 range", c.VIPs.V6))
+	}
+	if c.File != nil && c.File.Dir == "" {
+		errs = append(errs, errors.New("file.dir is empty: name the folder that holds the manifests"))
+	}
+	if c.XDS != nil && c.XDS.Address == "" {
+		errs = append(errs, errors.New("xds.address is empty: name the control plane as host:port"))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Config) attachments() string { return filepath.Join(c.RunDir, "attachments") }
+func (c *Config) bell() string        { return filepath.Join(c.RunDir, "bell.sock") }
+func (c *Config) adminSocket() string { return filepath.Join(c.RunDir, "admin.sock") }
+func (c *Config) vips() string        { return filepath.Join(c.StateDir, "vips.json") }
+func (c *Config) inputs() string      { return filepath.Join(c.StateDir, "inputs") }

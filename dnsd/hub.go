@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nodens-dns/nodens/dnsd/lb"
+	"github.com/nodens-dns/nodens/dnsd/mesh"
+	"github.com/nodens-dns/nodens/dnsd/names"
+	"github.com/nodens-dns/nodens/dnsd/resolve"
+	"github.com/nodens-dns/nodens/dnsd/serve"
+	"github.com/nodens-dns/nodens/ebpf"
+)
+
+// burst is how long the hub waits for more after an input before it compiles: long enough to take a
+// control plane's CDS, EDS and LDS of one push together, too short to be felt by a first answer.
+const burst = 10 * time.Millisecond
+
+// retry is when a failed write to the kernel or the disk is tried again.
+const retry = time.Second
+
+// hub is where everything known meets. One goroutine owns the inputs: it compiles them, then tells the
+// disk (virtual addresses), the kernel, the names and the resolver, in that order, so that a name is
+// never answered before its address can be connected to.
+type hub struct {
+	log      *slog.Logger
+	sources  []string // in order of precedence
+	inputs   map[string]mesh.Input
+	emitted  chan mesh.Input
+	vips     *mesh.VIPs
+	kernel   sync.Mutex // held to use services, by the hub to write and by admin to read
+	services *ebpf.Services
+	balancer *lb.Balancer // writes services
+	server   *serve.Server
+	resolver *resolve.Resolver
+	keep     *keeper
+	names    names.Options
+
+	state atomic.Pointer[hubState]
+}
+
+// hubState is what the last pass of the hub left, for admin and metrics. It is never edited.
+type hubState struct {
+	plan   *mesh.Plan
+	vips   mesh.Usage
+	inputs map[string]mesh.Input
+	spoke  map[string]time.Time // when each source last said something in this process
+	err    error                // why the last pass is not wholly applied
+	passes uint64
+	took   time.Duration
+}
+
+// newHub starts with what each source said before the last stop; a source that never spoke is pending.
+func newHub(log *slog.Logger, sources []string, keep *keeper) *hub {
+	h := &hub{
+		log: log, sources: sources, keep: keep,
+		inputs:  map[string]mesh.Input{},
+		emitted: make(chan mesh.Input),
+	}
+	for _, name := range sources {
+		in, err := keep.load(name)
+		if err != nil {
+			log.Warn("what the source last said is lost; waiting for it to speak", "source", name, "error", err)
+		}
+		h.inputs[name] = in
+	}
+	h.state.Store(&hubState{plan: &mesh.Plan{Partial: true}, spoke: map[string]time.Time{}})
+	return h
+}
+
+// emit hands one source's newest input to the hub. It blocks for at most one pass.
+func (h *hub) emit(ctx context.Context) func(mesh.Input) {
+	return func(in mesh.Input) {
+		select {
+		case h.emitted <- in:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// run applies inputs as they come until ctx is done. The caller has made a first pass.
+func (h *hub) run(ctx context.Context, due time.Time) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		var again <-chan time.Time
+		if !due.IsZero() {
+			timer.Reset(time.Until(due))
+			again = timer.C
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case in := <-h.emitted:
+			h.take(in)
+			h.drain(ctx)
+		case <-again:
+		}
+		due = h.pass()
+	}
+}
+
+func (h *hub) take(in mesh.Input) {
+	h.inputs[in.Source] = in
+	h.keep.save(in)
+	old := h.state.Load()
+	next := *old
+	next.spoke = make(map[string]time.Time, len(old.spoke)+1)
+	for k, v := range old.spoke {
+		next.spoke[k] = v
+	}
+	next.spoke[in.Source] = time.Now()
+	h.state.Store(&next)
+}
+
+// drain takes what else arrives within one burst.
+func (h *hub) drain(ctx context.Context) {
+	end := time.NewTimer(burst)
+	defer end.Stop()
+	for {
+		select {
+		case in := <-h.emitted:
+			h.take(in)
+		case <-end.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// pass makes the world equal to the inputs and returns when it wants to be called again even if no
+// source speaks: zero for never.
+func (h *hub) pass() (due time.Time) {
+	start := time.Now()
+	ordered := make([]mesh.Input, 0, len(h.sources))
+	for _, name := range h.sources {
+		ordered = append(ordered, h.inputs[name])
+	}
+	plan := mesh.Compile(ordered, h.vips)
+	err := h.apply(plan, &due)
+
+	old := h.state.Load()
+	if err != nil {
+		due = start.Add(retry)
+		if old.err == nil || old.err.Error() != err.Error() {
+			h.log.Error("the plan is not wholly applied; trying again", "error", err, "in", retry)
+		}
+	} else if old.err != nil {
+		h.log.Info("the plan is wholly applied again")
+	}
+	logProblems(h.log, old.plan.Problems, plan.Problems)
+	next := &hubState{plan: plan, vips: h.vips.Usage(), inputs: map[string]mesh.Input{}, spoke: old.spoke, err: err,
+		passes: old.passes + 1, took: time.Since(start)}
+	for k, v := range h.inputs {
+		next.inputs[k] = v
+	}
+	h.state.Store(next)
+	return due
+}
+
+// apply is the road of an update: addresses to disk, frontends to the kernel, names to the server,
+// lookups to the resolver.
+func (h *hub) apply(plan *mesh.Plan, due *time.Time) error {
+	if err := h.vips.Save(); err != nil {
+		// An address that is not on disk may be given to another host after a restart, so nobody is
+		// told about it until it is. What was told before stays.
+		return err
+	}
+	h.kernel.Lock()
+	next, err := h.balancer.Apply(plan)
+	h.kernel.Unlock()
+	*due = next
+	h.server.Store(names.Build(plan, h.names))
+	h.resolver.Watch(plan.Watch)
+	return err
+}
+
+// backends returns what is behind each assignment as the kernel has it.
+func (h *hub) backends() map[string][]ebpf.BackendState {
+	h.kernel.Lock()
+	defer h.kernel.Unlock()
+	m := map[string][]ebpf.BackendState{}
+	for _, s := range h.services.Dump() {
+		for _, name := range h.balancer.Assignments(s.Name) {
+			m[name] = append(m[name], s.Backends...)
+		}
+	}
+	return m
+}
+
+// logProblems logs each problem once, when it appears and when it goes.
+func logProblems(log *slog.Logger, old, now []mesh.Problem) {
+	had := map[mesh.Problem]bool{}
+	for _, p := range old {
+		had[p] = true
+	}
+	for _, p := range now {
+		if !had[p] {
+			log.Warn("skipped", "source", p.Source, "object", p.Object, "reason", p.Reason)
+		}
+		delete(had, p)
+	}
+	for _, p := range old {
+		if had[p] {
+			log.Info("no longer skipped", "source", p.Source, "object", p.Object)
+		}
+	}
+}

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/nodens-dns/nodens/dnsd/lb"
+	"github.com/nodens-dns/nodens/dnsd/mesh"
+	"github.com/nodens-dns/nodens/dnsd/names"
+	"github.com/nodens-dns/nodens/dnsd/resolve"
+	"github.com/nodens-dns/nodens/dnsd/serve"
+	"github.com/nodens-dns/nodens/dnsd/upstream"
+	"github.com/nodens-dns/nodens/ebpf"
+)
+
+// recorder stands for the kernel, to see what it is told and when.
+type recorder struct {
+	frontends map[ebpf.Frontend]string
+	calls     int
+	at        func() // called inside Apply
+	err       error
+}
+
+func (r *recorder) Dump() []ebpf.ServiceState { return nil }
+
+func (r *recorder) Apply(f map[ebpf.Frontend]string, _ map[string]ebpf.Service) (ebpf.Changes, error) {
+	r.calls++
+	r.frontends = f
+	if r.at != nil {
+		r.at()
+	}
+	return ebpf.Changes{}, r.err
+}
+
+// testHub is a hub with real parts around it, but for the kernel and the servers asked.
+func testHub(t *testing.T, dir string, kernel *recorder, sources ...string) *hub {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	keep, err := newKeeper(filepath.Join(dir, "inputs"), log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newHub(log, append(sources, "resolve"), keep)
+	h.vips, err = mesh.OpenVIPs(filepath.Join(dir, "vips.json"),
+		netip.MustParsePrefix("240.240.0.0/16"), netip.MustParsePrefix("2001:2::/48"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.balancer = lb.New(kernel, lb.Options{})
+	h.server = serve.New(serve.Options{})
+	h.resolver = resolve.New(resolve.Options{
+		Exchange: func(context.Context, upstream.Servers, *dns.Msg) (*dns.Msg, error) {
+			return nil, errors.New("no servers")
+		},
+		Servers: func() []netip.AddrPort { return nil },
+		Emit:    func(mesh.Input) {},
+	})
+	return h
+}
+
+func address(t *testing.T, h *hub, name string) netip.Addr {
+	t.Helper()
+	a := h.server.Table().Lookup(&names.Client{}, name, dns.TypeA)
+	if len(a.Addresses) == 0 {
+		return netip.Addr{}
+	}
+	return a.Addresses[0]
+}
+
+func input(host string) mesh.Input {
+	return mesh.Input{
+		Source: "file",
+		Hosts: []mesh.Host{{
+			Name: host, Object: "ServiceEntry default/x", Allocate: true,
+			Ports: []mesh.Port{{Number: 80, Protocol: mesh.TCP, Cluster: "c"}},
+		}},
+		Clusters: []mesh.Cluster{{
+			Name: "c", Discovery: mesh.Static, LbPolicy: mesh.LeastRequest,
+			Localities: []mesh.Locality{{Endpoints: []mesh.Endpoint{{Address: "192.0.2.1", Port: 80}}}},
+		}},
+	}
+}
+
+func TestKernelIsToldBeforeNames(t *testing.T) {
+	kernel := &recorder{}
+	h := testHub(t, t.TempDir(), kernel, "file")
+	h.pass()
+	kernel.at = func() {
+		if address(t, h, "a.example").IsValid() {
+			t.Error("the name is answered before its address can be connected to")
+		}
+	}
+	h.take(input("a.example"))
+	h.pass()
+	if !address(t, h, "a.example").IsValid() {
+		t.Fatal("the name is not answered")
+	}
+	if len(kernel.frontends) == 0 {
+		t.Error("the kernel was told nothing")
+	}
+}
+
+func TestNameGoesFirst(t *testing.T) {
+	kernel := &recorder{}
+	h := testHub(t, t.TempDir(), kernel, "file")
+	h.take(input("a.example"))
+	h.take(mesh.Input{Source: "resolve"})
+	h.pass()
+	n := len(kernel.frontends)
+	h.take(mesh.Input{Source: "file"})
+	due := h.pass()
+	if address(t, h, "a.example").IsValid() {
+		t.Error("the name is still answered")
+	}
+	if len(kernel.frontends) != n {
+		t.Errorf("%d frontends are left of %d while clients may remember the answer", len(kernel.frontends), n)
+	}
+	if due.IsZero() {
+		t.Error("nobody will come back to remove them")
+	}
+}
+
+func TestRestartKnowsEverything(t *testing.T) {
+	dir := t.TempDir()
+	h := testHub(t, dir, &recorder{}, "file")
+	h.take(input("a.example"))
+	h.pass()
+	want := address(t, h, "a.example")
+	h.keep.flush()
+
+	again := testHub(t, dir, &recorder{}, "file")
+	again.pass()
+	if got := address(t, again, "a.example"); got != want || !want.IsValid() {
+		t.Errorf("after a restart a.example is %v, was %v", got, want)
+	}
+	if again.inputs["file"].Pending {
+		t.Error("the source is pending although it had spoken")
+	}
+}
+
+func TestBrokenMemoryIsPending(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "inputs"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "inputs", "file.json"), []byte(`{"Source":"fi`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h := testHub(t, dir, &recorder{}, "file")
+	h.pass()
+	if !h.inputs["file"].Pending || !h.state.Load().plan.Partial {
+		t.Error("a source whose memory is broken must be waited for")
+	}
+}
+
+func TestUnsavedAddressIsNotTold(t *testing.T) {
+	dir := t.TempDir()
+	h := testHub(t, dir, &recorder{}, "file")
+	h.pass()
+	// A folder where the file should be: the rename fails, for root too.
+	if err := os.Mkdir(filepath.Join(dir, "vips.json"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "vips.json", "x"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.take(input("a.example"))
+	due := h.pass()
+	if address(t, h, "a.example").IsValid() {
+		t.Error("an address is answered that a restart would forget")
+	}
+	if due.IsZero() || h.state.Load().err == nil {
+		t.Error("it is neither tried again nor shown")
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "vips.json")); err != nil {
+		t.Fatal(err)
+	}
+	h.pass()
+	if !address(t, h, "a.example").IsValid() {
+		t.Error("the name is not answered once its address could be saved")
+	}
+}
+
+func TestKernelErrorIsRetried(t *testing.T) {
+	kernel := &recorder{err: errors.New("frontends: full")}
+	h := testHub(t, t.TempDir(), kernel, "file")
+	h.take(input("a.example"))
+	if due := h.pass(); due.IsZero() || h.state.Load().err == nil {
+		t.Fatal("an error of the kernel is neither shown nor tried again")
+	}
+	kernel.err = nil
+	h.pass()
+	if err := h.state.Load().err; err != nil {
+		t.Error(err)
+	}
+}
+
+// A burst of one push is compiled once.
+func TestBurst(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		kernel := &recorder{}
+		h := testHub(t, dir, kernel, "file")
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- h.run(ctx, time.Time{}) }()
+		emit := h.emit(ctx)
+		for range 20 {
+			emit(input("a.example"))
+		}
+		synctest.Wait()
+		time.Sleep(time.Second) // of synctest's clock
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if kernel.calls == 0 || kernel.calls > 3 {
+			t.Errorf("a burst of 20 was applied %d times", kernel.calls)
+		}
+	})
+}

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/nodens-dns/nodens/dnsd/pods"
+)
+
+// metrics reads the counters its daemon's parts keep, when Prometheus asks and not before.
+type metrics struct{ d *daemon }
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("nodens_"+name, help, labels, nil)
+}
+
+var (
+	queriesDesc     = desc("dns_queries_total", "DNS queries by what became of them.", "outcome")
+	messagesDesc    = desc("dns_messages_total", "DNS messages received by transport.", "transport")
+	truncatedDesc   = desc("dns_truncated_total", "Answers sent with TC, with the records that fit.")
+	cacheDesc       = desc("upstream_cache_total", "Forwarded questions by what the cache did.", "result")
+	cacheBytesDesc  = desc("upstream_cache_bytes", "Memory of cached answers, in bytes.")
+	serverDesc      = desc("upstream_queries_total", "Queries sent to a nameserver.", "server")
+	serverFailDesc  = desc("upstream_failures_total", "Queries to a nameserver without a usable answer in time.", "server")
+	serverRTTDesc   = desc("upstream_rtt_seconds_total", "Time waited for a nameserver's answers.", "server")
+	serverDownDesc  = desc("upstream_down", "1 while a nameserver is asked last because it does not answer.", "server")
+	podsDesc        = desc("pods", "Pods of this node by state.", "state")
+	namesDesc       = desc("names", "Names answered here.")
+	frontendsDesc   = desc("frontends", "Frontends in the plan.")
+	problemsDesc    = desc("problems", "Objects that cannot be used.", "source")
+	sourceDesc      = desc("source_spoke_timestamp_seconds", "When a source last said something, Unix time; 0 for not yet.", "source")
+	planDesc        = desc("plan_passes_total", "Times the plan was compiled and applied.")
+	planSecondsDesc = desc("plan_seconds", "How long the last pass took.")
+	planFailedDesc  = desc("plan_failed", "1 while the plan is not wholly applied.")
+	kernelDesc      = desc("kernel_events_total", "What the programs in the kernel did, by reason.", "event")
+	heartbeatDesc   = desc("kernel_heartbeat_age_seconds", "Age of the heartbeat the kernel sees.")
+)
+
+// Describe sends nothing: the metrics are unchecked, since their labels come from what there is.
+func (m metrics) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (m metrics) Collect(ch chan<- prometheus.Metric) {
+	count := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	m.dns(count, gauge)
+	m.mesh(count, gauge)
+	if counters, err := m.d.datapath.Counters(); err == nil {
+		for event, n := range counters {
+			count(kernelDesc, float64(n), event)
+		}
+	}
+	gauge(heartbeatDesc, m.d.datapath.Heartbeat().Seconds())
+}
+
+type send func(d *prometheus.Desc, v float64, labels ...string)
+
+func (m metrics) dns(count, gauge send) {
+	for outcome, n := range m.d.queries() {
+		count(queriesDesc, float64(n), outcome)
+	}
+	s := m.d.server.Stats()
+	count(messagesDesc, float64(s.UDP), "udp")
+	count(messagesDesc, float64(s.TCP), "tcp")
+	count(truncatedDesc, float64(s.Truncated))
+
+	u := m.d.upstream.Stats()
+	for result, n := range map[string]uint64{
+		"hit": u.Hits, "stale": u.Stale, "miss": u.Misses, "merged": u.Merged, "failure": u.Remembered,
+	} {
+		count(cacheDesc, float64(n), result)
+	}
+	gauge(cacheBytesDesc, float64(u.Bytes))
+	for _, server := range u.Servers {
+		addr := server.Addr.String()
+		count(serverDesc, float64(server.Queries), addr)
+		count(serverFailDesc, float64(server.Failures), addr)
+		count(serverRTTDesc, server.RTT.Seconds(), addr)
+		gauge(serverDownDesc, truth(server.Down), addr)
+	}
+}
+
+func (m metrics) mesh(count, gauge send) {
+	st := m.d.hub.state.Load()
+	gauge(namesDesc, float64(len(st.plan.Names)))
+	gauge(frontendsDesc, float64(len(st.plan.Frontends)))
+	count(planDesc, float64(st.passes))
+	gauge(planSecondsDesc, st.took.Seconds())
+	gauge(planFailedDesc, truth(st.err != nil))
+	problems := map[string]int{}
+	for _, s := range m.d.sources {
+		problems[s.name] = 0
+		var spoke float64
+		if t := st.spoke[s.name]; !t.IsZero() {
+			spoke = float64(t.UnixNano()) / float64(time.Second)
+		}
+		gauge(sourceDesc, spoke, s.name)
+	}
+	for _, p := range st.plan.Problems {
+		problems[p.Source]++
+	}
+	for source, n := range problems {
+		gauge(problemsDesc, float64(n), source)
+	}
+	states := map[pods.State]int{pods.Captured: 0, pods.Balanced: 0, pods.Shared: 0, pods.Opening: 0, pods.Failed: 0}
+	for _, p := range m.d.pods.List() {
+		states[p.State]++
+	}
+	for state, n := range states {
+		gauge(podsDesc, float64(n), string(state))
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// queries counts DNS queries by what became of them.
+func (d *daemon) queries() map[string]uint64 {
+	s := d.server.Stats()
+	return map[string]uint64{
+		"answered": s.Answered, "nodata": s.NoData, "completed": s.Completed, "forwarded": s.Forwarded,
+		"passed": s.Passed, "failed": s.Failed, "refused": s.Refused, "dropped": s.Dropped, "malformed": s.Malformed,
+	}
+}
+
+func (d *daemon) registry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(metrics{d}, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "nodens_build_info", Help: "Always 1; the version is the label.",
+		ConstLabels: prometheus.Labels{"version": version},
+	})
+	build.Set(1)
+	r.MustRegister(build)
+	return r
+}

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/nodens-dns/nodens/dnsd/admin"
+	"github.com/nodens-dns/nodens/dnsd/mesh"
+	"github.com/nodens-dns/nodens/dnsd/pods"
+	"github.com/nodens-dns/nodens/dnsd/resolve"
+	"github.com/nodens-dns/nodens/ebpf"
+)
+
+// nameRows lists the names that contain filter.
+func (d *daemon) nameRows(filter string) []admin.NameRow {
+	rows := []admin.NameRow{}
+	for _, n := range d.hub.state.Load().plan.Names {
+		if !strings.Contains(n.Host, strings.ToLower(filter)) {
+			continue
+		}
+		row := admin.NameRow{
+			Name: n.Host, View: n.View, VIP: n.Virtual, CNAME: n.CNAME, Source: n.Source, Object: n.Object,
+			Addresses: texts(slices.Concat(n.Addr4, n.Addr6)),
+		}
+		for _, p := range n.Ports {
+			row.Ports = append(row.Ports, strconv.Itoa(int(p.Number))+"/"+p.Protocol.String())
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// clusterRows lists the plan's assignments with what the kernel does for each.
+func (d *daemon) clusterRows() []admin.ClusterRow {
+	st := d.hub.state.Load()
+	lookups := map[string]resolve.Status{} // by name: a cluster's names are few, its families one
+	for _, l := range d.resolver.Status() {
+		lookups[l.Lookup.Name] = l
+	}
+	rows := make([]admin.ClusterRow, 0, len(st.plan.Assignments))
+	at := map[string]int{}
+	for i, a := range st.plan.Assignments {
+		at[a.Name] = i
+		rows = append(rows, admin.ClusterRow{
+			Name: a.Name, Source: a.Source, Type: string(a.Discovery), Policy: string(a.LbPolicy), Frontends: []string{},
+		})
+	}
+	for _, f := range st.plan.Frontends {
+		row := &rows[at[f.Assignment]]
+		row.Frontends = append(row.Frontends, frontendText(f))
+	}
+	for _, in := range st.inputs {
+		for _, c := range in.Clusters {
+			i, used := at[in.Source+"/"+c.Name]
+			if !used || c.DNS == nil {
+				continue
+			}
+			rows[i].Lookups = lookupRows(c, lookups)
+		}
+	}
+	for name, list := range d.hub.backends() {
+		if i, ok := at[name]; ok {
+			rows[i].Endpoints = endpointRows(list)
+		}
+	}
+	for i := range rows {
+		if len(rows[i].Endpoints) == 0 {
+			rows[i].Problem = "no endpoint: connections are refused"
+		}
+	}
+	return rows
+}
+
+func lookupRows(c mesh.Cluster, lookups map[string]resolve.Status) []admin.LookupRow {
+	var rows []admin.LookupRow
+	for _, loc := range c.Localities {
+		for _, e := range loc.Endpoints {
+			l, ok := lookups[strings.ToLower(strings.TrimSuffix(e.Address, "."))]
+			if !ok {
+				continue
+			}
+			rows = append(rows, admin.LookupRow{
+				Name: l.Lookup.Name, Family: string(l.Lookup.Family), Addresses: texts(l.Addresses),
+				Asked: l.Success, Next: l.Due, Error: l.Error,
+			})
+		}
+	}
+	return rows
+}
+
+func endpointRows(list []ebpf.BackendState) []admin.EndpointRow {
+	var rows []admin.EndpointRow
+	for _, b := range list {
+		rows = append(rows, admin.EndpointRow{
+			Address: b.Addr.String(), Weight: b.Weight, Active: b.Active, Connections: b.Connections, Ejected: b.Ejected,
+		})
+	}
+	return rows
+}
+
+func frontendText(f mesh.Frontend) string {
+	s := netip.AddrPortFrom(f.Address, f.Port).String() + "/" + f.Protocol.String()
+	if f.Port == 0 {
+		s = f.Address.String() + " other ports"
+	}
+	if f.View != "" {
+		s += " for " + f.View
+	}
+	return s
+}
+
+// podRows lists the pods of this node.
+func (d *daemon) podRows() []admin.PodRow {
+	rows := []admin.PodRow{}
+	for _, p := range d.pods.List() {
+		row := admin.PodRow{
+			Pod: podName(p), Container: p.Key.ContainerID, Interface: p.Key.IfName, Netns: p.Netns, Cookie: p.Cookie,
+			State: string(p.State), Reason: p.Reason, Since: p.Since,
+		}
+		for _, a := range p.Addresses {
+			row.Addresses = append(row.Addresses, a.Addr().String())
+		}
+		for _, n := range p.Nameservers {
+			row.Nameservers = append(row.Nameservers, admin.NameserverRow{Address: n.Addr.String(), Port: n.Port})
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// podName is how the pod is asked for.
+func podName(p pods.Pod) string {
+	if p.Name == "" {
+		return p.Key.ContainerID
+	}
+	return p.Namespace + "/" + p.Name
+}
+
+func texts(addrs []netip.Addr) []string {
+	var list []string
+	for _, a := range addrs {
+		list = append(list, a.String())
+	}
+	return list
+}
+
+// explain says what a query for name from a pod meets, and what a connection to the answer does.
+func (d *daemon) explain(name, pod string) ([]string, error) {
+	list := d.pods.List()
+	i := slices.IndexFunc(list, func(p pods.Pod) bool { return podName(p) == pod || p.Key.ContainerID == pod })
+	if i < 0 {
+		return nil, fmt.Errorf("no pod %q on this node; `dnsd pods` lists them", pod)
+	}
+	p := list[i]
+	lines := []string{fmt.Sprintf("pod %s is %s%s", podName(p), p.State, because(p.Reason))}
+	for _, n := range p.Nameservers {
+		lines = append(lines, fmt.Sprintf("queries to %s:53 are turned to port %d of the pod's own address; what is not ours is asked of %[1]s from the pod", n.Addr, n.Port))
+	}
+	table := d.server.Table()
+	lines = append(lines, table.Explain(&p.Client, name)...)
+	return append(lines, d.explainConnect(p, name)...), nil
+}
+
+// explainConnect says where connections to the addresses of name go.
+func (d *daemon) explainConnect(p pods.Pod, name string) []string {
+	st := d.hub.state.Load()
+	var lines []string
+	table := d.server.Table()
+	const a, aaaa = 1, 28 // RFC 1035, RFC 3596
+	v4, v6 := table.Lookup(&p.Client, name, a), table.Lookup(&p.Client, name, aaaa)
+	for _, addr := range slices.Concat(v4.Addresses, v6.Addresses) {
+		for _, f := range st.plan.Frontends {
+			if f.Address != addr || (f.View != "" && f.View != p.Namespace) {
+				continue
+			}
+			line := "connect to " + frontendText(f) + ": " + f.Assignment
+			for _, a := range st.plan.Assignments {
+				if a.Name == f.Assignment {
+					line += endpointText(a)
+				}
+			}
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+func endpointText(a mesh.Assignment) string {
+	var list []string
+	for _, l := range a.Localities {
+		for _, e := range l.Endpoints {
+			list = append(list, e.Address.String())
+		}
+	}
+	if len(list) == 0 {
+		return ", which has no endpoint: refused"
+	}
+	return fmt.Sprintf(", %s over %s", a.LbPolicy, strings.Join(list, " "))
+}
+
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return ": " + reason
+}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodens-dns/nodens/dnsd/admin"
+	"github.com/nodens-dns/nodens/dnsd/pods"
+	"github.com/nodens-dns/nodens/ebpf"
+)
+
+// serveAdmin answers health checks, metrics and the ask commands until ctx is done.
+func (d *daemon) serveAdmin(ctx context.Context) error {
+	s, err := admin.Listen(admin.Options{
+		Socket: d.config.adminSocket(), Listen: d.config.Listen,
+		Status: d.status, Names: d.nameRows, Clusters: d.clusterRows, Pods: d.podRows,
+		Explain: d.explain, Ready: d.ready, Registry: d.registry(),
+	})
+	if err != nil {
+		return err
+	}
+	return s.Serve(ctx)
+}
+
+// ready says why this node is not served as its configuration wants, or nil.
+func (d *daemon) ready() error {
+	if err := ebpf.Attached(d.ebpfOptions()); err != nil {
+		return err
+	}
+	st := d.hub.state.Load()
+	var pending []string
+	for _, s := range d.sources {
+		if st.inputs[s.name].Pending {
+			pending = append(pending, s.name)
+		}
+	}
+	if len(pending) > 0 {
+		return fmt.Errorf("waiting for the first word of: %s", strings.Join(pending, ", "))
+	}
+	return st.err
+}
+
+func (d *daemon) status() admin.Status {
+	st := d.hub.state.Load()
+	now := time.Now()
+	s := admin.Status{
+		Version: version, Now: now, Started: d.started,
+		Kernel:   d.kernelStatus(now),
+		Names:    len(st.plan.Names),
+		Clusters: len(st.plan.Assignments),
+		Queries:  d.queries(),
+		Upstream: d.upstreamStatus(),
+	}
+	s.Node, _ = os.Hostname() // without one the line is shorter
+	if err := d.ready(); err != nil {
+		s.NotReady = err.Error()
+	}
+	for _, src := range d.sources {
+		in := st.inputs[src.name]
+		s.Sources = append(s.Sources, admin.Source{
+			Name: src.name, Spoke: st.spoke[src.name], Pending: in.Pending,
+			Hosts: len(in.Hosts), Clusters: len(in.Clusters), Problems: len(in.Problems),
+		})
+	}
+	for _, p := range d.pods.List() {
+		switch p.State {
+		case pods.Captured:
+			s.Pods.Captured++
+		case pods.Balanced, pods.Shared:
+			s.Pods.Balanced++
+		case pods.Opening:
+			s.Pods.Opening++
+		case pods.Failed:
+			s.Pods.Failed++
+		}
+	}
+	for _, p := range d.pods.Problems() {
+		s.Problems = append(s.Problems, admin.Problem{Source: "pods", Object: p.Object, Reason: p.Reason})
+	}
+	s.Frontends = len(st.plan.Frontends)
+	for _, backends := range d.hub.backends() {
+		s.Backends += len(backends)
+	}
+	s.VIPs = admin.VIPs{
+		V4: d.config.VIPs.V4.String(), V6: d.config.VIPs.V6.String(),
+		Used: st.vips.Used, Resting: st.vips.Resting, Size: st.vips.Size,
+	}
+	for _, p := range st.plan.Problems {
+		s.Problems = append(s.Problems, admin.Problem{Source: p.Source, Object: p.Object, Reason: p.Reason})
+	}
+	if st.err != nil {
+		s.Problems = append(s.Problems, admin.Problem{Source: "kernel", Object: "plan", Reason: st.err.Error()})
+	}
+	return s
+}
+
+func (d *daemon) kernelStatus(now time.Time) admin.Kernel {
+	k := admin.Kernel{Heartbeat: now.Add(-d.datapath.Heartbeat())}
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		k.Release = unix.ByteSliceToString(u.Release[:])
+	}
+	if err := ebpf.Attached(d.ebpfOptions()); err != nil {
+		k.Detached = err.Error()
+	}
+	for _, f := range d.datapath.Features() {
+		k.Features = append(k.Features, admin.Feature{Name: f.Name, Present: f.Present, Note: f.Detail})
+	}
+	k.Counters, _ = d.datapath.Counters()
+	return k
+}
+
+func (d *daemon) upstreamStatus() admin.Upstream {
+	st := d.upstream.Stats()
+	u := admin.Upstream{Entries: int64(st.Entries), Bytes: int64(st.Bytes), Hits: st.Hits, Misses: st.Misses}
+	for _, s := range st.Servers {
+		u.Servers = append(u.Servers, admin.UpstreamServer{
+			Address: s.Addr.String(), Down: s.Down, Queries: s.Queries, Failures: s.Failures,
+		})
+	}
+	return u
+}
