@@ -150,25 +150,37 @@ func (d *Datapath) probe() (string, error) {
 	if !inside {
 		return "the kernel lists the programs; this process is not below " + d.cgroup, d.listed()
 	}
-	return "a socket of this process was seen", d.trySocket()
-}
-
-// trySocket connects a datagram socket, which sends nothing, tells the kernel that its peer stands for
-// another address and asks for its peer: the answer is right only if the getpeername hook saw it.
-func (d *Datapath) trySocket() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := probeSocket()
 	if err != nil {
-		return fmt.Errorf("open a probe socket: %w", err)
+		return fmt.Sprintf("the kernel lists the programs; no socket could try them: %v", err), d.listed()
 	}
 	defer func() { _ = unix.Close(fd) }()
-	const port = 9                                              // discard
-	here, shown := [4]byte{127, 0, 0, 1}, [4]byte{192, 0, 2, 1} // RFC 5737
-	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: here, Port: port}); err != nil {
-		return fmt.Errorf("connect a probe socket: %w", err)
+	return "a socket of this process was seen", d.trySocket(fd)
+}
+
+var (
+	probePeer  = netip.MustParseAddrPort("127.0.0.1:9") // discard
+	probeShown = netip.MustParseAddrPort("192.0.2.1:9") // RFC 5737: nobody's
+)
+
+// probeSocket connects a datagram socket, which sends nothing. The caller closes it.
+func probeSocket() (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open a probe socket: %w", err)
 	}
+	peer := &unix.SockaddrInet4{Addr: probePeer.Addr().As4(), Port: int(probePeer.Port())}
+	if err := unix.Connect(fd, peer); err != nil {
+		return 0, errors.Join(fmt.Errorf("connect a probe socket: %w", err), unix.Close(fd))
+	}
+	return fd, nil
+}
+
+// trySocket tells the kernel that a socket's peer stands for another address and asks for its peer: the
+// answer is right only if the getpeername program saw it.
+func (d *Datapath) trySocket(fd int) error {
 	var s nodensSocket
-	s.Ring[0].Backend = endpoint(netip.AddrPortFrom(netip.AddrFrom4(here), port))
-	s.Ring[0].Frontend = endpoint(netip.AddrPortFrom(netip.AddrFrom4(shown), port))
+	s.Ring[0].Backend, s.Ring[0].Frontend = endpoint(probePeer), endpoint(probeShown)
 	if err := d.maps.Sockets.Put(int32(fd), s); err != nil {
 		return fmt.Errorf("prepare a probe socket: %w", err)
 	}
@@ -176,7 +188,7 @@ func (d *Datapath) trySocket() error {
 	if err != nil {
 		return fmt.Errorf("ask a probe socket for its peer: %w", err)
 	}
-	if in4, ok := peer.(*unix.SockaddrInet4); !ok || in4.Addr != shown {
+	if in4, ok := peer.(*unix.SockaddrInet4); !ok || in4.Addr != probeShown.Addr().As4() {
 		return errors.New("a socket of this process is not seen by the programs")
 	}
 	return nil

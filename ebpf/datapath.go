@@ -9,6 +9,7 @@ package ebpf
 //go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel,bpfeb -type agreed -type address -type endpoint -type policy -type pod_flags -type count -type health -type translation nodens nodens.c -- -O2 -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/x86_64-linux-gnu
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -56,18 +57,14 @@ type Datapath struct {
 // Attached says whether a complete datapath of this build's schema is pinned: nil, or an error naming
 // what is missing. It looks at file names only, cheap enough for every pod's ADD.
 func Attached(o Options) error {
-	o, err := o.complete()
-	if err != nil {
-		return err
-	}
 	var missing []string
 	for _, pin := range pins() {
-		if _, err := os.Stat(filepath.Join(o.PinPath, pin)); err != nil {
+		if _, err := os.Stat(filepath.Join(o.pinPath(), pin)); err != nil {
 			missing = append(missing, pin)
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("the datapath is not attached: %s lacks %s", o.PinPath, strings.Join(missing, ", "))
+		return fmt.Errorf("the datapath is not attached: %s lacks %s", o.pinPath(), strings.Join(missing, ", "))
 	}
 	return nil
 }
@@ -123,10 +120,7 @@ func Upgrade(o Options) (*Datapath, error) {
 // Remove detaches every program, the ones that turn sockets away first, and takes all pins away. Absent
 // is fine.
 func Remove(o Options) error {
-	o, err := o.complete()
-	if err != nil {
-		return err
-	}
+	o.PinPath = o.pinPath()
 	if _, err := os.Stat(o.PinPath); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -164,7 +158,7 @@ func install(o Options) (*Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := spec.Variables[nodensVarCanSetRetval].Set(present(haveSetRetval())); err != nil {
+	if err := spec.Variables[nodensVarCanSetRetval].Set(flag(haveSetRetval())); err != nil {
 		return nil, fmt.Errorf("set %s: %w", nodensVarCanSetRetval, err)
 	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, o.collection())
@@ -211,10 +205,11 @@ func (d *Datapath) check() (*Datapath, error) {
 	return d, nil
 }
 
+func (o Options) pinPath() string { return cmp.Or(o.PinPath, DefaultPinPath) }
+
+// complete fills in the defaults.
 func (o Options) complete() (Options, error) {
-	if o.PinPath == "" {
-		o.PinPath = DefaultPinPath
-	}
+	o.PinPath = o.pinPath()
 	if o.CgroupPath == "" {
 		root, err := cgroupRoot()
 		if err != nil {
@@ -251,7 +246,7 @@ func haveSetRetval() bool {
 	return features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil
 }
 
-func present(b bool) uint32 {
+func flag(b bool) uint32 {
 	if b {
 		return 1
 	}

@@ -231,6 +231,28 @@ func TestBeforeOthers(t *testing.T) {
 	}
 }
 
+// A tool that attached without allowing others keeps us out, and is blamed.
+func TestExclusive(t *testing.T) {
+	o := options(t)
+	other, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect,
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()}, License: "GPL"})
+	must(t, err)
+	defer func() { _ = other.Close() }()
+	cgroup, err := os.Open(o.CgroupPath)
+	must(t, err)
+	defer func() { _ = cgroup.Close() }()
+	must(t, link.RawAttachProgram(link.RawAttachProgramOptions{Target: int(cgroup.Fd()), Program: other,
+		Attach: ebpf.AttachCGroupInet4Connect}))
+	t.Cleanup(func() { must(t, Remove(o)) })
+	_, err = Ensure(o)
+	if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "attach connect4") {
+		t.Errorf("ensure: %v, want EPERM at connect4", err)
+	}
+	if Attached(o) == nil {
+		t.Error("half attached counts as attached")
+	}
+}
+
 func TestPinPath(t *testing.T) {
 	sandbox.Root(t)
 	_, err := Ensure(Options{CgroupPath: sandbox.CgroupRoot(t), PinPath: t.TempDir()})

@@ -8,7 +8,7 @@
 enum verdict { LEAVE, REWRITE, REFUSE };
 
 /* Draws by weight before the members are looked through one by one, and how far that goes. */
-enum { DRAWS = 4, LOOKS = 32 };
+enum { DRAWS = 4, LOOKS = 16 };
 
 /* A backend whose handshake fails rests this long, twice as long each time again up to 64 s. */
 static const __u64 ejection_base = 1000000000;

@@ -113,6 +113,9 @@ func (p *pool) collect(now time.Time, keep func(base uint32) bool) {
 
 // release puts a run back in its place, joined with its neighbours.
 func (p *pool) release(r run) {
+	if r.n == 0 {
+		return
+	}
 	i, _ := slices.BinarySearchFunc(p.free, r, func(a, b run) int { return cmp.Compare(a.base, b.base) })
 	p.free = slices.Insert(p.free, i, r)
 	if i+1 < len(p.free) && p.free[i].end() == p.free[i+1].base {
