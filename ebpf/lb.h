@@ -10,6 +10,9 @@ enum verdict { LEAVE, REWRITE, REFUSE };
 /* Draws by weight before the members are looked through one by one, and how far that goes. */
 enum { DRAWS = 4, LOOKS = 16 };
 
+/* How many members of a new set are looked through for a backend to stay with. */
+enum { MEMBERS = 128 };
+
 /* A backend whose handshake fails rests this long, twice as long each time again up to 64 s. */
 static const __u64 ejection_base = 1000000000;
 enum { MAX_DOUBLINGS = 6 };
@@ -224,7 +227,7 @@ static __always_inline struct translation *recall(struct socket *s, const struct
 
 /* The port goes away first and comes last: another thread's recvmsg never sees half an entry. */
 static __always_inline void remember(struct socket *s, const struct endpoint *backend,
-				     const struct endpoint *frontend, __u64 word)
+				     const struct endpoint *frontend, __u64 word, __u32 id)
 {
 	struct translation *t = recall(s, backend);
 
@@ -234,6 +237,7 @@ static __always_inline void remember(struct socket *s, const struct endpoint *ba
 	t->backend.addr = backend->addr;
 	t->frontend = *frontend;
 	t->word = word;
+	t->id = id;
 	barrier();
 	*(volatile __be16 *)&t->backend.port = backend->port;
 }
@@ -254,13 +258,43 @@ static __always_inline void forget(struct bpf_sock *sk, const struct endpoint *t
 		*(volatile __be16 *)&t->backend.port = 0;
 }
 
-/* Datagrams of one socket to one frontend stay with their backend for as long as the set stands. */
+/* Whether a set, as far as it is looked through, has a backend. Not inlined: see find_slot(). */
+__noinline __u32 has_member(__u32 id, __u32 backend)
+{
+	struct set *set = bpf_map_lookup_elem(&sets, &id);
+
+	for (__u32 i = 0; set && i < MEMBERS && i < set->size; i++) {
+		__u32 n = set->members + i;
+		struct slot *slot = bpf_map_lookup_elem(&slots, &n);
+
+		if (slot && slot->backend == backend)
+			return true;
+	}
+	return false;
+}
+
+/* Whether what a socket was told holds under the service's present word: the backend is still in the set. */
+static __always_inline bool holds(struct translation *t, __u64 word)
+{
+	__u32 id = t->id;
+	struct backend *backend = bpf_map_lookup_elem(&backends, &id);
+
+	if (t->word == word)
+		return true;
+	if (!backend || !same(&backend->addr, &t->backend.addr) ||
+	    (backend->port && backend->port != t->backend.port) || !has_member((__u32)word, id))
+		return false;
+	t->word = word;
+	return true;
+}
+
+/* Datagrams of one socket to one frontend may be one conversation: they stay with one backend. */
 static __always_inline bool stay(struct socket *s, struct endpoint *to, __u64 word)
 {
 	for (int i = 0; i < RING; i++) {
 		struct translation *t = &s->ring[i];
 
-		if (t->backend.port && t->word == word && same_endpoint(&t->frontend, to)) {
+		if (t->backend.port && same_endpoint(&t->frontend, to) && holds(t, word)) {
 			*to = t->backend;
 			return true;
 		}
@@ -288,7 +322,7 @@ static __always_inline enum verdict place(struct bpf_sock_addr *ctx, choice c, _
 	struct socket *s = bpf_sk_storage_get(&sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 
 	if (s) {
-		remember(s, &target, to, word);
+		remember(s, &target, to, word, id);
 		if (connecting)
 			track(s, id, backend->incarnation, state, probe);
 	} else { /* no memory: it connects, but shows the backend as its peer */

@@ -155,6 +155,8 @@ type nodensTranslation struct {
 	Backend  nodensEndpoint
 	Frontend nodensEndpoint
 	Word     uint64
+	Id       uint32
+	Pad      uint32
 }
 
 // Names of all BPF objects in the ELF.

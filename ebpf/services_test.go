@@ -177,6 +177,21 @@ func TestDatagramsStay(t *testing.T) {
 	if len(seen) != 3 {
 		t.Errorf("six sockets use %v, want all three backends", seen)
 	}
+	k := w.socket(t, unix.AF_INET, unix.SOCK_DGRAM, 0)
+	apply(t, s, f, map[string]Service{"web": {Backends: backends(8080, back4[1])}})
+	must(t, k.sendto(vip))
+	k.expect(back4[1].String(), vip)
+	for range 5 {
+		apply(t, s, f, map[string]Service{"web": {Backends: backends(8080, back4...)}})
+		must(t, k.sendto(vip))
+		k.expect(back4[1].String(), vip)
+		apply(t, s, f, map[string]Service{"web": {Backends: backends(8080, back4[1:]...)}})
+		must(t, k.sendto(vip))
+		k.expect(back4[1].String(), vip)
+	}
+	apply(t, s, f, map[string]Service{"web": {Backends: backends(8080, back4[0])}})
+	must(t, k.sendto(vip))
+	k.expect(back4[0].String(), vip)
 }
 
 func TestPolicies(t *testing.T) {

@@ -97,7 +97,9 @@ struct backend_state {
 struct translation {
 	struct endpoint backend;
 	struct endpoint frontend;
-	__u64 word; /* the service's word when the backend was picked */
+	__u64 word;    /* the service's word when the backend was last known to be in its set */
+	__u32 id;      /* the backend's index */
+	__u32 pad;
 };
 
 enum health { UNJUDGED, PROBE, JUDGED };
