@@ -117,11 +117,13 @@ func addresses(s *story) error {
 		return err
 	}
 	s.say("address.internal %s; auto.internal %s and %s", given, auto, auto6)
-	v, err := reach(s.web, app.Target{Network: "tcp", Host: "auto.internal", Port: 80, HTTP: true}, "203.0.113.41:80")
-	if err != nil {
-		return err
+	for network, server := range map[string]string{"tcp4": "203.0.113.41:80", "tcp6": "[2001:db8::41]:80"} {
+		v, err := reach(s.web, app.Target{Network: network, Host: "auto.internal", Port: 80, HTTP: true}, server)
+		if err != nil {
+			return err
+		}
+		s.say("a page of http://auto.internal/ over %s comes from %s", network, counts(v.Servers))
 	}
-	s.say("a page of http://auto.internal/ comes from %s", counts(v.Servers))
 	ours := netip.MustParsePrefix("240.241.0.0/16").Contains(auto) && netip.MustParsePrefix("2001:2::/48").Contains(auto6)
 	return want(given.String() == "198.51.100.1" && ours, "want 198.51.100.1 and two VIPs")
 }

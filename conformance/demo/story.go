@@ -90,6 +90,7 @@ var records = []struct {
 	{"tcp-echo.external-1.svc.cluster.local", "A", 60, []string{"203.0.113.31"}},
 	{"tcp-echo.external-2.svc.cluster.local", "A", 60, []string{"203.0.113.32"}},
 	{"auto.internal", "A", 60, []string{"203.0.113.41"}},
+	{"auto.internal", "AAAA", 60, []string{"2001:db8::41"}},
 	{"www.example.net", "A", 60, []string{"203.0.113.7"}},
 	{"www.example.net", "AAAA", 60, []string{"2001:db8::7"}},
 }

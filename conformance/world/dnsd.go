@@ -86,7 +86,7 @@ func (w *World) writeNetwork(name string, text []byte) error {
 func (w *World) Configure(change map[string]any) error {
 	conf := map[string]any{
 		"stateDir": w.stateDir(), "runDir": w.runDir(), "bpfPath": w.Pins(), "cgroup": w.Cgroup(),
-		"listen": HealthAddress, "clusterDomain": "cluster.local",
+		"listen": HealthAddress, "clusterDomain": ClusterDomain,
 		"file": map[string]any{"dir": w.ManifestDir()},
 		"xds": map[string]any{
 			"address": ADSAddress, "namespace": DefaultNamespace, "nodeName": "node", "nodeIP": nodeUplink[0].Addr().String(),

@@ -30,7 +30,7 @@ type internet struct {
 	wg   sync.WaitGroup
 }
 
-func openInternet(ns *sandbox.NS, zone *Zone) (*internet, error) {
+func openInternet(ns, node *sandbox.NS, zone *Zone) (*internet, error) {
 	n := &internet{open: map[io.Closer]struct{}{}}
 	err := ns.Do(func() error {
 		for _, port := range Ports {
@@ -42,12 +42,22 @@ func openInternet(ns *sandbox.NS, zone *Zone) (*internet, error) {
 			}
 		}
 		for _, addr := range Nameservers {
-			if err := n.serveDNS(netip.AddrPortFrom(addr, 53), zone); err != nil {
+			if err := n.serveDNS(addr, zone, true); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+	for _, addr := range nodeNameservers() {
+		if err != nil {
+			break
+		}
+		where := ns
+		if addr.IsLoopback() {
+			where = node
+		}
+		err = where.Do(func() error { return n.serveDNS(addr, zone, false) })
+	}
 	if err != nil {
 		n.close()
 		return nil, fmt.Errorf("open the internet: %w", err)
@@ -185,20 +195,22 @@ func (n *internet) echo(port uint16, read func([]byte) (int, net.IP, net.Addr, e
 	})
 }
 
-func (n *internet) serveDNS(addr netip.AddrPort, zone *Zone) error {
-	udp, err := net.ListenPacket("udp", addr.String())
+// serveDNS opens a nameserver; an insider knows the cluster's domain too.
+func (n *internet) serveDNS(addr netip.Addr, zone *Zone, insider bool) error {
+	listen := netip.AddrPortFrom(addr, 53).String()
+	udp, err := net.ListenPacket("udp", listen)
 	if err != nil {
 		return err
 	}
 	n.keep(udp)
-	tcp, err := net.Listen("tcp", addr.String())
+	tcp, err := net.Listen("tcp", listen)
 	if err != nil {
 		return err
 	}
 	n.keep(tcp)
 	for _, s := range []*dns.Server{
-		{PacketConn: udp, Handler: zone.at(addr.Addr(), "udp")},
-		{Listener: tcp, Handler: zone.at(addr.Addr(), "tcp")},
+		{PacketConn: udp, Handler: zone.at(addr, "udp", insider)},
+		{Listener: tcp, Handler: zone.at(addr, "tcp", insider)},
 	} {
 		started := make(chan struct{})
 		s.NotifyStartedFunc = func() { close(started) }

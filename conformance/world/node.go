@@ -5,7 +5,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 
+	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -20,7 +22,6 @@ var (
 	Nameservers = []netip.Addr{
 		netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd96::10"), netip.MustParseAddr("10.96.0.11"),
 	}
-
 	nodeUplink     = []netip.Prefix{netip.MustParsePrefix("172.31.0.1/30"), netip.MustParsePrefix("fd31::1/64")}
 	internetUplink = []netip.Prefix{netip.MustParsePrefix("172.31.0.2/30"), netip.MustParsePrefix("fd31::2/64")}
 	everything     = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
@@ -83,6 +84,22 @@ func (w *World) wire() error {
 		return fmt.Errorf("wire the internet: %w", err)
 	}
 	return nil
+}
+
+// nodeNameservers are those of this machine's resolv.conf, which dnsd reads: in a world they are played
+// by nameservers that know the internet, but nothing of the cluster's domain.
+func nodeNameservers() []netip.Addr {
+	conf, err := dns.ClientConfigFromFile("/etc/resolv.conf")
+	if err != nil {
+		return nil
+	}
+	var addrs []netip.Addr
+	for _, text := range conf.Servers {
+		if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" && !slices.Contains(addrs, addr) {
+			addrs = append(addrs, addr)
+		}
+	}
+	return addrs
 }
 
 func texts(prefixes []netip.Prefix) []string {

@@ -99,7 +99,7 @@ func New(o Options) (w *World, err error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	w.Zone = newZone()
-	if w.internet, err = openInternet(w.Internet, w.Zone); err != nil {
+	if w.internet, err = openInternet(w.Internet, w.Node, w.Zone); err != nil {
 		return nil, err
 	}
 	w.ADS = newControlPlane(w.Node, log)

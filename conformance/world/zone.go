@@ -104,7 +104,7 @@ func (z *Zone) Forget() {
 }
 
 // at is the handler of one nameserver's address over one transport.
-func (z *Zone) at(server netip.Addr, transport string) dns.HandlerFunc {
+func (z *Zone) at(server netip.Addr, transport string, insider bool) dns.HandlerFunc {
 	return func(rw dns.ResponseWriter, q *dns.Msg) {
 		from, _ := netip.ParseAddrPort(rw.RemoteAddr().String())
 		if len(q.Question) != 1 {
@@ -134,7 +134,7 @@ func (z *Zone) at(server netip.Addr, transport string) dns.HandlerFunc {
 		case "delay":
 			time.Sleep(mood.Delay)
 		}
-		z.answer(reply.SetReply(q))
+		z.answer(reply.SetReply(q), insider)
 		if opt := q.IsEdns0(); opt != nil {
 			reply.SetEdns0(1232, false)
 		}
@@ -152,13 +152,20 @@ func (z *Zone) at(server netip.Addr, transport string) dns.HandlerFunc {
 	}
 }
 
+// ClusterDomain is the cluster's own domain, which only insiders among the nameservers know.
+const ClusterDomain = "cluster.local"
+
 // answer fills in what the zone knows: records, through CNAMEs; else NODATA or NXDOMAIN with an SOA.
-func (z *Zone) answer(reply *dns.Msg) {
+func (z *Zone) answer(reply *dns.Msg, insider bool) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	reply.RecursionAvailable = true
 	name, qtype := canonical(reply.Question[0].Name), reply.Question[0].Qtype
+	secret := !insider && strings.HasSuffix(name, "."+ClusterDomain)
 	for range 10 {
+		if secret {
+			break
+		}
 		sets := z.records[name]
 		if set := sets[qtype]; len(set) > 0 {
 			for _, rr := range set {
@@ -173,7 +180,7 @@ func (z *Zone) answer(reply *dns.Msg) {
 		reply.Answer = append(reply.Answer, dns.Copy(alias[0]))
 		name = canonical(alias[0].(*dns.CNAME).Target)
 	}
-	if !z.exists(name) {
+	if secret || !z.exists(name) {
 		reply.Rcode = dns.RcodeNameError
 	}
 	zone := name[strings.LastIndexByte(name, '.')+1:]
