@@ -57,7 +57,7 @@ func TestConfigDefaults(t *testing.T) {
 func TestConfigMistakes(t *testing.T) {
 	for text, want := range map[string]string{
 		"stateDirr: /x":                        "stateDirr",
-		"xds: {addres: x}":                     "addres",
+		"xds: {addr: x}":                       "addr",
 		"xds: {namespace: x}":                  "xds.address",
 		"file: {}":                             "file.dir",
 		"resolvers: [example.com]":             "example.com",

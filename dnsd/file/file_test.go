@@ -88,7 +88,7 @@ func TestBrokenDocuments(t *testing.T) {
 		{"kind not served", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n", "Deployment default/d", "not served"},
 		{"version not served", "apiVersion: networking.istio.io/v9\nkind: ServiceEntry\nmetadata: {name: d}\n", "ServiceEntry default/d", "not served"},
 		{"no spec", "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: bad, namespace: ns1}\n", "ServiceEntry ns1/bad", "no spec"},
-		{"unknown field", entry("hosts: [x.example.com], resolutoin: DNS"), "ServiceEntry ns1/bad", `"resolutoin"`},
+		{"unknown field", entry("hosts: [x.example.com], resolutionn: DNS"), "ServiceEntry ns1/bad", `"resolutionn"`},
 		{"unknown value", entry("hosts: [x.example.com], resolution: DNSS"), "ServiceEntry ns1/bad", `"DNSS"`},
 		{"no hosts", entry("resolution: DNS"), "ServiceEntry ns1/bad", "hosts is empty"},
 		{"wildcard in the middle", entry(port + "hosts: [a.*.example.com]"), "ServiceEntry ns1/bad", "wildcard"},

@@ -97,7 +97,9 @@ func locality(priority, weight uint32, endpoints string) mesh.AssignedLocality {
 		addr, times, _ := strings.Cut(word, "*")
 		e := mesh.AssignedEndpoint{Address: netip.MustParseAddrPort(addr), Weight: 1}
 		if times != "" {
-			fmt.Sscan(times, &e.Weight)
+			if _, err := fmt.Sscan(times, &e.Weight); err != nil {
+				panic(err)
+			}
 		}
 		loc.Endpoints = append(loc.Endpoints, e)
 	}

@@ -147,7 +147,7 @@ func (c *compiler) sortedProblems(inputs []Input) []Problem {
 func (c *compiler) names(rows []*row) []Name {
 	names := make([]Name, 0, len(rows))
 	for _, r := range rows {
-		if len(r.addrs) == 0 && len(r.records) == 0 && r.externalName == "" && !(r.kubernetes && r.headless) {
+		if len(r.addrs) == 0 && len(r.records) == 0 && r.externalName == "" && (!r.kubernetes || !r.headless) {
 			continue
 		}
 		n := Name{

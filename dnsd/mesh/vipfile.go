@@ -155,7 +155,7 @@ func replaceFile(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // after the rename there is nothing left to remove
+	defer func() { _ = os.Remove(f.Name()) }() // after the rename there is nothing left to remove
 	_, err = f.Write(data)
 	if err == nil {
 		err = f.Sync()
