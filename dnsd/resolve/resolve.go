@@ -66,6 +66,7 @@ type Resolver struct {
 	mu      sync.Mutex // guards all below, for Watch and Status; only Run changes the lookups
 	wanted  []mesh.Watch
 	unread  bool
+	spoke   bool // something has been emitted
 	initial map[mesh.Lookup]mesh.Resolution // not taken up yet
 	lookups map[mesh.Lookup]*lookup
 	sorted  []*lookup
@@ -190,7 +191,8 @@ func (r *Resolver) adopt(useInitial bool) (changed bool) {
 		r.sorted = append(r.sorted, l)
 	}
 	slices.SortFunc(r.sorted, func(a, b *lookup) int { return compare(a.res.Lookup, b.res.Lookup) })
-	return changed
+	// That there is nothing to look up must be said, too: whoever has heard nothing goes on waiting.
+	return changed || !r.spoke && len(r.lookups) == 0
 }
 
 // start begins the lookups that are due, as many as may run, and returns when to look again.
@@ -265,6 +267,7 @@ func (r *Resolver) apply(res result) (changed, wanted bool) {
 // emit hands on everything that is known.
 func (r *Resolver) emit() {
 	r.mu.Lock()
+	r.spoke = true
 	in := mesh.Input{Source: "resolve", Resolutions: make([]mesh.Resolution, 0, len(r.sorted)+len(r.initial))}
 	for _, l := range r.sorted {
 		if l.finished {

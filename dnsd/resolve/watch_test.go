@@ -64,6 +64,35 @@ func TestChangedSchedule(t *testing.T) {
 	})
 }
 
+// That there is nothing to look up is an answer, too: as long as there is none a plan counts as partial,
+// and nothing is ever removed.
+func TestNothingToLookUp(t *testing.T) {
+	for name, before := range map[string][]mesh.Watch{
+		"from the start":               nil,
+		"before the first answer came": {watch(v4("slow.example"))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				w.set("slow.example. A", silent)
+				run(t, w, func(r *Resolver) {
+					if before != nil {
+						r.Watch(before)
+						time.Sleep(2 * emitEvery)
+					}
+					for range 3 {
+						r.Watch(nil)
+						time.Sleep(2 * emitEvery)
+					}
+					if n := w.emissions(); n != 1 {
+						t.Errorf("%d emissions, want one", n)
+					}
+				})
+			})
+		})
+	}
+}
+
 func TestRemoval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
