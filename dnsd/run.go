@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -38,6 +39,7 @@ type daemon struct {
 	server   *serve.Server
 	pods     *pods.Pods
 	resolver *resolve.Resolver
+	adopted  chan struct{} // closed when the pods that were there before are known
 	keep     *keeper
 	hub      *hub
 	sources  []source
@@ -58,6 +60,11 @@ func run(ctx context.Context, c *Config, log *slog.Logger) error {
 			return fmt.Errorf("make folder: %w", err)
 		}
 	}
+	unlock, err := alone(c.StateDir, c.RunDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	d, err := wire(ctx, c, log)
 	if err != nil {
 		return err
@@ -75,7 +82,7 @@ func run(ctx context.Context, c *Config, log *slog.Logger) error {
 	g.Go(func() error { return d.beat(ctx) })
 	g.Go(func() error { return d.hub.run(ctx, due) })
 	g.Go(func() error { return d.keep.run(ctx) })
-	g.Go(func() error { return d.resolver.Run(ctx) })
+	g.Go(func() error { return d.resolve(ctx) })
 	g.Go(func() error { return d.pods.Run(ctx) })
 	g.Go(func() error { return d.serveAdmin(ctx) })
 	for _, s := range d.sources {
@@ -119,13 +126,16 @@ func wire(ctx context.Context, c *Config, log *slog.Logger) (*daemon, error) {
 	}
 	d.upstream = upstream.New(upstream.Options{})
 	d.server = serve.New(serve.Options{Upstream: d.upstream})
-	d.pods = pods.New(pods.Options{
-		Dir: c.attachments(), Bell: c.bell(), Kernel: d.datapath, Serve: d.server,
-		Nameservers: c.Nameservers, ClusterDomain: c.ClusterDomain, Log: log,
-	})
 	d.resolver = resolve.New(resolve.Options{
 		Exchange: d.upstream.Ask, Servers: d.resolvers, Emit: d.hub.emit(ctx),
 		Initial: d.hub.inputs["resolve"].Resolutions, Log: log,
+	})
+	d.adopted = make(chan struct{})
+	adopted := sync.OnceFunc(func() { close(d.adopted) })
+	d.pods = pods.New(pods.Options{
+		Dir: c.attachments(), Bell: c.bell(), Kernel: d.datapath, Serve: d.server,
+		Nameservers: c.Nameservers, ClusterDomain: c.ClusterDomain, Log: log,
+		Changed: func() { adopted(); d.resolver.Reask() },
 	})
 	d.hub.vips, d.hub.server, d.hub.resolver = d.vips, d.server, d.resolver
 	d.hub.balancer = lb.New(d.hub.services, lb.Options{})
@@ -152,6 +162,17 @@ func (c *Config) sources(log *slog.Logger) []source {
 		s = append(s, source{"xds", x.Run})
 	}
 	return s
+}
+
+// resolve begins when the pods that were there before are known, and with them their nameservers: the
+// node's own would say of a host in the cluster's domain that it does not exist.
+func (d *daemon) resolve(ctx context.Context) error {
+	select {
+	case <-d.adopted:
+		return d.resolver.Run(ctx)
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 // resolvers are asked for names of DNS-type clusters that name no resolver: the configured ones, else

@@ -53,6 +53,9 @@ type Options struct {
 	Nameservers []netip.Addr
 	// ClusterDomain is the cluster's own DNS domain, without the final dot.
 	ClusterDomain string
+	// Changed is called when what Nameservers returns has changed, and once when the attachment files
+	// have been read for the first time, changed or not. It must not block; nil means nobody asks.
+	Changed func()
 	// Log is told of changes of state; nil means slog.Default.
 	Log *slog.Logger
 }
@@ -143,6 +146,9 @@ func New(o Options) *Pods {
 		queue: make(chan func()), ended: make(chan struct{}),
 		pods: map[attach.Key]*pod{}, leaving: map[attach.Key]*pod{},
 	}
+	if p.o.Changed == nil {
+		p.o.Changed = func() {}
+	}
 	p.view.Store(&view{})
 	return p
 }
@@ -188,6 +194,7 @@ func (p *Pods) loop(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	p.sweep()
+	p.o.Changed()
 	for {
 		select {
 		case <-ctx.Done():
@@ -274,7 +281,8 @@ func (p *Pods) List() []Pod { return slices.Clone(p.view.Load().pods) }
 // Problems returns the attachment files that cannot be read and the pods that failed.
 func (p *Pods) Problems() []Problem { return slices.Clone(p.view.Load().problems) }
 
-// Nameservers returns the distinct nameservers captured here, those of most pods first.
+// Nameservers returns the distinct nameservers of the pods here that are captured or to be, those of
+// most pods first. So it knows them from the first reading of the files, before any namespace is open.
 func (p *Pods) Nameservers() []netip.AddrPort { return slices.Clone(p.view.Load().nameservers) }
 
 // publish shows the pods as they are now to List and the others.
@@ -287,8 +295,8 @@ func (p *Pods) publish() {
 		if q.state == Failed {
 			v.problems = append(v.problems, Problem{Object: q.name(), Reason: q.reason})
 		}
-		for _, n := range shown.Nameservers {
-			used[netip.AddrPortFrom(n.Addr, dnsPort)]++
+		for _, addr := range p.wish(q.attachment).nameservers {
+			used[netip.AddrPortFrom(addr, dnsPort)]++
 		}
 	}
 	slices.SortFunc(v.pods, func(a, b Pod) int {
@@ -298,5 +306,7 @@ func (p *Pods) publish() {
 	v.nameservers = slices.SortedFunc(maps.Keys(used), func(a, b netip.AddrPort) int {
 		return cmp.Or(cmp.Compare(used[b], used[a]), a.Compare(b))
 	})
-	p.view.Store(v)
+	if old := p.view.Swap(v); !slices.Equal(old.nameservers, v.nameservers) {
+		p.o.Changed()
+	}
 }

@@ -23,6 +23,7 @@ type lookup struct {
 	ended   time.Time     // when the newest outcome came
 	ttl     time.Duration // of the newest good answer
 	running bool
+	again   bool   // ask again when the lookup under way has ended
 	stop    func() // cancels the lookup under way
 
 	failures int // in a row
@@ -127,6 +128,9 @@ func (l *lookup) apply(o outcome, spread bool) (changed bool) {
 		l.due = now.Add(wait)
 		l.failures, l.success, l.ttl = 0, now, o.ttl()
 	}
+	if l.again {
+		l.again, l.due = false, now
+	}
 	return first || l.res.Negative != old.Negative || !same(l.res.Addresses, old.Addresses)
 }
 
@@ -149,6 +153,17 @@ func (l *lookup) reschedule(schedules []mesh.Schedule) bool {
 		return true
 	}
 	return false
+}
+
+// hurry makes the lookup due now, or again as soon as what is under way has ended: that asked the servers
+// of before. It says whether the queue has to know.
+func (l *lookup) hurry(now time.Time) bool {
+	l.again = l.running
+	if l.running {
+		return false
+	}
+	l.due = now
+	return true
 }
 
 // same says whether two answers are the same set with the same address first.

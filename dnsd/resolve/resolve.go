@@ -67,6 +67,7 @@ type Resolver struct {
 	wanted  []mesh.Watch
 	unread  bool
 	spoke   bool // something has been emitted
+	reask   bool
 	initial map[mesh.Lookup]mesh.Resolution // not taken up yet
 	lookups map[mesh.Lookup]*lookup
 	sorted  []*lookup
@@ -105,6 +106,18 @@ func New(o Options) *Resolver {
 func (r *Resolver) Watch(w []mesh.Watch) {
 	r.mu.Lock()
 	r.wanted, r.unread = w, true
+	r.mu.Unlock()
+	select {
+	case r.ring <- struct{}{}:
+	default: // it is ringing already
+	}
+}
+
+// Reask makes every lookup due that names no resolvers of its own, because whom to ask for it, what
+// Servers returns, has changed. It does not block, and may be called before Run.
+func (r *Resolver) Reask() {
+	r.mu.Lock()
+	r.reask = true
 	r.mu.Unlock()
 	select {
 	case r.ring <- struct{}{}:
@@ -156,11 +169,19 @@ func (r *Resolver) adopt(useInitial bool) (changed bool) {
 		clear(r.initial)
 		changed = true
 	}
+	now := time.Now()
+	if r.reask {
+		r.reask = false
+		for _, l := range r.lookups {
+			if l.res.Lookup.Resolvers == "" && l.hurry(now) {
+				r.queue.fix(l)
+			}
+		}
+	}
 	if !r.unread {
 		return changed
 	}
 	r.unread = false
-	now := time.Now()
 	wanted := make(map[mesh.Lookup]bool, len(r.wanted))
 	for _, w := range r.wanted {
 		wanted[w.Lookup] = true

@@ -242,3 +242,28 @@ func TestResolvers(t *testing.T) {
 		}
 	})
 }
+
+// Whom to ask has changed: what the servers of before said holds no longer than it takes to ask again,
+// also if they are being asked just now.
+func TestReask(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.set(db, nil)
+		w.set("slow.example. A", silent)
+		own := v4("db.example")
+		own.Resolvers = "198.51.100.1:53"
+		run(t, w, func(r *Resolver) {
+			r.Watch([]mesh.Watch{watch(v4("db.example")), watch(own), watch(v4("slow.example"))})
+			time.Sleep(emitEvery)
+			w.expect(t, v4("db.example"), true)
+			w.set(db, one)
+			w.set("slow.example. A", "slow.example. 30 IN A 192.0.2.3")
+			r.Reask()
+			time.Sleep(2 * emitEvery)
+			w.expect(t, v4("db.example"), false, "192.0.2.1")
+			w.expect(t, own, true)
+			time.Sleep(maxLook + emitEvery)
+			w.expect(t, v4("slow.example"), false, "192.0.2.3")
+		})
+	})
+}
