@@ -30,6 +30,7 @@ type hub struct {
 	sources  []string // in order of precedence
 	inputs   map[string]mesh.Input
 	emitted  chan mesh.Input
+	ended    chan struct{} // closed when run has returned: nobody takes inputs any more
 	vips     *mesh.VIPs
 	kernel   sync.Mutex // held to use services, by the hub to write and by admin to read
 	services *ebpf.Services
@@ -59,6 +60,7 @@ func newHub(log *slog.Logger, sources []string, keep *keeper) *hub {
 		log: log, sources: sources, keep: keep,
 		inputs:  map[string]mesh.Input{},
 		emitted: make(chan mesh.Input),
+		ended:   make(chan struct{}),
 	}
 	for _, name := range sources {
 		in, err := keep.load(name)
@@ -71,18 +73,21 @@ func newHub(log *slog.Logger, sources []string, keep *keeper) *hub {
 	return h
 }
 
-// emit hands one source's newest input to the hub. It blocks for at most one pass.
+// emit hands one source's newest input to the hub. It blocks for at most one pass; what comes when the
+// hub has stopped is lost, and said again by its source after the next start.
 func (h *hub) emit(ctx context.Context) func(mesh.Input) {
 	return func(in mesh.Input) {
 		select {
 		case h.emitted <- in:
 		case <-ctx.Done():
+		case <-h.ended:
 		}
 	}
 }
 
 // run applies inputs as they come until ctx is done. The caller has made a first pass.
 func (h *hub) run(ctx context.Context, due time.Time) error {
+	defer close(h.ended)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {

@@ -228,3 +228,23 @@ func TestBurst(t *testing.T) {
 		}
 	})
 }
+
+// When one part of the daemon fails all must end, and a source must not wait for a hub that has.
+func TestNobodyWaitsForAStoppedHub(t *testing.T) {
+	h := testHub(t, t.TempDir(), &recorder{}, "file")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := h.run(ctx, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		h.emit(context.Background())(input("a.example"))
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("a source waits for a hub that has stopped")
+	}
+}
