@@ -23,6 +23,7 @@ const keepEvery = time.Second
 type keeper struct {
 	dir string
 	log *slog.Logger
+	new chan struct{} // holds one: something is dirty
 
 	mu    sync.Mutex // guards dirty
 	dirty map[string]mesh.Input
@@ -32,7 +33,7 @@ func newKeeper(dir string, log *slog.Logger) (*keeper, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder for what sources said: %w", err)
 	}
-	return &keeper{dir: dir, log: log, dirty: map[string]mesh.Input{}}, nil
+	return &keeper{dir: dir, log: log, new: make(chan struct{}, 1), dirty: map[string]mesh.Input{}}, nil
 }
 
 func (k *keeper) path(source string) string { return filepath.Join(k.dir, source+".json") }
@@ -66,18 +67,25 @@ func (k *keeper) save(in mesh.Input) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.dirty[in.Source] = in
+	select {
+	case k.new <- struct{}{}:
+	default: // it is known already
+	}
 }
 
-// run writes what is noted every keepEvery, and once more when ctx is done.
+// run writes what is noted, at once and then again every keepEvery, and once more when ctx is done.
 func (k *keeper) run(ctx context.Context) error {
-	tick := time.NewTicker(keepEvery)
-	defer tick.Stop()
+	defer k.flush()
 	for {
 		select {
-		case <-tick.C:
+		case <-k.new:
 			k.flush()
 		case <-ctx.Done():
-			k.flush()
+			return nil
+		}
+		select {
+		case <-time.After(keepEvery):
+		case <-ctx.Done():
 			return nil
 		}
 	}
@@ -90,6 +98,7 @@ func (k *keeper) flush() {
 	k.mu.Unlock()
 	for source, in := range dirty {
 		if err := k.write(in); err != nil {
+			// Tried again with the next thing the source says, and when the daemon stops.
 			k.log.Error("cannot keep what the source said; a restart would wait for it", "source", source, "error", err)
 			k.mu.Lock()
 			if _, newer := k.dirty[source]; !newer {

@@ -88,12 +88,30 @@ func (b *Balancer) Assignments(service string) []string {
 // one, at next unless that is zero, and soon after an error: it repeats what could not be written.
 func (b *Balancer) Apply(plan *mesh.Plan) (next time.Time, err error) {
 	frontends, services := translate(plan)
+	b.keepWarm(plan, frontends, services)
 	next = b.keepDropped(frontends, services, plan.Partial)
 	b.frontends, b.services = frontends, services
 	if _, err := b.kernel.Apply(frontends, services); err != nil {
 		return next, fmt.Errorf("write frontends to the kernel: %w", err)
 	}
 	return next, nil
+}
+
+// keepWarm leaves frontends what served them before, also before a restart, for as long as no name behind
+// their new assignment has been looked up. Envoy, too, replaces a cluster only by one that is warm.
+func (b *Balancer) keepWarm(plan *mesh.Plan, frontends map[ebpf.Frontend]string, services map[string]ebpf.Service) {
+	warming := make(map[string]bool)
+	for _, a := range plan.Assignments {
+		if a.Warming {
+			warming[a.Name+family4], warming[a.Name+family6] = true, true
+		}
+	}
+	for f, name := range frontends {
+		before := b.services[b.frontends[f]]
+		if warming[name] && len(services[name].Backends) == 0 && len(before.Backends) > 0 {
+			services[name] = before
+		}
+	}
 }
 
 // keepDropped adds to what a plan wants what it left out too recently, and returns when the first of

@@ -205,3 +205,15 @@ func compareLocalities(a, b AssignedLocality) int {
 func compareEndpoints(a, b AssignedEndpoint) int {
 	return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Weight, b.Weight))
 }
+
+// warming says that an assignment has no endpoints only because none of its names has been answered so
+// far, neither with addresses nor with a definite no.
+func (c *compiler) warming(a *assigned) bool {
+	if len(a.Localities) > 0 || len(a.wants) == 0 {
+		return false
+	}
+	return !slices.ContainsFunc(a.wants, func(w want) bool {
+		r := c.resolved[w.lookup]
+		return r != nil && (r.Negative || len(r.Addresses) > 0)
+	})
+}

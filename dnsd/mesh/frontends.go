@@ -167,6 +167,7 @@ func (c *compiler) connections() ([]Frontend, []Assignment, []Watch) {
 	wants := make(map[Lookup][]Schedule)
 	for _, name := range slices.Sorted(maps.Keys(used)) {
 		a := used[name]
+		a.Warming = c.warming(a)
 		assignments = append(assignments, a.Assignment)
 		for _, w := range a.wants {
 			wants[w.lookup] = append(wants[w.lookup], w.schedule)

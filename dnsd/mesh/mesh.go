@@ -293,6 +293,9 @@ type Assignment struct {
 	LbPolicy              LbPolicy
 	LocalityWeighted      bool
 	Localities            []AssignedLocality
+	// Warming means there are no endpoints because no name behind it has been looked up yet, which is
+	// not the same as none: what served its frontends before serves them until then.
+	Warming bool
 }
 
 // AssignedLocality is a Locality with addresses only. Unhealthy endpoints are left out.
