@@ -62,37 +62,55 @@ type Options struct {
 func dirOf(id string) string { return filepath.Join(os.TempDir(), Prefix+id) }
 
 // New makes a world with nothing running in it but the internet and the control plane. It needs root.
-func New(o Options) (w *World, err error) {
+func New(o Options) (*World, error) {
 	if err := Sweep(); err != nil {
 		return nil, err
 	}
-	w = &World{ID: randomID(), bin: o.Bin, pods: map[string]*Pod{}}
+	w := &World{ID: randomID(), bin: o.Bin, pods: map[string]*Pod{}}
 	w.Dir = dirOf(w.ID)
+	if err := w.claim(); err != nil {
+		return nil, err
+	}
+	if err := w.furnish(o); err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	return w, nil
+}
+
+// claim makes the world's folder and locks it, with no moment in which Sweep could take it for an
+// abandoned one.
+func (w *World) claim() error {
+	done, err := lockFile(census(), syscall.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer done()
 	if err := os.Mkdir(w.Dir, 0o755); err != nil {
-		return nil, err
+		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, w.Close())
-		}
-	}()
-	if w.unlock, err = lockFile(filepath.Join(w.Dir, "lock"), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, err
-	}
+	w.unlock, err = lockFile(filepath.Join(w.Dir, "lock"), syscall.LOCK_EX|syscall.LOCK_NB)
+	return err
+}
+
+// census is locked by whoever makes a world or looks for abandoned ones.
+func census() string { return filepath.Join(os.TempDir(), "."+Prefix+"worlds.lock") }
+
+// furnish makes everything that belongs to the world.
+func (w *World) furnish(o Options) (err error) {
 	owner := fmt.Sprintf("%s %d\n", o.Label, os.Getpid())
 	if err := os.WriteFile(filepath.Join(w.Dir, "owner"), []byte(owner), 0o644); err != nil {
-		return nil, err
+		return err
 	}
 	for _, dir := range []string{w.runDir(), w.stateDir(), w.ManifestDir(), w.netDir(), w.path("ipam")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if w.cgroup, err = makeCgroup(w.ID); err != nil {
-		return nil, err
+		return err
 	}
 	if err := w.wire(); err != nil {
-		return nil, err
+		return err
 	}
 	log := o.Log
 	if log == nil {
@@ -100,16 +118,16 @@ func New(o Options) (w *World, err error) {
 	}
 	w.Zone = newZone()
 	if w.internet, err = openInternet(w.Internet, w.Node, w.Zone); err != nil {
-		return nil, err
+		return err
 	}
 	w.ADS = newControlPlane(w.Node, log)
 	if err := w.ADS.Start(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := w.writeEnter(); err != nil {
-		return nil, err
+		return err
 	}
-	return w, w.writeConfig()
+	return w.writeConfig()
 }
 
 // Enter is a script that runs a command where a pod's application runs, for people to look around:
@@ -234,14 +252,14 @@ func Worlds() []Existing {
 
 // Sweep removes the worlds whose owner is gone.
 func Sweep() error {
+	done, err := lockFile(census(), syscall.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer done()
 	var errs []error
 	for _, e := range Worlds() {
-		lock := filepath.Join(dirOf(e.ID), "lock")
-		// A folder without a lock file is so new that its owner has not locked it yet.
-		if _, err := os.Stat(lock); err != nil {
-			continue
-		}
-		unlock, err := lockFile(lock, syscall.LOCK_EX|syscall.LOCK_NB)
+		unlock, err := lockFile(filepath.Join(dirOf(e.ID), "lock"), syscall.LOCK_EX|syscall.LOCK_NB)
 		if errors.Is(err, errLocked) || errors.Is(err, os.ErrNotExist) {
 			continue
 		}
