@@ -12,8 +12,10 @@ import (
 const (
 	// keyBytes is enough for the key of nearly every question; a longer one costs an allocation.
 	keyBytes = 384
+	// nameAt is where the name begins in a key.
+	nameAt = 5
 	// entryBytes is what an entry takes besides its key and its message.
-	entryBytes = 320
+	entryBytes = 384
 	// maxFlights bounds the questions being asked at once, each of which has a socket or two.
 	maxFlights = 1024
 	// maxStale is how long past its time an answer may be served when there is no better (RFC 8767).
@@ -51,10 +53,12 @@ type entry struct {
 	failed   outcome
 	until    time.Time
 	epoch    uint64
+	// Under the key of a subtree, and only there.
+	subtree subtree
 }
 
 func (e *entry) size() int {
-	return entryBytes + len(e.key) + len(e.wire) + len(e.failed.wire)
+	return entryBytes + len(e.key) + len(e.wire) + len(e.failed.wire) + len(e.subtree.zone) + len(e.subtree.witness)
 }
 
 func newCache(limit int) *cache {
@@ -99,6 +103,10 @@ func (c *cache) find(key []byte, dial Dialer, now time.Time) (f found) {
 	defer c.mu.Unlock()
 	element := c.entries[string(key)]
 	if element == nil {
+		if e := c.cut(key, now); e != nil {
+			f.wire, f.age, f.cut = e.wire, now.Sub(e.stored), true
+			return f
+		}
 		f.wait = true
 		c.join(&f, key, now)
 		return f
@@ -156,13 +164,13 @@ func (c *cache) land(f *flight, now time.Time) {
 		// Nothing to remember; and an older answer must not outlive one that says "only now".
 		if !f.unsent {
 			c.remove(c.entries[f.key])
+			c.learn(f, now)
 		}
 		return
 	}
 	e := entry{key: f.key}
 	if old := c.entries[f.key]; old != nil {
 		e = *old.Value.(*entry)
-		c.remove(old)
 	}
 	if f.failed {
 		if e.epoch != c.epoch {
@@ -173,7 +181,14 @@ func (c *cache) land(f *flight, now time.Time) {
 		e.failed, e.epoch = f.outcome, c.epoch
 	} else {
 		e = entry{key: f.key, wire: f.wire, stored: now, expires: now.Add(f.ttl)}
+		c.learn(f, now)
 	}
+	c.put(e)
+}
+
+// put keeps e in the place of what was under its key.
+func (c *cache) put(e entry) {
+	c.remove(c.entries[e.key])
 	c.entries[e.key] = c.recent.PushFront(&e)
 	c.bytes += e.size()
 	for c.bytes > c.limit {

@@ -17,6 +17,9 @@ type outcome struct {
 	unsent bool          // because we had no socket: nobody else is to blame
 	by     Dialer        // whose sockets it was asked from
 	ttl    time.Duration // how long to believe wire; 0 means only now
+	// What an answer says of the name asked for, and the zone whose SOA it has.
+	exists, denied bool
+	zone           string
 }
 
 // newOutcome packs what ask returned.
@@ -28,6 +31,7 @@ func newOutcome(q dns.Question, reply *dns.Msg, err error) outcome {
 	}
 	if !out.failed {
 		out.ttl = lifetime(reply, q)
+		out.exists, out.denied, out.zone = existence(reply, q)
 	}
 	reply.Compress = true
 	wire, perr := reply.Pack()
@@ -59,6 +63,7 @@ type found struct {
 	wire   []byte        // an answer, or nil
 	age    time.Duration // of wire
 	past   bool          // wire is older than it may be, and good only if there is no better
+	cut    bool          // wire is about a name above the one asked for, which does not exist
 	failed outcome       // a remembered failure, if there is no wire
 	err    error         // ErrBusy, or a remembered failure without a message
 	flight *flight       // the question being asked, if it is

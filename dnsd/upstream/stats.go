@@ -10,6 +10,8 @@ type Stats struct {
 	// Questions answered from memory while fresh, answered from it past their time, asked of servers,
 	// and joined to one already being asked.
 	Hits, Stale, Misses, Merged uint64
+	// Cut counts questions answered because a name above the one asked for does not exist (RFC 8020).
+	Cut uint64
 	// Remembered counts failures answered from memory (RFC 9520), Background questions asked while the
 	// client already had an answer, Busy those turned away with ErrBusy, Forwarded packets passed
 	// through.
@@ -42,6 +44,7 @@ type ServerStats struct {
 func (c *Client) Stats() Stats {
 	s := Stats{
 		Hits:       c.counts.hits.Load(),
+		Cut:        c.counts.cut.Load(),
 		Stale:      c.counts.stale.Load(),
 		Misses:     c.counts.misses.Load(),
 		Merged:     c.counts.merged.Load(),

@@ -75,7 +75,7 @@ type Client struct {
 	health  *health
 	buffers sync.Pool // of *[maxMessage]byte
 	counts  struct {
-		hits, stale, misses, merged, remembered, background, busy, forwarded atomic.Uint64
+		hits, cut, stale, misses, merged, remembered, background, busy, forwarded atomic.Uint64
 	}
 }
 
@@ -172,6 +172,8 @@ func (c *Client) count(f found) {
 		c.counts.remembered.Add(1)
 	case f.past:
 		c.counts.stale.Add(1)
+	case f.cut:
+		c.counts.cut.Add(1)
 	default:
 		c.counts.hits.Add(1)
 	}
