@@ -119,7 +119,7 @@ func (w *World) StartDnsd(ready bool) error {
 		return errors.New("dnsd runs already")
 	}
 	cmd := exec.Command(w.bin.path("dnsd"), "run", "--config", w.configFile())
-	cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1")
+	cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1 atexit_sleep_ms=0")
 	p, err := w.launch(w.Node, w.LogFile(), cmd)
 	if err != nil {
 		return err

@@ -97,7 +97,8 @@ func (w *World) pipe(env []string, stdin, name string, args ...string) (string, 
 	var stdout, stderr strings.Builder
 	cmd := exec.Command(name, args...)
 	cmd.Stdin = strings.NewReader(stdin)
-	cmd.Env = append(os.Environ(), env...)
+	// A program with the race detector in it would sleep for a second before it ends.
+	cmd.Env = append(append(os.Environ(), "GORACE=atexit_sleep_ms=0"), env...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := w.start(w.Node, cmd); err != nil {
 		return "", fmt.Errorf("start %s: %w", name, err)
