@@ -68,16 +68,21 @@ func newCache(limit int) *cache {
 // appendKey appends what two questions must have in common to have the same answer, unambiguously: the
 // bits that change it, type, class, name, servers, scope.
 func appendKey(b []byte, s Servers, q *dns.Msg) []byte {
+	bits := [...]bool{q.RecursionDesired, q.CheckingDisabled, q.AuthenticatedData, wantsDNSSEC(q), s.TCP}
+	return appendQuestionKey(b, s, bits, q.Question[0])
+}
+
+func appendQuestionKey(b []byte, s Servers, set [5]bool, q dns.Question) []byte {
 	var bits byte
-	for i, bit := range [...]bool{q.RecursionDesired, q.CheckingDisabled, q.AuthenticatedData, wantsDNSSEC(q), s.TCP} {
+	for i, bit := range set {
 		if bit {
 			bits |= 1 << i
 		}
 	}
 	b = append(b, bits)
-	b = binary.BigEndian.AppendUint16(b, q.Question[0].Qtype)
-	b = binary.BigEndian.AppendUint16(b, q.Question[0].Qclass)
-	name := q.Question[0].Name
+	b = binary.BigEndian.AppendUint16(b, q.Qtype)
+	b = binary.BigEndian.AppendUint16(b, q.Qclass)
+	name := q.Name
 	for i := range len(name) {
 		c := name[i]
 		if 'A' <= c && c <= 'Z' {
