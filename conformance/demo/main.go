@@ -114,10 +114,6 @@ func brief(d time.Duration) string {
 
 // around prints the commands to look around with.
 func around(w *world.World) {
-	dnsd, err := filepath.Abs("bin/dnsd")
-	if err != nil {
-		dnsd = "dnsd"
-	}
 	socket := " --socket " + w.AdminSocket()
 	fmt.Printf(`
 The world stays up. To look around:
@@ -133,7 +129,7 @@ The world stays up. To look around:
   ls %[6]s                               # manifests that dnsd watches
   ls -R %[7]s
   make demo-down                         # clears everything
-`, w.Enter(), dnsd, socket, w.Node.Path(), w.LogFile(), w.ManifestDir(), w.Pins())
+`, w.Enter(), w.Program("dnsd"), socket, w.Node.Path(), w.LogFile(), w.ManifestDir(), w.Pins())
 }
 
 // hold runs the show in a process of its own session that stays behind, and returns when it is over.
@@ -151,10 +147,8 @@ func hold(ctx context.Context) error {
 		return err
 	}
 	_ = told.Close()
-	go func() {
-		<-ctx.Done()
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-	}()
+	shown := context.AfterFunc(ctx, func() { _ = cmd.Process.Signal(syscall.SIGTERM) })
+	defer shown()
 	said := make([]byte, 1)
 	if _, err := done.Read(said); err != nil {
 		return fmt.Errorf("the demo ended before its last line: %w", cmd.Wait())

@@ -16,6 +16,9 @@ type Binaries string
 
 func (b Binaries) path(name string) string { return filepath.Join(string(b), name) }
 
+// Program is the path of one of the programs the world runs.
+func (w *World) Program(name string) string { return w.bin.path(name) }
+
 // Build builds the programs into dir. It must be called from inside the module. Programs with the race
 // detector in them are built if race is set, except the plugins, which run for milliseconds and must be
 // static.

@@ -118,7 +118,7 @@ func (w *World) StartDnsd(ready bool) error {
 	if w.dnsd != nil && w.dnsd.alive() {
 		return errors.New("dnsd runs already")
 	}
-	cmd := exec.Command(w.bin.path("dnsd"), "run", "--config", w.configFile())
+	cmd := exec.Command(w.Program("dnsd"), "run", "--config", w.configFile())
 	cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1 atexit_sleep_ms=0")
 	p, err := w.launch(w.Node, w.LogFile(), cmd)
 	if err != nil {
@@ -175,7 +175,7 @@ func (w *World) SignalDnsd(sig syscall.Signal) error {
 
 // Dnsd runs one of dnsd's own commands, as an operator would.
 func (w *World) Dnsd(args ...string) (string, error) {
-	return w.output(nil, w.bin.path("dnsd"), append(args, "--socket", w.AdminSocket())...)
+	return w.output(nil, w.Program("dnsd"), append(args, "--socket", w.AdminSocket())...)
 }
 
 // Get fetches a page from an address of the node.
@@ -205,10 +205,10 @@ func (w *World) cniEnv() []string {
 
 // CNI runs a verb of cnitool that concerns no pod, status or gc, for the network of IPv4 pods.
 func (w *World) CNI(verb string) (string, error) {
-	return w.output(w.cniEnv(), w.bin.path("cnitool"), verb, w.Network(), w.Node.Path())
+	return w.output(w.cniEnv(), w.Program("cnitool"), verb, w.Network(), w.Node.Path())
 }
 
 // Plugin runs the plugin itself, without a runtime, with a network configuration on its standard input.
 func (w *World) Plugin(env []string, conf string) (string, error) {
-	return w.pipe(append(w.cniEnv(), env...), conf, w.bin.path("nodens"))
+	return w.pipe(append(w.cniEnv(), env...), conf, w.Program("nodens"))
 }
