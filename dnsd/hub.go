@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -145,8 +146,7 @@ func (h *hub) pass() (due time.Time) {
 	for _, name := range h.sources {
 		ordered = append(ordered, h.inputs[name])
 	}
-	plan := mesh.Compile(ordered, h.vips)
-	err := h.apply(plan, &due)
+	plan, due, err := h.apply(mesh.Compile(ordered, h.vips))
 
 	old := h.state.Load()
 	if err != nil {
@@ -168,20 +168,25 @@ func (h *hub) pass() (due time.Time) {
 }
 
 // apply is the road of an update: addresses to disk, frontends to the kernel, names to the server,
-// lookups to the resolver.
-func (h *hub) apply(plan *mesh.Plan, due *time.Time) error {
-	if err := h.vips.Save(); err != nil {
+// lookups to the resolver. It returns the plan as far as that went. A full disk or map holds up the
+// hosts it concerns, whose names are then not ours yet, and nothing else.
+func (h *hub) apply(plan *mesh.Plan) (applied *mesh.Plan, due time.Time, err error) {
+	saved := h.vips.Save()
+	if saved != nil {
 		// An address that is not on disk may be given to another host after a restart, so nobody is
-		// told about it until it is. What was told before stays.
-		return err
+		// told about it until it is.
+		plan = plan.Without(h.vips.Unsaved())
 	}
 	h.kernel.Lock()
-	next, err := h.balancer.Apply(plan)
+	due, written := h.balancer.Apply(plan)
+	if written != nil {
+		// What DNS answers, connect() must reach.
+		plan = plan.Without(h.balancer.Missing(plan))
+	}
 	h.kernel.Unlock()
-	*due = next
 	h.server.Store(names.Build(plan, h.names))
 	h.resolver.Watch(plan.Watch)
-	return err
+	return plan, due, errors.Join(saved, written)
 }
 
 // backends returns what is behind each assignment as the kernel has it.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,11 +32,16 @@ type recorder struct {
 	err       error
 }
 
-func (r *recorder) Dump() []ebpf.ServiceState { return nil }
+func (r *recorder) Dump() []ebpf.ServiceState {
+	return []ebpf.ServiceState{{Frontends: slices.Collect(maps.Keys(r.frontends))}}
+}
 
+// Apply takes everything, or nothing new if it is to fail.
 func (r *recorder) Apply(f map[ebpf.Frontend]string, _ map[string]ebpf.Service) (ebpf.Changes, error) {
 	r.calls++
-	r.frontends = f
+	if r.err == nil {
+		r.frontends = f
+	}
 	if r.at != nil {
 		r.at()
 	}
@@ -76,18 +83,21 @@ func address(t *testing.T, h *hub, name string) netip.Addr {
 	return a.Addresses[0]
 }
 
-func input(host string) mesh.Input {
-	return mesh.Input{
+func input(hosts ...string) mesh.Input {
+	in := mesh.Input{
 		Source: "file",
-		Hosts: []mesh.Host{{
-			Name: host, Object: "ServiceEntry default/x", Allocate: true,
-			Ports: []mesh.Port{{Number: 80, Protocol: mesh.TCP, Cluster: "c"}},
-		}},
 		Clusters: []mesh.Cluster{{
 			Name: "c", Discovery: mesh.Static, LbPolicy: mesh.LeastRequest,
 			Localities: []mesh.Locality{{Endpoints: []mesh.Endpoint{{Address: "192.0.2.1", Port: 80}}}},
 		}},
 	}
+	for _, host := range hosts {
+		in.Hosts = append(in.Hosts, mesh.Host{
+			Name: host, Object: "ServiceEntry default/x", Allocate: true,
+			Ports: []mesh.Port{{Number: 80, Protocol: mesh.TCP, Cluster: "c"}},
+		})
+	}
+	return in
 }
 
 func TestKernelIsToldBeforeNames(t *testing.T) {
@@ -164,16 +174,19 @@ func TestBrokenMemoryIsPending(t *testing.T) {
 
 func TestUnsavedAddressIsNotTold(t *testing.T) {
 	dir := t.TempDir()
-	h := testHub(t, dir, &recorder{}, "file")
+	kernel := &recorder{}
+	h := testHub(t, dir, kernel, "file")
+	h.take(input("old.example"))
 	h.pass()
+	old := address(t, h, "old.example")
 	// A folder where the file should be: the rename fails, for root too.
-	if err := os.Mkdir(filepath.Join(dir, "vips.json"), 0o700); err != nil {
+	if err := errors.Join(os.Remove(filepath.Join(dir, "vips.json")), os.Mkdir(filepath.Join(dir, "vips.json"), 0o700)); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "vips.json", "x"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h.take(input("a.example"))
+	h.take(input("a.example", "old.example"))
 	due := h.pass()
 	if address(t, h, "a.example").IsValid() {
 		t.Error("an address is answered that a restart would forget")
@@ -181,6 +194,21 @@ func TestUnsavedAddressIsNotTold(t *testing.T) {
 	if due.IsZero() || h.state.Load().err == nil {
 		t.Error("it is neither tried again nor shown")
 	}
+	// The others do not suffer: what there was is answered, and follows the sources.
+	if address(t, h, "old.example") != old || !old.IsValid() {
+		t.Error("an address that is on disk is not answered any more")
+	}
+	h.take(input("old.example"))
+	n := len(kernel.frontends)
+	h.take(mesh.Input{Source: "file", Hosts: []mesh.Host{{
+		Name: "fixed.example", Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.1")},
+		Ports: []mesh.Port{{Number: 80, Protocol: mesh.TCP, Cluster: "c"}},
+	}}, Clusters: input().Clusters})
+	h.pass()
+	if len(kernel.frontends) != n+1 || !address(t, h, "fixed.example").IsValid() {
+		t.Error("what needs no address of ours waits for the disk, too")
+	}
+	h.take(input("a.example"))
 	if err := os.RemoveAll(filepath.Join(dir, "vips.json")); err != nil {
 		t.Fatal(err)
 	}
@@ -191,16 +219,28 @@ func TestUnsavedAddressIsNotTold(t *testing.T) {
 }
 
 func TestKernelErrorIsRetried(t *testing.T) {
-	kernel := &recorder{err: errors.New("frontends: full")}
+	kernel := &recorder{}
 	h := testHub(t, t.TempDir(), kernel, "file")
-	h.take(input("a.example"))
+	h.take(input("old.example"))
+	h.pass()
+	kernel.err = errors.New("frontends: full")
+	h.take(input("a.example", "old.example"))
 	if due := h.pass(); due.IsZero() || h.state.Load().err == nil {
 		t.Fatal("an error of the kernel is neither shown nor tried again")
+	}
+	if address(t, h, "a.example").IsValid() {
+		t.Error("an address is answered that the kernel does not know")
+	}
+	if !address(t, h, "old.example").IsValid() {
+		t.Error("what worked before works no more")
 	}
 	kernel.err = nil
 	h.pass()
 	if err := h.state.Load().err; err != nil {
 		t.Error(err)
+	}
+	if !address(t, h, "a.example").IsValid() {
+		t.Error("the name is not answered once the kernel has its address")
 	}
 }
 

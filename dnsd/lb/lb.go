@@ -114,6 +114,24 @@ func (b *Balancer) keepWarm(plan *mesh.Plan, frontends map[ebpf.Frontend]string,
 	}
 }
 
+// Missing returns the hosts of plan of which the kernel does not hold every frontend: none, unless the
+// Apply before failed.
+func (b *Balancer) Missing(plan *mesh.Plan) map[string]bool {
+	held := make(map[ebpf.Frontend]bool)
+	for _, service := range b.kernel.Dump() {
+		for _, f := range service.Frontends {
+			held[f] = true
+		}
+	}
+	missing := make(map[string]bool)
+	for _, f := range plan.Frontends {
+		if !held[frontend(f)] {
+			missing[f.Host] = true
+		}
+	}
+	return missing
+}
+
 // keepDropped adds to what a plan wants what it left out too recently, and returns when the first of
 // those will have lingered long enough.
 func (b *Balancer) keepDropped(frontends map[ebpf.Frontend]string, services map[string]ebpf.Service, partial bool) (next time.Time) {

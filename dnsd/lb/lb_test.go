@@ -382,3 +382,24 @@ func TestWarming(t *testing.T) {
 	apply(t, b, &plan)
 	wantKernel(t, &k, "240.241.0.1:80 6 -> b|v4 by 2:")
 }
+
+// TestMissing names the hosts that cannot be reached as the plan says.
+func TestMissing(t *testing.T) {
+	of := func(host string, f mesh.Frontend) mesh.Frontend {
+		f.Host = host
+		return f
+	}
+	k := recorder{held: []ebpf.ServiceState{{Frontends: []ebpf.Frontend{
+		{Addr: netip.MustParseAddr("240.241.0.1"), Port: 80, Protocol: ebpf.TCP},
+		{Addr: netip.MustParseAddr("240.241.0.2"), Port: 80, Protocol: ebpf.TCP, View: ebpf.ViewOf("ns1")},
+	}}}}
+	plan := mesh.Plan{Frontends: []mesh.Frontend{
+		of("whole", front("240.241.0.1:80", "a")), of("seen by one", inView(front("240.241.0.2:80", "a"), "ns1")),
+		of("half", front("240.241.0.1:80", "a")), of("half", front("240.241.0.1:81", "a")),
+		of("other view", inView(front("240.241.0.2:80", "a"), "ns2")),
+	}}
+	got := slices.Sorted(maps.Keys(New(&k, Options{}).Missing(&plan)))
+	if want := []string{"half", "other view"}; !slices.Equal(got, want) {
+		t.Errorf("missing are %q, want %q", got, want)
+	}
+}

@@ -21,14 +21,16 @@ func translate(plan *mesh.Plan) (map[ebpf.Frontend]string, map[string]ebpf.Servi
 		if is4 {
 			name = f.Assignment + family4
 		}
-		frontends[ebpf.Frontend{
-			Addr: f.Address, Port: f.Port, Protocol: ebpf.Protocol(f.Protocol), View: ebpf.ViewOf(f.View),
-		}] = name
+		frontends[frontend(f)] = name
 		if _, done := services[name]; !done {
 			services[name] = service(assignments[f.Assignment], is4)
 		}
 	}
 	return frontends, services
+}
+
+func frontend(f mesh.Frontend) ebpf.Frontend {
+	return ebpf.Frontend{Addr: f.Address, Port: f.Port, Protocol: ebpf.Protocol(f.Protocol), View: ebpf.ViewOf(f.View)}
 }
 
 // service returns how connections of one address family are spread over an assignment. An endpoint of

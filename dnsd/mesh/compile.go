@@ -43,6 +43,18 @@ func Compile(inputs []Input, vips *VIPs) *Plan {
 	return plan
 }
 
+// Without returns the plan less the names and frontends of some hosts: of those it cannot be kept for
+// yet. The plan itself stays as it is.
+func (p *Plan) Without(hosts map[string]bool) *Plan {
+	if len(hosts) == 0 {
+		return p
+	}
+	less := *p
+	less.Names = slices.DeleteFunc(slices.Clone(p.Names), func(n Name) bool { return hosts[n.Host] })
+	less.Frontends = slices.DeleteFunc(slices.Clone(p.Frontends), func(f Frontend) bool { return hosts[f.Host] })
+	return &less
+}
+
 // virtualRanges are never routed: 240.0.0.0/4 is reserved (RFC 1112), 2001:2::/48 is for benchmarks
 // (RFC 5180). Istio's virtual addresses are from them, and so are ours by default.
 var virtualRanges = [...]netip.Prefix{

@@ -107,6 +107,9 @@ func (v *VIPs) load(file vipsFile) {
 			v.freed[f.Slot], v.hosts[f.Slot] = f.At, f.Host
 		}
 	}
+	if !v.dirty {
+		v.written = maps.Clone(v.hosts)
+	}
 }
 
 func (v *VIPs) loadable(host string, slot uint32) bool {
@@ -144,7 +147,7 @@ func (v *VIPs) Save() error {
 	if err := replaceFile(v.path, append(data, '\n')); err != nil {
 		return fmt.Errorf("save virtual addresses: %w", err)
 	}
-	v.dirty = false
+	v.dirty, v.written = false, maps.Clone(v.hosts)
 	return nil
 }
 

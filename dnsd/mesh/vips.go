@@ -27,6 +27,7 @@ type VIPs struct {
 	given    map[string]uint32    // host to slot, in use
 	hosts    map[uint32]string    // slot to its host, or to its last one if it is freed
 	freed    map[uint32]time.Time // slots not in use, since when, by the wall clock
+	written  map[uint32]string    // hosts as they are on disk
 	dirty    bool
 	problems []Problem // about the file; part of every plan, since only a restart clears them
 }
@@ -51,6 +52,18 @@ func (v *VIPs) Usage() Usage {
 		}
 	}
 	return u
+}
+
+// Unsaved returns the hosts whose pair a restart would forget: those given one since the last Save that
+// worked. It is empty if there is no file.
+func (v *VIPs) Unsaved() map[string]bool {
+	unsaved := make(map[string]bool)
+	for host, slot := range v.given {
+		if v.path != "" && v.written[slot] != host {
+			unsaved[host] = true
+		}
+	}
+	return unsaved
 }
 
 // contains says whether addr is in a range that pairs are given from.

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -28,6 +29,44 @@ func save(t testing.TB, v *VIPs) {
 	t.Helper()
 	if err := v.Save(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestUnsaved holds what may be told to nobody: pairs that the file does not have.
+func TestUnsaved(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "sub", "vips.json")
+	v := openVIPs(t, path, "240.241.0.0/16")
+	v.assign([]string{"a.test", "b.test"}, nil, false)
+	if err := v.Save(); err == nil {
+		t.Fatal("saved into a folder that is not there")
+	}
+	want := func(hosts ...string) {
+		t.Helper()
+		if got := slices.Sorted(maps.Keys(v.Unsaved())); !slices.Equal(got, hosts) {
+			t.Errorf("unsaved are %q, want %q", got, hosts)
+		}
+	}
+	want("a.test", "b.test")
+	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	save(t, v)
+	want()
+	v = openVIPs(t, path, "240.241.0.0/16")
+	v.assign([]string{"b.test", "c.test"}, nil, false)
+	want("c.test")
+	// Its pair rests and is on disk: a restart would give it back, too.
+	v.assign([]string{"a.test"}, nil, false)
+	want()
+	// In another range all have moved.
+	v = openVIPs(t, path, "240.242.0.0/16")
+	v.assign([]string{"a.test"}, nil, false)
+	want("a.test")
+	memory := openVIPs(t, "", "240.241.0.0/16")
+	memory.assign([]string{"a.test"}, nil, false)
+	if len(memory.Unsaved()) > 0 {
+		t.Error("what is never saved has nothing unsaved")
 	}
 }
 
