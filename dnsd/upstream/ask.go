@@ -91,13 +91,27 @@ func (r *round) next(ctx context.Context) bool {
 	}
 	a := attempt{server: r.servers[0], began: time.Now()}
 	r.servers = append(r.servers[1:], a.server)
+	packet := r.q.wire
+	if r.times(a.server) == 1 {
+		packet = r.c.loops.mark(packet) // silent once: it may be waiting for ourselves
+	}
 	r.asked = append(r.asked, a)
 	r.pending++
 	go func() {
-		a.reply, a.err = r.c.try(ctx, r.s, a.server, r.q)
+		a.reply, a.err = r.c.try(ctx, r.s, a.server, r.q, packet)
 		r.results <- a
 	}()
 	return true
+}
+
+// times is how often a server was asked.
+func (r *round) times(server netip.AddrPort) (n int) {
+	for _, a := range r.asked {
+		if a.server == server {
+			n++
+		}
+	}
+	return n
 }
 
 // drop takes a server that has said no, or cannot be reached, off the list.
@@ -129,12 +143,13 @@ func (r *round) failure() error {
 func (c *Client) probe(ctx context.Context, s Servers, server netip.AddrPort, q *question) {
 	ctx, cancel := context.WithTimeout(ctx, firstTry)
 	defer cancel()
-	_, _ = c.send(ctx, s, network(s), server, q, q.wire) // an answer is noted where it arrives
+	_, _ = c.send(ctx, s, s.network(server), server, q, q.wire) // an answer is noted where it arrives
 }
 
-// try asks one server. A reply beside an error is no answer, but better than nothing.
-func (c *Client) try(ctx context.Context, s Servers, server netip.AddrPort, q *question) (*dns.Msg, error) {
-	reply, err := c.fetch(ctx, s, server, q)
+// try asks one server, with packet at first. A reply beside an error is no answer, but better than
+// nothing.
+func (c *Client) try(ctx context.Context, s Servers, server netip.AddrPort, q *question, packet []byte) (*dns.Msg, error) {
+	reply, err := c.fetch(ctx, s, server, q, packet)
 	if reply == nil {
 		return nil, err
 	}
@@ -148,14 +163,14 @@ func (c *Client) try(ctx context.Context, s Servers, server netip.AddrPort, q *q
 // fetch does what it takes to have a server's whole reply: without EDNS if the server does not know it
 // (RFC 6891, section 7), over TCP if the reply is cut short, or if somebody seems to be guessing at it
 // (RFC 5452, section 9.1). If TCP does not work, the short one comes back beside the error.
-func (c *Client) fetch(ctx context.Context, s Servers, server netip.AddrPort, q *question) (*dns.Msg, error) {
-	packet := q.wire
-	reply, err := c.send(ctx, s, network(s), server, q, packet)
+func (c *Client) fetch(ctx context.Context, s Servers, server netip.AddrPort, q *question, packet []byte) (*dns.Msg, error) {
+	network := s.network(server)
+	reply, err := c.send(ctx, s, network, server, q, packet)
 	if err == nil && refusesEDNS(reply) {
 		packet = q.bare
-		reply, err = c.send(ctx, s, network(s), server, q, packet)
+		reply, err = c.send(ctx, s, network, server, q, packet)
 	}
-	if s.TCP || !errors.Is(err, errGuessed) && (err != nil || !reply.Truncated) {
+	if network != "udp" || !errors.Is(err, errGuessed) && (err != nil || !reply.Truncated) {
 		return reply, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, firstTry)
@@ -165,11 +180,4 @@ func (c *Client) fetch(ctx context.Context, s Servers, server netip.AddrPort, q 
 		return reply, fmt.Errorf("over TCP: %w", err)
 	}
 	return whole, nil
-}
-
-func network(s Servers) string {
-	if s.TCP {
-		return "tcp"
-	}
-	return "udp"
 }

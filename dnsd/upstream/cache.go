@@ -130,6 +130,7 @@ func (c *cache) find(key []byte, dial Dialer, now time.Time) (f found) {
 			c.join(&f, key, now)
 		}
 	case remembered:
+		f.failing = true
 		if f.wire == nil {
 			f.failed, f.err = e.failed, e.failed.err
 		}

@@ -78,6 +78,25 @@ func (h *health) order(s Servers, now time.Time) (order []netip.AddrPort, probe 
 	return append(order, down...), probe
 }
 
+// due returns a server of s to probe if none of them answers at present, at most once in probeFirst each:
+// the questions that failed are not asked for some seconds, and the server may be back before.
+func (h *health) due(s Servers, now time.Time) (probe netip.AddrPort) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, addr := range s.Addrs {
+		switch at := h.at(s.Scope, addr, now); {
+		case !at.down():
+			return netip.AddrPort{}
+		case !probe.IsValid() && !at.probe.After(now):
+			probe = addr
+		}
+	}
+	if probe.IsValid() {
+		h.at(s.Scope, probe, now).probe = now.Add(probeFirst)
+	}
+	return probe
+}
+
 // silent notes that a server has not answered a try for too long. If it answered anybody since the try
 // began, the name is slow and not the server.
 func (h *health) silent(scope string, addr netip.AddrPort, began time.Time) {

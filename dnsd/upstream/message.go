@@ -223,8 +223,8 @@ func extendedErrors(m *dns.Msg) (errors []dns.EDNS0) {
 }
 
 // address makes reply, of which the caller is the only owner, the reply to q.
-func address(reply, q *dns.Msg, explain ...dns.EDNS0) *dns.Msg {
-	errors := append(extendedErrors(reply), explain...)
+func address(reply, q *dns.Msg) *dns.Msg {
+	errors := extendedErrors(reply)
 	name := q.Question[0].Name
 	for _, section := range [][]dns.RR{reply.Answer, reply.Ns} {
 		for _, rr := range section {

@@ -32,6 +32,9 @@ func newOutcome(q dns.Question, reply *dns.Msg, err error) outcome {
 	if !out.failed {
 		out.ttl = lifetime(reply, q)
 		out.exists, out.denied, out.zone = existence(reply, q)
+	} else if len(extendedErrors(reply)) == 0 {
+		reply.SetEdns0(udpSize, false) // after trim there is none, or one with such errors
+		explain(reply, dns.ExtendedErrorCodeNetworkError, err.Error())
 	}
 	reply.Compress = true
 	wire, perr := reply.Pack()
@@ -60,15 +63,16 @@ func (out outcome) reply(q *dns.Msg) (*dns.Msg, error) {
 
 // found is what the cache has for a question.
 type found struct {
-	wire   []byte        // an answer, or nil
-	age    time.Duration // of wire
-	past   bool          // wire is older than it may be, and good only if there is no better
-	cut    bool          // wire is about a name above the one asked for, which does not exist
-	failed outcome       // a remembered failure, if there is no wire
-	err    error         // ErrBusy, or a remembered failure without a message
-	flight *flight       // the question being asked, if it is
-	lead   bool          // by us: the finder must start it
-	wait   bool          // for the flight; else wire, failed or err is the answer
+	wire    []byte        // an answer, or nil
+	age     time.Duration // of wire
+	past    bool          // wire is older than it may be, and good only if there is no better
+	cut     bool          // wire is about a name above the one asked for, which does not exist
+	failed  outcome       // a remembered failure, if there is no wire
+	err     error         // ErrBusy, or a remembered failure without a message
+	failing bool          // it failed not long ago, and is not asked again yet
+	flight  *flight       // the question being asked, if it is
+	lead    bool          // by us: the finder must start it
+	wait    bool          // for the flight; else wire, failed or err is the answer
 }
 
 // reply is what was found as it is told to who asked q.
@@ -78,8 +82,8 @@ func (f found) reply(q *dns.Msg) (*dns.Msg, error) {
 		return nil, f.err
 	case f.wire == nil:
 		m, err := f.failed.reply(q)
-		if err == nil && q.IsEdns0() != nil {
-			explain(m, dns.ExtendedErrorCodeCachedError)
+		if err == nil {
+			explain(m, dns.ExtendedErrorCodeCachedError, "")
 		}
 		return m, err
 	case f.past:
@@ -108,15 +112,15 @@ func (f found) stale(q *dns.Msg) (*dns.Msg, error) {
 		code = dns.ExtendedErrorCodeStaleNXDOMAINAnswer
 	}
 	m = address(m, q)
-	if q.IsEdns0() != nil {
-		explain(m, code)
-	}
+	explain(m, code, "")
 	return m, nil
 }
 
-func explain(m *dns.Msg, code uint16) {
-	opt := m.IsEdns0()
-	opt.Option = append(opt.Option, &dns.EDNS0_EDE{InfoCode: code})
+// explain says in m why it is what it is (RFC 8914), if its asker speaks EDNS.
+func explain(m *dns.Msg, code uint16, text string) {
+	if opt := m.IsEdns0(); opt != nil {
+		opt.Option = append(opt.Option, &dns.EDNS0_EDE{InfoCode: code, ExtraText: text})
+	}
 }
 
 func setTTL(m *dns.Msg, to func(uint32) uint32) {

@@ -67,7 +67,8 @@ func (c *Client) send(ctx context.Context, s Servers, network string, server net
 // Forward hands packet, a whole DNS message, to the first of the servers over network ("udp" or "tcp")
 // and returns the message that comes back with the same ID, both untouched: for what is not a plain
 // query, and may be signed. It blocks until then, until ctx ends, or for 5 s. Of a transfer in several
-// messages only the first comes back. The reply is the caller's own.
+// messages only the first comes back. The reply is the caller's own. Zones do not matter here: what is
+// signed is meant for the server it was sent to.
 func (c *Client) Forward(ctx context.Context, s Servers, network string, packet []byte) ([]byte, error) {
 	if len(s.Addrs) == 0 {
 		return nil, errors.New("no nameserver to forward to")
@@ -75,12 +76,18 @@ func (c *Client) Forward(ctx context.Context, s Servers, network string, packet 
 	if len(packet) < headerBytes || len(packet) > maxMessage {
 		return nil, fmt.Errorf("%d bytes are not a DNS message", len(packet))
 	}
+	release, err := c.loops.enter(s.Addrs[0], packet)
+	if err != nil {
+		c.counts.loops.Add(1)
+		return nil, err
+	}
+	defer release()
 	ctx, cancel := context.WithTimeout(ctx, rawBudget)
 	defer cancel()
 	c.counts.forwarded.Add(1)
 	id := binary.BigEndian.Uint16(packet)
 	var reply []byte
-	err := c.converse(ctx, s, network, s.Addrs[0], packet, func(packet []byte) error {
+	err = c.converse(ctx, s, network, s.Addrs[0], packet, func(packet []byte) error {
 		if len(packet) < headerBytes || binary.BigEndian.Uint16(packet) != id {
 			return errMismatch
 		}
@@ -96,6 +103,13 @@ func (c *Client) Forward(ctx context.Context, s Servers, network string, packet 
 // converse sends packet and hands what comes back to accept until that says other than errMismatch. The
 // bytes accept sees are only lent.
 func (c *Client) converse(ctx context.Context, s Servers, network string, server netip.AddrPort, packet []byte, accept func([]byte) error) error {
+	if network == "tls" {
+		reply, err := s.links[server].exchange(ctx, packet)
+		if err != nil {
+			return err
+		}
+		return accept(reply)
+	}
 	conn, err := dial(ctx, s, network, server)
 	if err != nil {
 		return err

@@ -16,6 +16,8 @@ type Stats struct {
 	// client already had an answer, Busy those turned away with ErrBusy, Forwarded packets passed
 	// through.
 	Remembered, Background, Busy, Forwarded uint64
+	// Loops counts questions and packets of our own that came back to us.
+	Loops uint64
 	// Entries and Bytes are the cache's present size, Evicted how many entries had to make room.
 	Entries, Bytes int
 	Evicted        uint64
@@ -52,6 +54,7 @@ func (c *Client) Stats() Stats {
 		Background: c.counts.background.Load(),
 		Busy:       c.counts.busy.Load(),
 		Forwarded:  c.counts.forwarded.Load(),
+		Loops:      c.counts.loops.Load(),
 		Servers:    c.health.stats(),
 	}
 	c.cache.mu.Lock()

@@ -57,25 +57,31 @@ type Servers struct {
 	Scope string
 	// TCP asks over TCP from the start.
 	TCP bool
+
+	links map[netip.AddrPort]*link // of a Zone: the servers asked over TLS
 }
 
 // Options are the settings of a Client. The zero value is ready to use.
 type Options struct {
 	// CacheBytes bounds the memory that remembered answers take, in bytes; 0 means DefaultCacheBytes.
 	CacheBytes int
+	// Zones are asked of servers of their own, the longest name first, whoever asks.
+	Zones []Zone
 }
 
 // DefaultCacheBytes holds some 30,000 answers.
 const DefaultCacheBytes = 16 << 20
 
-// Client asks, and remembers. It is safe for concurrent use and starts no goroutine that outlives the
-// question it is for by more than 2.4 s.
+// Client asks, and remembers. It is safe for concurrent use. It starts no goroutine that outlives the
+// question it is for by more than 2.4 s, but for those of TLS connections, which end when idle for 30 s.
 type Client struct {
 	cache   *cache
 	health  *health
+	zones   map[string]Servers
+	loops   *loops
 	buffers sync.Pool // of *[maxMessage]byte
 	counts  struct {
-		hits, cut, stale, misses, merged, remembered, background, busy, forwarded atomic.Uint64
+		hits, cut, stale, misses, merged, remembered, background, busy, forwarded, loops atomic.Uint64
 	}
 }
 
@@ -84,12 +90,13 @@ func New(o Options) *Client {
 	if o.CacheBytes == 0 {
 		o.CacheBytes = DefaultCacheBytes
 	}
-	c := &Client{cache: newCache(o.CacheBytes), health: newHealth()}
+	c := &Client{cache: newCache(o.CacheBytes), health: newHealth(), zones: newZones(o.Zones), loops: newLoops()}
 	c.buffers.New = func() any { return new([maxMessage]byte) }
 	return c
 }
 
-// Exchange answers q, a query with one question, from memory or from the first of the servers that can.
+// Exchange answers q, a query with one question, from memory or from the first of the servers that can:
+// those of the Zone that q is in, else s.
 //
 // The reply is the caller's own, with q's ID and its spelling of the name, and carries an OPT record
 // only if q has one. It is a message whatever its rcode; an error means that no server gave one, which
@@ -99,8 +106,12 @@ func New(o Options) *Client {
 // A question that is already being asked is waited for, not asked again. It goes on when ctx ends: for
 // the others who wait, and for the memory.
 func (c *Client) Exchange(ctx context.Context, s Servers, q *dns.Msg) (*dns.Msg, error) {
-	if err := check(s, q); err != nil {
+	s, err := c.prepare(s, q)
+	if err != nil {
 		return nil, err
+	}
+	if c.loops.marked(q) {
+		return c.broken(q), nil
 	}
 	var buf [keyBytes]byte
 	key := appendKey(buf[:0], s, q)
@@ -112,6 +123,9 @@ func (c *Client) Exchange(ctx context.Context, s Servers, q *dns.Msg) (*dns.Msg,
 		}
 		c.count(f)
 		if !f.wait {
+			if f.failing {
+				c.lookOut(context.WithoutCancel(ctx), s, q)
+			}
 			return f.reply(q)
 		}
 		out, err := f.flight.wait(ctx, f.wire != nil)
@@ -132,7 +146,8 @@ func (c *Client) Exchange(ctx context.Context, s Servers, q *dns.Msg) (*dns.Msg,
 // Ask is Exchange past the memory: the servers are asked, always, and the answer is not kept. It is for
 // callers with a schedule of their own. It ends with ctx.
 func (c *Client) Ask(ctx context.Context, s Servers, q *dns.Msg) (*dns.Msg, error) {
-	if err := check(s, q); err != nil {
+	s, err := c.prepare(s, q)
+	if err != nil {
 		return nil, err
 	}
 	reply, err := c.ask(ctx, s, newQuestion(q))
@@ -149,6 +164,13 @@ func (c *Client) fly(ctx context.Context, s Servers, q *question, f *flight) {
 	f.by = s.Dial
 	c.cache.land(f, time.Now())
 	close(f.done)
+}
+
+// lookOut finds out whether servers that had all stopped answering are back.
+func (c *Client) lookOut(ctx context.Context, s Servers, q *dns.Msg) {
+	if server := c.health.due(s, time.Now()); server.IsValid() {
+		go c.probe(ctx, s, server, newQuestion(q))
+	}
 }
 
 // sameDialer says whether a and b are one Dialer, as far as they can be compared at all.
@@ -182,18 +204,19 @@ func (c *Client) count(f found) {
 	}
 }
 
-// check says what makes s or q impossible to ask.
-func check(s Servers, q *dns.Msg) error {
+// prepare says whom to ask q, or what makes that impossible.
+func (c *Client) prepare(s Servers, q *dns.Msg) (Servers, error) {
 	switch {
-	case len(s.Addrs) == 0:
-		return errors.New("no nameserver to ask")
 	case len(q.Question) != 1:
-		return fmt.Errorf("a query must have one question, this one has %d", len(q.Question))
+		return s, fmt.Errorf("a query must have one question, this one has %d", len(q.Question))
 	case q.Opcode != dns.OpcodeQuery || q.Response:
-		return errors.New("not a query")
+		return s, errors.New("not a query")
 	}
 	if _, ok := dns.IsDomainName(q.Question[0].Name); !ok {
-		return fmt.Errorf("%q is not a domain name", q.Question[0].Name)
+		return s, fmt.Errorf("%q is not a domain name", q.Question[0].Name)
 	}
-	return nil
+	if s = c.route(s, q.Question[0]); len(s.Addrs) == 0 {
+		return s, errors.New("no nameserver to ask")
+	}
+	return s, nil
 }
