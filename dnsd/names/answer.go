@@ -13,7 +13,7 @@ type Kind uint8
 const (
 	// NotOurs means that the table does not know the name: the question goes upstream as it stands.
 	NotOurs Kind = iota
-	// Ours means that the Answer is the whole answer; without records it is NODATA.
+	// Ours means that the Answer is the whole answer; without records it is NODATA, or NoName.
 	Ours
 	// Ask means that the name is ours but may have records of this type elsewhere: upstream is asked for
 	// the Owner, and if it has no answer, or is at a loss, the answer is NODATA.
@@ -21,6 +21,10 @@ const (
 	// Chase means that CNAMEs lead out of the table: upstream goes on from the Owner, and its outcome is
 	// the outcome.
 	Chase
+	// Exists means that nobody declared the name, but names of the cluster are below it: the question goes
+	// upstream as it stands, but "no such name" becomes NODATA, since whoever believes that may conclude
+	// that there is none below either (RFC 8020). Zones of others are theirs to deny.
+	Exists
 )
 
 // maxCNAMEs bounds how many CNAMEs are followed within the table.
@@ -39,9 +43,11 @@ type Answer struct {
 	Services []Service
 	// PTR is the name an address belongs to.
 	PTR string
-	// Zone owns the SOA record that a NODATA answer carries; empty if this is none, and cannot become
+	// Zone owns the SOA record that a negative answer carries; empty if this is none, and cannot become
 	// one either.
 	Zone string
+	// NoName means that there is no such name (NXDOMAIN), rather than no such record.
+	NoName bool
 
 	cnames  [maxCNAMEs]string
 	ncnames int
@@ -94,21 +100,21 @@ func (t *Table) Lookup(c *Client, qname string, qtype uint16) Answer {
 	if t == nil || !ok {
 		return Answer{}
 	}
-	a := Answer{TTL: t.ttl}
-	if qtype == dns.TypePTR {
-		if e := t.reverse(c, q); e != nil {
-			a.Kind, a.PTR = Ours, e.name
-			return a
-		}
+	v := t.seenBy(c)
+	m := t.find(c, v, q)
+	if m.entry == nil {
+		return t.undeclared(v, q, qtype)
 	}
-	m := t.find(c, q)
-	if m.entry == nil || !m.answers(qtype) {
+	if !m.answers(qtype) {
 		return Answer{}
 	}
+	a := Answer{TTL: t.ttl}
 	if m.domain != "" {
-		a.follow(m.full)
+		// Not by follow: what is stored through a pointer, the compiler believes to be kept, and qname could
+		// not lie on the caller's stack.
+		a.cnames[0], a.ncnames = m.full, 1
 	}
-	t.settle(&a, c, &m, qtype)
+	t.settle(&a, c, v, &m, qtype)
 	if a.Kind == Chase || a.Kind == Ours && (!a.empty() || a.ncnames > 0 && wantsCNAME(qtype)) {
 		return a
 	}
@@ -119,6 +125,18 @@ func (t *Table) Lookup(c *Client, qname string, qtype uint16) Answer {
 		a.Zone = t.domain
 	}
 	return a
+}
+
+// undeclared answers what no row does: an address's name, a name that is special, or one that must only
+// not be denied.
+func (t *Table) undeclared(v views, q string, qtype uint16) Answer {
+	if addr, ok := reverseAddr(q); ok {
+		return t.pointer(v, addr, q, qtype)
+	}
+	if v.above(q) {
+		return Answer{Kind: Exists}
+	}
+	return t.special(q, qtype)
 }
 
 // wantsCNAME reports whether a CNAME is what qtype asks for, rather than something on the way.
@@ -141,7 +159,7 @@ func (m *match) answers(qtype uint16) bool {
 }
 
 // settle fills in what the entry found, or the one its CNAMEs lead to, has of qtype.
-func (t *Table) settle(a *Answer, c *Client, m *match, qtype uint16) {
+func (t *Table) settle(a *Answer, c *Client, v views, m *match, qtype uint16) {
 	e := m.entry
 	a.Kind = Ours
 	if wantsCNAME(qtype) {
@@ -156,7 +174,7 @@ func (t *Table) settle(a *Answer, c *Client, m *match, qtype uint16) {
 		if !a.follow(target) {
 			return
 		}
-		e = t.findWhole(c, target).entry
+		e = v.findWhole(target).entry
 		if e == nil {
 			a.Kind = Chase
 			return
@@ -208,7 +226,8 @@ func (e *entry) services(c *Client, prefix, host string) []Service {
 		}
 	}
 	if p := port(e.ports(), prefix); p != nil && len(all) == 0 {
-		all = append(all, Service{Port: p.Number, Target: host, A: e.a, AAAA: e.reachable(c)})
+		// A copy, lest a slice that goes anywhere takes the question's name along from wherever it lies.
+		all = append(all, Service{Port: p.Number, Target: strings.Clone(host), A: e.a, AAAA: e.reachable(c)})
 	}
 	return all
 }

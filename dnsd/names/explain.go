@@ -19,11 +19,16 @@ func (t *Table) Explain(c *Client, qname string) []string {
 	}
 	lines := []string{fmt.Sprintf("%s asked from %s, search list [%s], IPv6 %s", q,
 		namespaceOf(c), strings.Join(c.Search, " "), map[bool]string{true: "yes", false: "no"}[c.IPv6])}
-	if e := t.reverse(c, q); e != nil {
-		lines = append(lines, fmt.Sprintf("address of %s (%s)", e.name, e.origin()))
+	v := t.seenBy(c)
+	if addr, ok := reverseAddr(q); ok {
+		if e := v.reverse(addr); e != nil {
+			lines = append(lines, fmt.Sprintf("address of %s (%s)", e.name, e.origin()))
+		} else if t.virtualBits(addr) > 0 {
+			lines = append(lines, "a virtual address that belongs to nobody this client sees")
+		}
 	}
-	m := t.find(c, q)
-	lines = append(lines, t.steps(c, q, &m)...)
+	m := t.find(c, v, q)
+	lines = append(lines, t.steps(c, v, q, &m)...)
 	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeHTTPS, dns.TypeSRV, dns.TypePTR, dns.TypeTXT} {
 		a := t.Lookup(c, q, qtype)
 		label := dns.TypeToString[qtype]
@@ -36,13 +41,19 @@ func (t *Table) Explain(c *Client, qname string) []string {
 }
 
 // steps tells which rules were tried up to the one that m is by.
-func (t *Table) steps(c *Client, q string, m *match) []string {
+func (t *Table) steps(c *Client, v views, q string, m *match) []string {
 	if m.entry == nil {
 		lines := []string{"not declared, no pod's name, below no wildcard, no short Kubernetes name"}
 		for _, domain := range c.Search {
 			if rest, ok := cutDomain(q, domain); ok {
 				lines = append(lines, fmt.Sprintf("without search domain %s: %s is unknown too", domain, rest))
 			}
+		}
+		switch {
+		case t.special(q, dns.TypeA).Kind == Ours:
+			return append(lines, "but it is a special name, which nobody is asked for (RFC 6761, RFC 7686)")
+		case v.above(q):
+			return append(lines, "but declared names are below it, so that it exists; it goes to the client's own nameserver")
 		}
 		return append(lines, "so it is not ours: it goes to the client's own nameserver")
 	}
@@ -91,12 +102,16 @@ func (a *Answer) describe(q string) string {
 	switch a.Kind {
 	case NotOurs:
 		return "upstream's answer"
+	case Exists:
+		return "upstream's answer, NODATA if it knows no such name"
 	case Ask:
 		said = append(said, "upstream's answer for "+a.Owner(q)+", NODATA if it has none")
 	case Chase:
 		said = append(said, "then upstream's answer for "+a.Owner(q))
 	case Ours:
-		if a.Zone != "" {
+		if a.NoName {
+			said = append(said, fmt.Sprintf("no such name for %d s", NegativeTTL))
+		} else if a.Zone != "" {
 			said = append(said, fmt.Sprintf("NODATA for %d s", NegativeTTL))
 		} else {
 			said = append(said, fmt.Sprintf("for %d s", a.TTL))

@@ -35,11 +35,11 @@ type match struct {
 
 // find looks for q, in lower case: as it stands, then as a short name, then without each of the client's
 // search domains. The order makes a declared name win over whatever else a name might stand for.
-func (t *Table) find(c *Client, q string) match {
-	if m := t.findWhole(c, q); m.entry != nil {
+func (t *Table) find(c *Client, v views, q string) match {
+	if m := v.findWhole(q); m.entry != nil {
 		return m
 	}
-	if m := t.findShort(c, q); m.entry != nil {
+	if m := t.findShort(c, v, q); m.entry != nil {
 		return m
 	}
 	for _, domain := range c.Search {
@@ -47,9 +47,9 @@ func (t *Table) find(c *Client, q string) match {
 		if !ok {
 			continue
 		}
-		m := t.findWhole(c, rest)
+		m := v.findWhole(rest)
 		if m.entry == nil {
-			m = t.findShort(c, rest)
+			m = t.findShort(c, v, rest)
 		}
 		if m.entry != nil {
 			m.domain = domain
@@ -60,20 +60,20 @@ func (t *Table) find(c *Client, q string) match {
 }
 
 // findWhole looks for q as a full name.
-func (t *Table) findWhole(c *Client, q string) match {
-	if e := lookup(t, c, q); e != nil {
+func (v views) findWhole(q string) match {
+	if e := lookup(v, q); e != nil {
 		return match{entry: e, rule: ruleOf(e), full: q}
 	}
 	if prefix, host := cutService(q); prefix != "" {
-		e := lookup(t, c, host)
+		e := lookup(v, host)
 		if e == nil {
-			e = t.wildcard(c, host)
+			e = v.wildcard(host)
 		}
 		if e != nil && e.serves(prefix) {
 			return match{entry: e, rule: service, full: q, prefix: prefix}
 		}
 	}
-	if e := t.wildcard(c, q); e != nil {
+	if e := v.wildcard(q); e != nil {
 		return match{entry: e, rule: wildcard, full: q}
 	}
 	return match{}
@@ -81,8 +81,9 @@ func (t *Table) findWhole(c *Client, q string) match {
 
 // findShort looks for the Kubernetes name that q is short for, as a pod with kubelet's own search list
 // would: in the client's namespace, then as service and namespace, then as all but the cluster's domain.
-func (t *Table) findShort(c *Client, q string) match {
-	if t.inDomain(q) {
+// But localhost is no service, whatever one is called.
+func (t *Table) findShort(c *Client, v views, q string) match {
+	if t.inDomain(q) || isLocalhost(q) {
 		return match{}
 	}
 	prefix, host := cutService(q)
@@ -93,7 +94,7 @@ func (t *Table) findShort(c *Client, q string) match {
 		name = append(name, form.namespace...)
 		name = append(name, form.rest...)
 		name = append(name, t.domain...)
-		e := lookup(t, c, name)
+		e := lookup(v, name)
 		if e == nil || !e.row.Kubernetes || (prefix != "" && !e.serves(prefix)) {
 			continue
 		}
@@ -106,15 +107,15 @@ func (t *Table) findShort(c *Client, q string) match {
 	return match{}
 }
 
-// lookup returns the entry of that very name which c sees: a row before a record below another row, and
-// then one of c's namespace before everybody's. It does not allocate for bytes either.
-func lookup[S string | []byte](t *Table, c *Client, name S) *entry {
+// lookup returns the entry of that very name in v: a row before a record below another row, and then one
+// of the client's namespace before everybody's. It does not allocate for bytes either.
+func lookup[S string | []byte](v views, name S) *entry {
 	var own, all *entry
-	if v := t.views[c.Namespace]; v != nil {
-		own = v.exact[string(name)]
+	if v.own != nil {
+		own = v.own.exact[string(name)]
 	}
-	if v := t.views[""]; v != nil {
-		all = v.exact[string(name)]
+	if v.all != nil {
+		all = v.all.exact[string(name)]
 	}
 	if own == nil || (own.record != nil && all != nil && all.record == nil) {
 		return all
@@ -123,32 +124,31 @@ func lookup[S string | []byte](t *Table, c *Client, name S) *entry {
 }
 
 // wildcard returns the most specific wildcard above name, however deep name is below it.
-func (t *Table) wildcard(c *Client, name string) *entry {
-	own, all := t.views[c.Namespace], t.views[""]
+func (v views) wildcard(name string) *entry {
 	for {
 		_, suffix, ok := strings.Cut(name, ".")
 		if !ok || suffix == "" {
 			return nil
 		}
-		if own != nil && own.wild[suffix] != nil {
-			return own.wild[suffix]
-		}
-		if all != nil && all.wild[suffix] != nil {
-			return all.wild[suffix]
+		for _, view := range [...]*view{v.own, v.all} {
+			if view != nil && view.wild[suffix] != nil {
+				return view.wild[suffix]
+			}
 		}
 		name = suffix
 	}
 }
 
-// reverse returns the entry whose address q, a name of in-addr.arpa or ip6.arpa, stands for.
-func (t *Table) reverse(c *Client, q string) *entry {
-	addr, ok := reverseAddr(q)
-	if !ok {
-		return nil
-	}
-	for _, namespace := range [...]string{c.Namespace, ""} {
-		if v := t.views[namespace]; v != nil && v.reverse[addr] != nil {
-			return v.reverse[addr]
+// above reports whether a name in v is below name.
+func (v views) above(name string) bool {
+	return v.own != nil && v.own.above[name] || v.all != nil && v.all.above[name]
+}
+
+// reverse returns the entry that addr belongs to.
+func (v views) reverse(addr netip.Addr) *entry {
+	for _, view := range [...]*view{v.own, v.all} {
+		if view != nil && view.reverse[addr] != nil {
+			return view.reverse[addr]
 		}
 	}
 	return nil
@@ -230,33 +230,4 @@ func cutDomain(q, domain string) (rest string, ok bool) {
 		return "", false
 	}
 	return q[:at], true
-}
-
-// reverseAddr parses the owner name of a PTR record of an address (RFC 1035 section 3.5, RFC 3596
-// section 2.5).
-func reverseAddr(q string) (netip.Addr, bool) {
-	if labels, ok := strings.CutSuffix(q, ".in-addr.arpa."); ok {
-		parts := strings.Split(labels, ".")
-		if len(parts) != 4 {
-			return netip.Addr{}, false
-		}
-		addr, err := netip.ParseAddr(parts[3] + "." + parts[2] + "." + parts[1] + "." + parts[0])
-		return addr, err == nil
-	}
-	nibbles, ok := strings.CutSuffix(q, ".ip6.arpa.")
-	if !ok || len(nibbles) != 63 {
-		return netip.Addr{}, false
-	}
-	var text [39]byte
-	for i := range 32 {
-		if i > 0 && nibbles[2*i-1] != '.' {
-			return netip.Addr{}, false
-		}
-		text[38-i-i/4] = nibbles[2*i]
-	}
-	for i := 4; i < 39; i += 5 {
-		text[i] = ':'
-	}
-	addr, err := netip.ParseAddr(string(text[:]))
-	return addr, err == nil
 }

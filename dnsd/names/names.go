@@ -6,6 +6,9 @@
 // its search list is stripped from a name that nobody has declared. So a name is stored once, however
 // many pods and short forms it has.
 //
+// Beside the plan's names it knows what no nameserver should be asked for: localhost and the like, and
+// whose the virtual addresses are.
+//
 // Names are compared in lower case and written with their final dot throughout.
 package names
 
@@ -32,6 +35,9 @@ type Options struct {
 	ClusterDomain string
 	// TTL of answers in seconds; 0 means DefaultTTL.
 	TTL uint32
+	// VIPs are the ranges that virtual addresses are given from. Nobody else can know whose an address
+	// of theirs is, so their reverse zones are ours. None means that none is.
+	VIPs []netip.Prefix
 }
 
 // Client is who asks. It is only read, and must not change while it is in use.
@@ -48,6 +54,7 @@ type Client struct {
 type Table struct {
 	domain string // the cluster's, with its final dot
 	ttl    uint32
+	vips   []netip.Prefix
 	rows   []mesh.Name
 	views  map[string]*view // by namespace; "" is everybody's
 }
@@ -56,7 +63,18 @@ type Table struct {
 type view struct {
 	exact   map[string]*entry // names of rows, and of the records below them
 	wild    map[string]*entry // wildcard rows by what follows "*."
+	above   map[string]bool   // the names in the cluster's domain that any of those is below
 	reverse map[netip.Addr]*entry
+}
+
+// views are the two that a client sees: its namespace's own is laid over everybody's.
+type views struct{ own, all *view }
+
+func (t *Table) seenBy(c *Client) views {
+	if c.Namespace == "" {
+		return views{all: t.views[""]}
+	}
+	return views{own: t.views[c.Namespace], all: t.views[""]}
 }
 
 // entry is one name of the table: a row's own, or that of a record below it.
@@ -78,7 +96,7 @@ func Build(p *mesh.Plan, o Options) *Table {
 	if o.TTL == 0 {
 		o.TTL = DefaultTTL
 	}
-	t := &Table{domain: fqdn(o.ClusterDomain), ttl: o.TTL, rows: p.Names, views: map[string]*view{}}
+	t := &Table{domain: fqdn(o.ClusterDomain), ttl: o.TTL, vips: o.VIPs, rows: p.Names, views: map[string]*view{}}
 	for i := range t.rows {
 		t.add(&t.rows[i])
 	}
@@ -90,7 +108,7 @@ func Build(p *mesh.Plan, o Options) *Table {
 func (t *Table) add(row *mesh.Name) {
 	v := t.views[row.View]
 	if v == nil {
-		v = &view{map[string]*entry{}, map[string]*entry{}, map[netip.Addr]*entry{}}
+		v = &view{map[string]*entry{}, map[string]*entry{}, map[string]bool{}, map[netip.Addr]*entry{}}
 		t.views[row.View] = v
 	}
 	e := &entry{name: fqdn(row.Host), row: row, a: row.Addr4, aaaa: row.Addr6, virtual: row.Virtual}
@@ -98,6 +116,7 @@ func (t *Table) add(row *mesh.Name) {
 	if row.CNAME != "" {
 		e.target = fqdn(row.CNAME)
 	}
+	t.exists(v, e.name)
 	if suffix, ok := strings.CutPrefix(e.name, "*."); ok {
 		keep(v.wild, suffix, e)
 		return
@@ -117,12 +136,25 @@ func (t *Table) add(row *mesh.Name) {
 			keep(v.reverse, a, below)
 		}
 		keep(v.exact, below.name, below)
+		t.exists(v, below.name)
 	}
 	// An address that is neither the mesh's nor the cluster's has a PTR record elsewhere, if at all.
 	if row.Virtual || row.Kubernetes {
 		for _, a := range slices.Concat(row.Addr4, row.Addr6) {
 			keep(v.reverse, a, e)
 		}
+	}
+}
+
+// exists enters what follows from name's existence: that every name above it exists, too, as far as the
+// cluster's domain goes. The walk ends where another name's has been.
+func (t *Table) exists(v *view, name string) {
+	for {
+		_, name, _ = strings.Cut(name, ".")
+		if !t.inDomain(name) || v.above[name] {
+			return
+		}
+		v.above[name] = true
 	}
 }
 
@@ -145,10 +177,7 @@ func (t *Table) All() iter.Seq[*mesh.Name] {
 	}
 }
 
-func (t *Table) inDomain(name string) bool {
-	rest, ok := strings.CutSuffix(name, t.domain)
-	return ok && (rest == "" || rest[len(rest)-1] == '.')
-}
+func (t *Table) inDomain(name string) bool { return within(name, t.domain) }
 
 // keep sets m[k] unless it is set already.
 func keep[K comparable](m map[K]*entry, k K, e *entry) {

@@ -31,10 +31,11 @@ func (q *query) answer(a *names.Answer) *dns.Msg {
 	}
 	if a.Zone != "" {
 		r.Ns = []dns.RR{soa(a.Zone)}
-		q.server.counts.noData.Add(1)
-		return r
 	}
-	q.server.counts.answered.Add(1)
+	if a.NoName {
+		r.Rcode = dns.RcodeNameError
+	}
+	q.server.counts.own(a)
 	return r
 }
 
@@ -42,7 +43,7 @@ func (q *query) answer(a *names.Answer) *dns.Msg {
 // served by no reply: it will ask again.
 func (q *query) ask(ctx context.Context, a *names.Answer) *dns.Msg {
 	counts := &q.server.counts
-	if a.Kind == names.NotOurs {
+	if a.Kind == names.NotOurs || a.Kind == names.Exists {
 		counts.forwarded.Add(1)
 	} else {
 		counts.completed.Add(1)
@@ -63,7 +64,7 @@ func (q *query) ask(ctx context.Context, a *names.Answer) *dns.Msg {
 		return q.nodata(a)
 	case err != nil:
 		counts.failed.Add(1)
-		return q.failure("none of the nameservers " + q.client.Nameserver.Addr().String() + " and its peers answered")
+		return q.unreachable()
 	}
 	return q.relay(r, a)
 }
@@ -73,6 +74,9 @@ func (q *query) relay(from *dns.Msg, a *names.Answer) *dns.Msg {
 	r := q.reply()
 	name := q.msg.Question[0].Name
 	r.Rcode = from.Rcode
+	if a.Kind == names.Exists && r.Rcode == dns.RcodeNameError && len(from.Answer) == 0 {
+		r.Rcode = dns.RcodeSuccess // its SOA does for NODATA as well
+	}
 	r.Truncated = from.Truncated
 	r.Authoritative = a.Kind == names.Chase // of the first name in the answer (RFC 1035 section 4.1.1)
 	// AD is for who asked for it (RFC 6840 section 5.7), and for answers that are upstream's alone.
@@ -117,14 +121,22 @@ func cnames(owner string, a *names.Answer) []dns.RR {
 	return all
 }
 
-// addresses writes addrs down as records of owner, beginning with a different one each time, so that
-// clients that take the first spread over all.
+// rotate says with which of addrs to begin: with a different one each time, so that clients that take the
+// first spread over all. The runtime's random numbers are a thread's own: there is nothing to contend for.
+func rotate(addrs []netip.Addr) int {
+	if len(addrs) < 2 {
+		return 0
+	}
+	return rand.IntN(len(addrs))
+}
+
+// addresses writes addrs down as records of owner.
 func addresses(owner string, ttl uint32, addrs []netip.Addr) []dns.RR {
 	if len(addrs) == 0 {
 		return nil
 	}
 	all := make([]dns.RR, len(addrs))
-	start := rand.IntN(len(addrs))
+	start := rotate(addrs)
 	for i := range addrs {
 		addr := addrs[(start+i)%len(addrs)]
 		if addr.Is4() {
@@ -136,13 +148,19 @@ func addresses(owner string, ttl uint32, addrs []netip.Addr) []dns.RR {
 	return all
 }
 
-// soa is the record that says for how long "no such data" may be remembered (RFC 2308 section 3). The
-// zone is not one that anybody could transfer, so the other numbers mean nothing.
+// What stands in a SOA record: the two names, in front of the zone's, and the numbers after them. The zone
+// is not one that anybody could transfer, so that only the last number means anything.
+const soaServer, soaMailbox = "ns.dns.", "hostmaster."
+
+var soaNumbers = [...]uint32{1, 7200, 1800, 86400, names.NegativeTTL}
+
+// soa is the record that says for how long a negative answer may be remembered (RFC 2308 section 3).
 func soa(zone string) dns.RR {
+	n := &soaNumbers
 	return &dns.SOA{
 		Hdr: header(zone, dns.TypeSOA, names.NegativeTTL),
-		Ns:  "ns.dns." + zone, Mbox: "hostmaster." + zone,
-		Serial: 1, Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: names.NegativeTTL,
+		Ns:  soaServer + zone, Mbox: soaMailbox + zone,
+		Serial: n[0], Refresh: n[1], Retry: n[2], Expire: n[3], Minttl: n[4],
 	}
 }
 

@@ -30,13 +30,19 @@ type work func(context.Context) []byte
 
 // begin answers packet, from network "udp" or "tcp", if that takes no asking; the reply may lie in buf.
 // Otherwise it returns the work that does. With neither, the packet is thrown away.
-//
-// A way to answer without taking the packet apart belongs here, before everything else.
 func (s *Server) begin(c *Client, network string, packet, buf []byte) ([]byte, work) {
 	if len(packet) < headerSize {
 		s.counts.malformed.Add(1)
 		return nil, nil
 	}
+	if reply := s.shortcut(c, network, packet, buf); reply != nil {
+		return reply, nil
+	}
+	return s.long(c, network, packet, buf)
+}
+
+// long is begin for everything: it takes the packet apart into a message, and makes one of the reply.
+func (s *Server) long(c *Client, network string, packet, buf []byte) ([]byte, work) {
 	m := new(dns.Msg)
 	if err := m.Unpack(packet); err != nil || m.Response {
 		return nil, s.pass(c, network, packet, nil)
@@ -44,12 +50,9 @@ func (s *Server) begin(c *Client, network string, packet, buf []byte) ([]byte, w
 	if !plain(m) {
 		return nil, s.pass(c, network, packet, m)
 	}
-	q := &query{server: s, client: c, msg: m, opt: m.IsEdns0(), size: dns.MaxMsgSize}
-	if network == "udp" {
-		q.size = dns.MinMsgSize
-		if q.opt != nil {
-			q.size = min(max(int(q.opt.UDPSize()), dns.MinMsgSize), maxUDPReply)
-		}
+	q := &query{server: s, client: c, msg: m, opt: m.IsEdns0(), size: maxReply(network, 0)}
+	if q.opt != nil {
+		q.size = maxReply(network, q.opt.UDPSize())
 	}
 	if q.opt != nil && q.opt.Version() != 0 {
 		s.counts.refused.Add(1)
@@ -67,6 +70,14 @@ func (s *Server) begin(c *Client, network string, packet, buf []byte) ([]byte, w
 		}
 		return nil
 	}
+}
+
+// maxReply is how much a client takes that announced this size, 0 if it did not.
+func maxReply(network string, announced uint16) int {
+	if network == "tcp" {
+		return dns.MaxMsgSize
+	}
+	return min(max(int(announced), dns.MinMsgSize), maxUDPReply)
 }
 
 // plain reports whether m is a question that can be answered from a table or a cache: one question of
@@ -97,7 +108,8 @@ func (s *Server) pass(c *Client, network string, packet []byte, m *dns.Msg) work
 		if m == nil || errors.Is(err, upstream.ErrBusy) {
 			return nil
 		}
-		if reply, err = new(dns.Msg).SetRcode(m, dns.RcodeServerFailure).Pack(); err != nil {
+		q := &query{server: s, client: c, msg: m, opt: m.IsEdns0()}
+		if reply, err = q.unreachable().Pack(); err != nil {
 			return nil
 		}
 		return reply
@@ -135,20 +147,26 @@ func (q *query) pack(r *dns.Msg, buf []byte) []byte {
 	if err != nil {
 		// Some record cannot be written: one of upstream's, or a name no source should have let in.
 		q.server.counts.failed.Add(1)
-		if packed, err = q.failure("a record of the answer cannot be written").Pack(); err != nil {
+		if packed, err = q.failure(dns.ExtendedErrorCodeInvalidData, "a record of the answer cannot be written").Pack(); err != nil {
 			return nil
 		}
 	}
 	return packed
 }
 
-// failure is the reply where there is no answer to be had, with the reason in words for those who speak
-// EDNS (RFC 8914).
-func (q *query) failure(reason string) *dns.Msg {
+// failure is the reply where there is no answer to be had, with the reason for those who speak EDNS, as a
+// number and in words (RFC 8914).
+func (q *query) failure(code uint16, reason string) *dns.Msg {
 	r := q.reply()
 	r.Rcode = dns.RcodeServerFailure
 	if opt := r.IsEdns0(); opt != nil {
-		opt.Option = append(opt.Option, &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeNoReachableAuthority, ExtraText: reason})
+		opt.Option = append(opt.Option, &dns.EDNS0_EDE{InfoCode: code, ExtraText: reason})
 	}
 	return r
+}
+
+// unreachable is the failure of everybody who could have been asked.
+func (q *query) unreachable() *dns.Msg {
+	return q.failure(dns.ExtendedErrorCodeNoReachableAuthority,
+		"none of the nameservers "+q.client.Nameserver.Addr().String()+" and its peers answered")
 }

@@ -72,6 +72,7 @@ type Client struct {
 // Server answers. Its methods are safe for concurrent use.
 type Server struct {
 	upstream asker
+	memory   *upstream.Client // the same, by its own type, so that what it is given stays on the stack
 	inFlight int
 	table    atomic.Pointer[names.Table]
 	counts   counters
@@ -85,7 +86,7 @@ func New(o Options) *Server {
 	if o.InFlight == 0 {
 		o.InFlight = DefaultInFlight
 	}
-	return &Server{upstream: o.Upstream, inFlight: o.InFlight, gates: map[string]*gate{}}
+	return &Server{upstream: o.Upstream, memory: o.Upstream, inFlight: o.InFlight, gates: map[string]*gate{}}
 }
 
 // Store swaps the table in. Queries already being looked up finish with the old one.

@@ -1,6 +1,10 @@
 package serve
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/nodens-dns/nodens/dnsd/names"
+)
 
 // Stats is what a Server has counted since New. All but Connections only ever grow.
 type Stats struct {
@@ -44,5 +48,14 @@ func (s *Server) Stats() Stats {
 		Failed: c.failed.Load(), Refused: c.refused.Load(), Dropped: c.dropped.Load(),
 		Malformed: c.malformed.Load(), Truncated: c.truncated.Load(),
 		Connections: c.connections.Load(),
+	}
+}
+
+// own counts an answer that the table had by itself.
+func (c *counters) own(a *names.Answer) {
+	if a.Zone != "" {
+		c.noData.Add(1)
+	} else {
+		c.answered.Add(1)
 	}
 }

@@ -19,7 +19,7 @@ func (s *Server) ServeUDP(conn *net.UDPConn, c *Client) error {
 		asking.Wait()
 		s.leave(c, g)
 	}()
-	in, out := make([]byte, replySize), make([]byte, replySize)
+	in, out := make([]byte, maxQuery), make([]byte, replySize)
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(in)
 		if errors.Is(err, net.ErrClosed) {
