@@ -3,11 +3,17 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/nodens-dns/nodens/dnsd/upstream"
 )
 
 // Config is dnsd's configuration file (YAML or JSON). An unknown field is an error. Every field has a
@@ -31,6 +37,8 @@ type Config struct {
 	// Resolvers are asked for the names of DNS-type clusters that name no resolver of their own; empty
 	// means the pods' nameservers, then the node's resolv.conf.
 	Resolvers []string `json:"resolvers"`
+	// Zones are domains that are asked of servers of their own, for pods and for DNS-type clusters.
+	Zones []ZoneConfig `json:"zones"`
 	// VIPs are the ranges virtual addresses are given from. The default IPv4 range steps aside when a
 	// control plane that allocates for itself (Istio: 240.240.0.0/16) is a source.
 	VIPs struct {
@@ -45,6 +53,7 @@ type Config struct {
 	XDS *XDSConfig `json:"xds"`
 
 	resolvers []netip.AddrPort // Resolvers, parsed
+	zones     []upstream.Zone  // Zones, parsed
 }
 
 // XDSConfig says which control plane to ask and as whom.
@@ -85,7 +94,12 @@ func readConfig(path string) (*Config, error) {
 
 // check fills in what depends on other fields and says every mistake at once.
 func (c *Config) check() error {
-	var errs []error
+	errs := c.checkPaths()
+	// Everything else spells it like this, and compares.
+	c.ClusterDomain = strings.ToLower(strings.TrimSuffix(c.ClusterDomain, "."))
+	if !domainName.MatchString(c.ClusterDomain) {
+		errs = append(errs, fmt.Errorf("clusterDomain: %q is not a DNS name", c.ClusterDomain))
+	}
 	for _, r := range c.Resolvers {
 		ap, err := netip.ParseAddrPort(r)
 		if err != nil {
@@ -97,6 +111,10 @@ func (c *Config) check() error {
 			ap = netip.AddrPortFrom(addr, 53)
 		}
 		c.resolvers = append(c.resolvers, ap)
+	}
+	var err error
+	if c.zones, err = parseZones(c.Zones); err != nil {
+		errs = append(errs, err)
 	}
 	if !c.VIPs.V4.IsValid() {
 		c.VIPs.V4 = netip.MustParsePrefix("240.240.0.0/16")
@@ -124,6 +142,25 @@ func (c *Config) check() error {
 		errs = append(errs, errors.New("xds.address is empty: name the control plane as host:port"))
 	}
 	return errors.Join(errs...)
+}
+
+var domainName = regexp.MustCompile(`^[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*$`)
+
+// checkPaths wants absolute ones: what a relative path means depends on who starts dnsd, and the plugin
+// has to find the same folders.
+func (c *Config) checkPaths() (errs []error) {
+	paths := map[string]string{"stateDir": c.StateDir, "runDir": c.RunDir}
+	for name, optional := range map[string]string{"bpfPath": c.BPFPath, "cgroup": c.Cgroup} {
+		if optional != "" {
+			paths[name] = optional
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(paths)) {
+		if !filepath.IsAbs(paths[name]) {
+			errs = append(errs, fmt.Errorf("%s: %q is not an absolute path", name, paths[name]))
+		}
+	}
+	return errs
 }
 
 func (c *Config) attachments() string { return filepath.Join(c.RunDir, "attachments") }

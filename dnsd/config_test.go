@@ -39,6 +39,13 @@ xds: {address: "127.0.0.1:15010", namespace: shop}
 	}
 }
 
+func TestClusterDomainIsSpeltOneWay(t *testing.T) {
+	c, err := readConfig(writeFile(t, "clusterDomain: Example.Corp."))
+	if err != nil || c.ClusterDomain != "example.corp" {
+		t.Errorf("%v %v", c, err)
+	}
+}
+
 func TestConfigDefaults(t *testing.T) {
 	for _, path := range []string{"", writeFile(t, "")} {
 		c, err := readConfig(path)
@@ -57,6 +64,12 @@ func TestConfigDefaults(t *testing.T) {
 func TestConfigMistakes(t *testing.T) {
 	for text, want := range map[string]string{
 		"stateDirr: /x":                        "stateDirr",
+		"stateDir: x":                          "stateDir",
+		"runDir: ''":                           "runDir",
+		"{bpfPath: nodens, cgroup: ../pods}":   "cgroup",
+		"clusterDomain: a b":                   "clusterDomain",
+		"clusterDomain: ''":                    "clusterDomain",
+		"clusterDomain: a..b":                  "clusterDomain",
 		"xds: {addr: x}":                       "addr",
 		"xds: {namespace: x}":                  "xds.address",
 		"file: {}":                             "file.dir",

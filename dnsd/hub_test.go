@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -154,6 +155,31 @@ func TestRestartKnowsEverything(t *testing.T) {
 	}
 	if again.inputs["file"].Pending {
 		t.Error("the source is pending although it had spoken")
+	}
+}
+
+// A dnsd killed in the middle of writing leaves half a file, once and not each time.
+func TestNothingPilesUp(t *testing.T) {
+	dir := t.TempDir()
+	h := testHub(t, dir, &recorder{}, "file")
+	if err := os.WriteFile(filepath.Join(dir, "inputs", "file.json.new"), []byte(`{"Sou`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.take(input("a.example"))
+	h.pass()
+	h.keep.flush()
+	var left []string
+	for _, pattern := range []string{"*", "*/*"} { // with names that begin with a dot
+		found, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range found {
+			left = append(left, strings.TrimPrefix(path, dir+"/"))
+		}
+	}
+	if want := []string{"inputs", "vips.json", "inputs/file.json"}; !slices.Equal(left, want) {
+		t.Errorf("the folder holds %q, want %q", left, want)
 	}
 }
 

@@ -109,17 +109,18 @@ func (k *keeper) flush() {
 	}
 }
 
-// write replaces the source's file by rename, so that a reader sees the old whole or the new whole.
+// write replaces the source's file by rename, so that a reader sees the old whole or the new whole. The
+// new one has a name of its own until then, always the same: what a kill leaves of it the next one
+// overwrites.
 func (k *keeper) write(in mesh.Input) error {
 	data, err := json.Marshal(in)
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(k.dir, "."+in.Source+".*")
+	tmp, err := os.OpenFile(k.path(in.Source)+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
 	_, err = tmp.Write(data)
 	if err == nil {
 		err = tmp.Sync()
@@ -129,6 +130,9 @@ func (k *keeper) write(in mesh.Input) error {
 	}
 	if err == nil {
 		err = os.Rename(tmp.Name(), k.path(in.Source))
+	}
+	if err != nil {
+		_ = os.Remove(tmp.Name()) // what it takes of a full disk somebody else may need
 	}
 	return err
 }

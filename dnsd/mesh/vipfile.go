@@ -130,8 +130,8 @@ func (v *VIPs) report(format string, args ...any) {
 	})
 }
 
-// Save writes the pairs to disk if they changed since they were read or saved: to a temporary file
-// beside it first, then by rename, both flushed. After an error the old file is whole and Save can be repeated.
+// Save writes the pairs to disk if they changed since they were read or saved: to another file beside it
+// first, then by rename, both flushed. After an error the old file is whole and Save can be repeated.
 func (v *VIPs) Save() error {
 	if v.path == "" || !v.dirty {
 		return nil
@@ -152,9 +152,10 @@ func (v *VIPs) Save() error {
 }
 
 // replaceFile makes path hold data, and survives a crash at any moment with the old or the new whole.
+// What a crash leaves of the new one the next call overwrites; there is one writer.
 func replaceFile(path string, data []byte) error {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, filepath.Base(path)+".tmp-*")
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
