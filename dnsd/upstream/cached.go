@@ -23,9 +23,10 @@ type Query struct {
 // The header and the spelling of the name are those of the message as it came, and it has no additional
 // records. It does not block, and allocates only if buf is too short.
 func (c *Client) Cached(s Servers, q Query, buf []byte, limit int) []byte {
+	question := dns.Question{Name: q.Name, Qtype: q.Qtype, Qclass: dns.ClassINET}
+	s = c.route(s, question)
 	var space [keyBytes]byte
-	key := appendQuestionKey(space[:0], s, [...]bool{q.RD, q.CD, q.AD, q.DO, s.TCP},
-		dns.Question{Name: q.Name, Qtype: q.Qtype, Qclass: dns.ClassINET})
+	key := appendQuestionKey(space[:0], s, [...]bool{q.RD, q.CD, q.AD, q.DO, s.TCP}, question)
 	wire, age := c.cache.fresh(key, limit, time.Now())
 	if wire == nil {
 		return nil
