@@ -124,7 +124,7 @@ func wire(ctx context.Context, c *Config, log *slog.Logger) (*daemon, error) {
 	if d.hub.services, err = d.datapath.Services(); err != nil {
 		return nil, fmt.Errorf("read back the kernel's services: %w", err)
 	}
-	d.upstream = upstream.New(upstream.Options{})
+	d.upstream = upstream.New(upstream.Options{Zones: c.zones})
 	d.server = serve.New(serve.Options{Upstream: d.upstream})
 	d.resolver = resolve.New(resolve.Options{
 		Exchange: d.upstream.Ask, Servers: d.resolvers, Emit: d.hub.emit(ctx),
