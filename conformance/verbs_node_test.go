@@ -119,7 +119,7 @@ func pluginVerb(l *line) (string, error) {
 // dnsd start [early]: with early it does not wait until every source has spoken.
 // dnsd kill|term|stop|cont: sends the signal and waits for what it brings.
 // dnsd config KEY=YAML ...: changes its configuration file, from the world's own.
-// dnsd log: all it has written.
+// dnsd log: all it has written. dnsd second: another one, beside the running one, until it ends.
 // dnsd COMMAND ...: one of its own commands, asking the running one.
 func dnsdVerb(l *line) (string, error) {
 	signals := map[string]syscall.Signal{
@@ -133,6 +133,8 @@ func dnsdVerb(l *line) (string, error) {
 		return "", l.w.StartDnsd(!l.has("early"))
 	case "log":
 		return l.w.DnsdLog(), nil
+	case "second":
+		return l.w.SecondDnsd()
 	case "config":
 		change := map[string]any{}
 		for _, arg := range l.args[1:] {
@@ -288,7 +290,8 @@ func adsVerb(l *line) (string, error) {
 }
 
 // zone set NAME TYPE TTL DATA ...: replaces the internet's records of a name and type.
-// zone del NAME. zone feel NAME servfail|refused|drop|truncate|delay [DURATION], zone feel NAME.
+// zone del NAME.
+// zone feel NAME|@SERVER servfail|refused|drop|truncate|delay [DURATION], zone feel NAME|@SERVER.
 // zone queries [name=] [type=] [transport=] [server=] [from=POD]: the queries so far, and their number.
 // zone forget: empties that list.
 func zoneVerb(l *line) (string, error) {

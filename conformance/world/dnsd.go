@@ -146,6 +146,11 @@ func (w *World) StartDnsd(ready bool) error {
 	return nil
 }
 
+// SecondDnsd runs another dnsd with the same configuration until it ends, ten seconds at most.
+func (w *World) SecondDnsd() (string, error) {
+	return w.output(nil, "timeout", "10", w.Program("dnsd"), "run", "--config", w.configFile())
+}
+
 // DnsdLog is all that any dnsd of this world has written.
 func (w *World) DnsdLog() string {
 	text, _ := os.ReadFile(w.LogFile())

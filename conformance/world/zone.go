@@ -78,7 +78,7 @@ func (z *Zone) Delete(name string) {
 	z.mu.Unlock()
 }
 
-// Feel gives a name a mood; the zero Mood is good behaviour.
+// Feel gives a name a mood; the zero Mood is good behaviour. "@10.96.0.10" is the whole nameserver.
 func (z *Zone) Feel(name string, m Mood) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -117,7 +117,10 @@ func (z *Zone) at(server netip.Addr, transport string, insider bool) dns.Handler
 			Name: name, Type: dns.Type(q.Question[0].Qtype).String(),
 			Transport: transport, Server: server, From: from.Addr().Unmap(),
 		})
-		mood := z.moods[name]
+		mood, moody := z.moods["@"+server.String()]
+		if !moody {
+			mood = z.moods[name]
+		}
 		z.mu.Unlock()
 		reply := new(dns.Msg)
 		switch mood.Kind {
