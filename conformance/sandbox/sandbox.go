@@ -161,34 +161,54 @@ func Netns(t testing.TB) *NS {
 
 // NewNetns is Netns for callers that are no test. The caller owns the namespace and must Close it.
 func NewNetns(name string) (*NS, error) {
-	type result struct {
-		ns  *NS
-		err error
-	}
-	done := make(chan result)
-	// A thread of its own, never unlocked: the runtime ends it, so no goroutine can wake up in a
-	// namespace it did not ask for.
-	go func() {
-		runtime.LockOSThread()
+	var ns *NS
+	err := onThread(func() error {
 		h, err := netns.NewNamed(name)
 		if err != nil {
-			done <- result{err: fmt.Errorf("make network namespace %s: %w", name, err)}
-			return
+			return fmt.Errorf("make network namespace %s: %w", name, err)
 		}
-		ns := &NS{Name: name, handle: h}
+		ns = &NS{Name: name, handle: h}
 		lo, err := netlink.LinkByName("lo")
 		if err == nil {
 			err = netlink.LinkSetUp(lo)
 		}
 		if err != nil {
-			_ = ns.Close()
-			done <- result{err: fmt.Errorf("set lo up in %s: %w", name, err)}
+			return errors.Join(fmt.Errorf("set lo up in %s: %w", name, err), ns.Close())
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return ns, nil
+}
+
+// onThread runs f on a thread that may change its network namespace, and has it back in its own when f
+// is done. That one is the thread's, not the process's: a process may be started from inside another.
+// To let the runtime end the thread would not do: the process's first is never ended, and would keep
+// the namespace alive.
+func onThread(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		home, err := netns.Get()
+		if err != nil {
+			runtime.UnlockOSThread() // it never left
+			done <- fmt.Errorf("open the network namespace to come back to: %w", err)
 			return
 		}
-		done <- result{ns: ns}
+		defer func() { _ = home.Close() }()
+		err = f()
+		// A thread that cannot go back stays locked, so that no goroutine wakes up in a namespace it did
+		// not ask for.
+		if back := netns.Set(home); back != nil {
+			err = errors.Join(err, fmt.Errorf("come back to the network namespace of before: %w", back))
+		} else {
+			runtime.UnlockOSThread()
+		}
+		done <- err
 	}()
-	r := <-done
-	return r.ns, r.err
+	return <-done
 }
 
 // Path is the file that stands for the namespace.
@@ -206,16 +226,12 @@ func (ns *NS) Close() error {
 // Do runs f on a thread inside the namespace and returns its error. Sockets opened by f stay in the
 // namespace; goroutines started by f do not enter it.
 func (ns *NS) Do(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: see NewNetns
+	return onThread(func() error {
 		if err := netns.Set(ns.handle); err != nil {
-			done <- fmt.Errorf("enter network namespace %s: %w", ns.Name, err)
-			return
+			return fmt.Errorf("enter network namespace %s: %w", ns.Name, err)
 		}
-		done <- f()
-	}()
-	return <-done
+		return f()
+	})
 }
 
 // Cookie is the namespace's cookie, by which the kernel half knows it (SO_NETNS_COOKIE).
