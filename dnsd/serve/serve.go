@@ -34,10 +34,11 @@ const (
 	// maxQuery is the longest query read from UDP. Plain ones stay below 300 bytes; every socket has a
 	// buffer of this size.
 	maxQuery = 4096
-	// replySize is what a reply from the table is packed into; a longer one gets memory of its own.
-	replySize = 1024
 	// ednsSize is the UDP size we announce (DNS flag day 2020).
 	ednsSize = 1232
+	// replySize is what a reply is written into: what clients announce as well. A longer one gets memory of
+	// its own.
+	replySize = ednsSize
 	// headerSize is that of a DNS header.
 	headerSize = 12
 )

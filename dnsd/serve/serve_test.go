@@ -122,6 +122,9 @@ func table() *names.Table {
 		{Host: "few.partner.test", Addr4: many[:4]},
 		{Host: "many.partner.test", Addr4: many},
 		{Host: "bad.partner.test", CNAME: "no..name"},
+		{Host: "*.wild.test", Virtual: true, Addr4: many[:2]},
+		{Host: "cart.shop.svc.cluster.local", Kubernetes: true, Addr4: many, Addr6: []netip.Addr{netip.MustParseAddr("fd00::1")}},
+		{Host: "alias.shop.svc.cluster.local", Kubernetes: true, CNAME: "cart.shop.svc.cluster.local"},
 		{Host: "out.shop.svc.cluster.local", Kubernetes: true, CNAME: "slow.example"},
 		{Host: "gone.shop.svc.cluster.local", Kubernetes: true, CNAME: "nowhere.example"},
 	}}, names.Options{})
