@@ -75,11 +75,11 @@ func (d *dialer) DialContext(ctx context.Context, network, address string) (net.
 		}
 		return nil, fmt.Errorf("dial %s %s: %w", network, address, err)
 	}
-	c, err := net.FileConn(f)
+	c, err := d.keep(f)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s %s: %w", network, address, err)
 	}
-	return d.keep(c)
+	return c, nil
 }
 
 // socket makes a marked socket in the pod's namespace, in the poller's care.
@@ -154,14 +154,20 @@ func sockaddr(to netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
 }
 
-// keep wraps c so that the dialer knows it while it is open. The wrappers keep the methods of what they
-// wrap: whoever speaks DNS on a connection tells datagrams from streams by them.
-func (d *dialer) keep(c net.Conn) (net.Conn, error) {
+// keep makes a connection of a connected socket, which stays the caller's to close, and wraps it so that
+// the dialer knows it while it is open. The wrappers keep the methods of what they wrap: whoever speaks
+// DNS on a connection tells datagrams from streams by them.
+func (d *dialer) keep(f *os.File) (net.Conn, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
-		_ = c.Close()
 		return nil, net.ErrClosed
+	}
+	// Under the lock, since it goes by the descriptor's number: were f closed meanwhile, that could be
+	// some other socket's already.
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
 	}
 	d.open[c] = struct{}{}
 	if u, ok := c.(*net.UDPConn); ok {
