@@ -27,6 +27,11 @@ test: deps ## Unit, kernel and conformance tests, with the race detector.
 conformance: deps ## Only the promises, as scripts.
 	$(GO) test -race -count 1 -timeout 15m -v ./conformance/...
 
+.PHONY: bench-dns
+bench-dns: deps ## dnsd beside other DNS servers, into conformance/benchdns/RESULTS.md (8 min). QUICK=1: 2 min, only shown.
+	CGO_ENABLED=1 $(GO) build -o $(BIN)/benchdns ./conformance/benchdns
+	$(BIN)/benchdns $(if $(QUICK),-quick)
+
 .PHONY: generate
 generate: clang ## Compile the kernel half again (bpf2go, clang-19).
 	$(GO) generate ./ebpf

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// reference is whom the ratios are to.
+const reference = "nodens"
+
+// column is one figure of a run.
+type column struct {
+	head  string
+	rated bool
+	// value is the figure, in the unit that head and format mean.
+	value  func(sample) float64
+	format string
+	// more: a larger figure is the better one.
+	more bool
+}
+
+func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
+
+var (
+	perSecond = column{"queries/s", false, func(s sample) float64 { return s.perSecond }, "%.0f", true}
+	cpuCost   = column{"CPU µs/query", false, func(s sample) float64 { return micros(s.cpu) }, "%.1f", false}
+	median50  = column{"p50 µs at 5,000/s", true, func(s sample) float64 { return micros(s.p50) }, "%.0f", false}
+	tail99    = column{"p99 µs at 5,000/s", true, func(s sample) float64 { return micros(s.p99) }, "%.0f", false}
+	cpuRated  = column{"CPU µs/query at 5,000/s", true, func(s sample) float64 { return micros(s.cpu) }, "%.1f", false}
+
+	lookUp50  = column{"p50 µs", false, func(s sample) float64 { return micros(s.p50) }, "%.0f", false}
+	lookUp99  = column{"p99 µs", false, func(s sample) float64 { return micros(s.p99) }, "%.0f", false}
+	lookUpCPU = column{"server's CPU µs/look-up", false, func(s sample) float64 { return micros(s.cpu) }, "%.0f", false}
+)
+
+// section is one table.
+type section struct {
+	title, workload string
+	columns         []column
+}
+
+var sections = []section{
+	{"Local names", workloadLocal, []column{perSecond, cpuCost, median50, tail99, cpuRated}},
+	{"Cached forwards", workloadForward, []column{perSecond, cpuCost, median50, tail99, cpuRated}},
+	{"Local names with a fifth search-list misses", workloadMix, []column{perSecond, cpuCost, median50, tail99, cpuRated}},
+	{"getaddrinfo of a service's full name, ndots:5", workloadNear, []column{lookUp50, lookUp99, lookUpCPU}},
+	{"getaddrinfo of a name beyond the cluster, ndots:5", workloadFar, []column{lookUp50, lookUp99, lookUpCPU}},
+}
+
+// middle is the median; 0 of nothing.
+func middle(v []float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	v = slices.Sorted(slices.Values(v))
+	n := len(v)
+	return (v[(n-1)/2] + v[n/2]) / 2
+}
+
+// figure is a column's median for a server, and the median of its ratios to nodens round by round.
+func (res *results) figure(server, workload string, c column) (value, ratio float64, ok bool) {
+	mine := res.samples[series{server, workload, c.rated}]
+	ours := res.samples[series{reference, workload, c.rated}]
+	var values, ratios []float64
+	for i, s := range mine {
+		values = append(values, c.value(s))
+		if i < len(ours) && c.value(ours[i]) > 0 {
+			ratios = append(ratios, c.value(s)/c.value(ours[i]))
+		}
+	}
+	return middle(values), middle(ratios), len(values) > 0
+}
+
+// markdown is RESULTS.md.
+func (res *results) markdown() string {
+	var b strings.Builder
+	res.method(&b)
+	res.behind(&b)
+	for _, s := range sections {
+		fmt.Fprintf(&b, "## %s\n\n| server |", s.title)
+		for _, c := range s.columns {
+			fmt.Fprintf(&b, " %s |", c.head)
+		}
+		fmt.Fprintf(&b, "\n| --- |%s\n", strings.Repeat(" ---: |", len(s.columns)))
+		for _, server := range res.servers {
+			res.row(&b, s, server)
+		}
+		b.WriteByte('\n')
+	}
+	res.memoryTable(&b)
+	return b.String()
+}
+
+func (res *results) row(b *strings.Builder, s section, server string) {
+	fmt.Fprintf(b, "| %s |", server)
+	for _, c := range s.columns {
+		value, ratio, ok := res.figure(server, s.workload, c)
+		if !ok {
+			b.WriteString(" - |")
+			continue
+		}
+		fmt.Fprintf(b, " "+c.format+" (%.2f) |", value, ratio)
+	}
+	b.WriteByte('\n')
+}
+
+func (res *results) memoryTable(b *strings.Builder) {
+	fmt.Fprintf(b, "## Resident memory, MiB\n\n| server | %d names | %d names |\n| --- | ---: | ---: |\n", fewNames, res.options.big)
+	cell := func(of map[string]int64, server string) string {
+		if of[server] == 0 {
+			return "-"
+		}
+		return fmt.Sprintf("%.0f (%.2f)", mebibytes(of[server]), float64(of[server])/float64(of[reference]))
+	}
+	for _, server := range res.servers {
+		fmt.Fprintf(b, "| %s | %s | %s |\n", server, cell(res.small, server), cell(res.big, server))
+	}
+	fmt.Fprintf(b, "\nnodens' BPF maps are %.0f MiB more, whatever there is in them.", mebibytes(res.maps))
+	if res.pods > 0 {
+		fmt.Fprintf(b, " With %d services and %d captured pods dnsd has %.0f MiB resident.",
+			fewNames, res.options.pods, mebibytes(res.pods))
+	}
+	b.WriteByte('\n')
+}
+
+func mebibytes(n int64) float64 { return float64(n) / (1 << 20) }
