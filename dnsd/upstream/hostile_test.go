@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -60,9 +62,33 @@ func TestWrongRepliesAreWaitedOut(t *testing.T) {
 		m, err := New(Options{}).Exchange(t.Context(), to(addr), query("www.example.com.", dns.TypeA))
 		expectA(t, must(t, m, err), "192.0.2.1")
 	})
+	t.Run("source address", func(t *testing.T) {
+		pc, ln := listen(t)
+		_ = ln.Close()
+		defer func() { _ = pc.Close() }()
+		port := pc.LocalAddr().(*net.UDPAddr).Port
+		other, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 2), Port: port})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = other.Close() }()
+		go func() {
+			buf := make([]byte, maxMessage)
+			for {
+				n, from, err := pc.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				_, _ = other.WriteTo(forge(buf[:n], func(*dns.Msg) {}), from)
+				_, _ = pc.WriteTo(forge(buf[:n], func(m *dns.Msg) { m.Answer = []dns.RR{rr(a1)} }), from)
+			}
+		}()
+		m, err := New(Options{}).Exchange(t.Context(), to(must1(t, pc.LocalAddr().String())), query("www.example.com.", dns.TypeA))
+		expectA(t, must(t, m, err), "192.0.2.1")
+	})
 }
 
-// Somebody who floods guesses drives the question to TCP.
+// Somebody who floods guesses, the right one among all there are, drives the question to TCP.
 func TestGuessing(t *testing.T) {
 	pc, ln := listen(t)
 	defer func() { _ = pc.Close() }()
@@ -74,17 +100,100 @@ func TestGuessing(t *testing.T) {
 				return
 			}
 			m := reply(parse(buf[:n]), "www.example.com. 60 IN A 203.0.113.66")
-			for range 2000 {
-				m.Id++
-				_, _ = pc.WriteTo(pack(m), from)
+			wire := pack(m)
+			for i := range 1 << 16 {
+				binary.BigEndian.PutUint16(wire, m.Id+1+uint16(i))
+				_, _ = pc.WriteTo(wire, from)
 			}
 		}
 	}()
 	d := &dns.Server{Listener: ln, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { _ = w.WriteMsg(reply(q, a1)) })}
 	go func() { _ = d.ActivateAndServe() }()
 	defer func() { _ = d.Shutdown() }()
-	m, err := New(Options{}).Exchange(t.Context(), to(must1(t, pc.LocalAddr().String())), query("www.example.com.", dns.TypeA))
+	c := New(Options{})
+	m, err := c.Exchange(t.Context(), to(must1(t, pc.LocalAddr().String())), query("www.example.com.", dns.TypeA))
 	expectA(t, must(t, m, err), "192.0.2.1")
+	if n := c.Stats().Servers[0].Mismatched; n != maxMismatched {
+		t.Errorf("looked at %d guesses", n)
+	}
+}
+
+// Nothing that comes beside an answer, wherever it stands, is believed of another name.
+func TestOutOfBailiwick(t *testing.T) {
+	poison := func(q *dns.Msg, m *dns.Msg) *dns.Msg {
+		m.Answer = append(m.Answer, rr("bank.example. 60 IN A 203.0.113.66"), rr("www.example.com. 60 IN TXT poison"))
+		m.Ns = append(m.Ns, rr("example. 60 IN NS evil.example."), rr("example. 60 IN SOA evil. h. 1 1 1 1 60"), rr(". 60 IN NS evil.example."))
+		m.Extra = append(m.Extra, rr("evil.example. 60 IN A 203.0.113.66"), rr("bank.example. 60 IN A 203.0.113.66"))
+		return m
+	}
+	for name, craft := range map[string]func(q *dns.Msg) *dns.Msg{
+		"an answer": func(q *dns.Msg) *dns.Msg { return poison(q, reply(q, a1)) },
+		"an alias": func(q *dns.Msg) *dns.Msg {
+			return poison(q, reply(q, "www.example.com. 60 IN CNAME bank.example.net."))
+		},
+		"a denial":  func(q *dns.Msg) *dns.Msg { return poison(q, rcode(q, dns.RcodeNameError)) },
+		"no data":   func(q *dns.Msg) *dns.Msg { return poison(q, reply(q)) },
+		"a failure": func(q *dns.Msg) *dns.Msg { return poison(q, serverFail(q)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, func(_ string, q *dns.Msg) *dns.Msg {
+				if q.Question[0].Name == "www.example.com." {
+					return craft(q)
+				}
+				return reply(q, q.Question[0].Name+" 60 IN A 192.0.2.1")
+			})
+			c := New(Options{})
+			m, err := c.Exchange(t.Context(), to(s.addr), query("www.example.com.", dns.TypeA))
+			for _, rr := range append(must(t, m, err).Answer, append(m.Ns, m.Extra...)...) {
+				if strings.Contains(rr.String(), "203.0.113.66") && len(chain(m.Answer, m.Question[0])) == 1 && m.Rcode != dns.RcodeServerFailure {
+					t.Errorf("handed on %v", rr)
+				}
+			}
+			for _, other := range []string{"bank.example.", "evil.example.", "x.bank.example.", "bank.example.net."} {
+				m, err := c.Exchange(t.Context(), to(s.addr), query(other, dns.TypeA))
+				expectA(t, must(t, m, err), "192.0.2.1")
+			}
+		})
+	}
+}
+
+// Aliases in a circle are an answer like another: who asked may make of it what he likes.
+func TestAliasesInACircle(t *testing.T) {
+	s := serve(t, answers("www.example.com. 60 IN CNAME b.example.com.", "b.example.com. 60 IN CNAME www.example.com."))
+	c := New(Options{})
+	within(t, time.Second, "two aliases in a circle", func() {
+		for range 2 {
+			m, err := c.Exchange(t.Context(), to(s.addr), query("www.example.com.", dns.TypeA))
+			if must(t, m, err).Rcode != dns.RcodeSuccess {
+				t.Errorf("answered\n%v", m)
+			}
+		}
+	})
+}
+
+// The longest message there can be comes through whole, and is kept.
+func TestLongestMessage(t *testing.T) {
+	text := strings.Repeat("x", 250)
+	s := serve(t, func(network string, q *dns.Msg) *dns.Msg {
+		m := reply(q)
+		for m.Len() < maxMessage-300 {
+			m.Answer = append(m.Answer, &dns.TXT{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeTXT, Class: dns.ClassINET, Ttl: 60}, Txt: []string{text}})
+		}
+		if network == "udp" {
+			m.Truncate(1232)
+		}
+		return m
+	})
+	c := New(Options{})
+	for range 2 {
+		m, err := c.Exchange(t.Context(), to(s.addr), query("www.example.com.", dns.TypeTXT))
+		if n := len(must(t, m, err).Answer); n < 230 || m.Truncated {
+			t.Errorf("%d records", n)
+		}
+	}
+	if s.tcp.Load() != 1 {
+		t.Errorf("asked %d times", s.tcp.Load())
+	}
 }
 
 func TestOnlyTheAnswerIsKept(t *testing.T) {
