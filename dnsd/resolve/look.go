@@ -42,6 +42,7 @@ func (a answer) or(old []netip.Addr) []netip.Addr {
 type outcome struct {
 	v4, v6  answer
 	queries int
+	server  netip.AddrPort // whom it was asked of first
 }
 
 // err is why the lookup failed, unless every family that was asked gave a definite answer.
@@ -70,6 +71,7 @@ func (r *Resolver) look(ctx context.Context, l mesh.Lookup, sure bool) (o outcom
 	if err != nil {
 		return outcome{v4: answer{err: err}, v6: answer{err: err}}
 	}
+	o.server = servers.Addrs[0]
 	ask := func(qtype uint16) answer {
 		a, n := r.follow(ctx, servers, l.Name, qtype)
 		o.queries += n

@@ -19,9 +19,10 @@ type lookup struct {
 	v4, v6 []netip.Addr
 
 	due     time.Time
-	index   int           // in its heap; -1 while running
-	ended   time.Time     // when the newest outcome came
-	ttl     time.Duration // of the newest good answer
+	index   int            // in its heap; -1 while running
+	ended   time.Time      // when the newest outcome came
+	ttl     time.Duration  // of the newest good answer
+	server  netip.AddrPort // whom the newest outcome was asked of first
 	running bool
 	again   bool   // ask again when the lookup under way has ended
 	stop    func() // cancels the lookup under way
@@ -103,7 +104,7 @@ func (l *lookup) apply(o outcome, spread bool) (changed bool) {
 	now := time.Now()
 	old := l.res
 	first := !l.finished
-	l.finished, l.ended = true, now
+	l.finished, l.ended, l.server = true, now, o.server
 	l.queries += uint64(o.queries)
 	v4, v6 := o.v4.or(l.v4), o.v6.or(l.v6)
 	addresses, err := l.join(v4, v6), o.err()

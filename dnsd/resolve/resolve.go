@@ -113,8 +113,10 @@ func (r *Resolver) Watch(w []mesh.Watch) {
 	}
 }
 
-// Reask makes every lookup due that names no resolvers of its own, because whom to ask for it, what
-// Servers returns, has changed. It does not block, and may be called before Run.
+// Reask says that what Servers returns has changed. Of the lookups that name no resolvers of their own it
+// makes due what fails, and what would now be asked of another server first, whatever that of before
+// said: of the cluster's own names, for one, the node's nameserver knows only that there are none. It does
+// not block, and may be called before Run.
 func (r *Resolver) Reask() {
 	r.mu.Lock()
 	r.reask = true
@@ -172,11 +174,7 @@ func (r *Resolver) adopt(useInitial bool) (changed bool) {
 	now := time.Now()
 	if r.reask {
 		r.reask = false
-		for _, l := range r.lookups {
-			if l.res.Lookup.Resolvers == "" && l.hurry(now) {
-				r.queue.fix(l)
-			}
-		}
+		r.askAnew(now)
 	}
 	if !r.unread {
 		return changed
@@ -214,6 +212,21 @@ func (r *Resolver) adopt(useInitial bool) (changed bool) {
 	slices.SortFunc(r.sorted, func(a, b *lookup) int { return compare(a.res.Lookup, b.res.Lookup) })
 	// That there is nothing to look up must be said, too: whoever has heard nothing goes on waiting.
 	return changed || !r.spoke && len(r.lookups) == 0
+}
+
+// askAnew does what Reask says. A pod with a nameserver of its own must not have every name of the mesh
+// asked anew, as often as it comes and goes.
+func (r *Resolver) askAnew(now time.Time) {
+	var server netip.AddrPort
+	if servers := r.o.Servers(); len(servers) > 0 {
+		server = servers[0]
+	}
+	for _, l := range r.lookups {
+		due := l.running || l.failures > 0 || l.server != server
+		if l.res.Lookup.Resolvers == "" && due && l.hurry(now) {
+			r.queue.fix(l)
+		}
+	}
 }
 
 // start begins the lookups that are due, as many as may run, and returns when to look again.

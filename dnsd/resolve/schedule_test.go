@@ -258,12 +258,41 @@ func TestReask(t *testing.T) {
 			w.expect(t, v4("db.example"), true)
 			w.set(db, one)
 			w.set("slow.example. A", "slow.example. 30 IN A 192.0.2.3")
+			w.setServers("192.0.2.54:53", "192.0.2.53:53")
 			r.Reask()
 			time.Sleep(2 * emitEvery)
 			w.expect(t, v4("db.example"), false, "192.0.2.1")
 			w.expect(t, own, true)
 			time.Sleep(maxLook + emitEvery)
 			w.expect(t, v4("slow.example"), false, "192.0.2.3")
+		})
+	})
+}
+
+// A pod with nameservers of its own comes and goes: what the first server said holds, and only what fails
+// is tried with the others at once.
+func TestReaskOfTheSameServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.set(db, one)
+		w.set("broken.example. A", dns.RcodeServerFailure)
+		run(t, w, func(r *Resolver) {
+			r.Watch([]mesh.Watch{watch(v4("db.example")), watch(v4("broken.example"))})
+			time.Sleep(emitEvery)
+			for range 10 {
+				w.setServers("192.0.2.53:53", "198.51.100.7:53")
+				r.Reask()
+				time.Sleep(emitEvery)
+				w.setServers("192.0.2.53:53")
+				r.Reask()
+				time.Sleep(emitEvery)
+			}
+			if n := w.count(db); n != 1 {
+				t.Errorf("asked %d times, want once", n)
+			}
+			if n := w.count("broken.example. A"); n != 21 {
+				t.Errorf("what fails was asked %d times, want 21", n)
+			}
 		})
 	})
 }

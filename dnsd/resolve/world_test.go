@@ -22,6 +22,7 @@ type world struct {
 	answers map[string]any // by "name TYPE": records, an rcode, an error, or a func() any
 	asked   map[string][]time.Duration
 	servers []upstream.Servers
+	others  []netip.AddrPort // to ask, instead of nodeServers
 	began   time.Time
 	running int
 	most    int
@@ -150,11 +151,29 @@ func (w *world) expect(t *testing.T, l mesh.Lookup, negative bool, addresses ...
 
 var nodeServers = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")}
 
+func (w *world) setServers(addrs ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.others = nil
+	for _, a := range addrs {
+		w.others = append(w.others, netip.MustParseAddrPort(a))
+	}
+}
+
+func (w *world) nameservers() []netip.AddrPort {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.others != nil {
+		return w.others
+	}
+	return nodeServers
+}
+
 // run starts a resolver in a bubble, and sees to it that nothing is left of it.
 func run(t *testing.T, w *world, f func(r *Resolver), initial ...mesh.Resolution) {
 	t.Helper()
 	r := New(Options{Exchange: w.exchange, Emit: w.emit, Initial: initial,
-		Servers: func() []netip.AddrPort { return nodeServers }})
+		Servers: w.nameservers})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- r.Run(ctx) }()
