@@ -166,9 +166,9 @@ func (c *cache) land(f *flight, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.flights, f.key)
-	if f.unsent || !f.failed && f.ttl == 0 {
+	if f.unsent || f.alien || !f.failed && f.ttl == 0 {
 		// Nothing to remember; and an older answer must not outlive one that says "only now".
-		if !f.unsent {
+		if !f.unsent && !f.alien {
 			c.remove(c.entries[f.key])
 			c.learn(f, now)
 		}

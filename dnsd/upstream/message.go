@@ -98,23 +98,37 @@ func refusesEDNS(m *dns.Msg) bool {
 	return (m.Rcode == dns.RcodeFormatError || m.Rcode == dns.RcodeNotImplemented) && m.IsEdns0() == nil
 }
 
-// judge drops from m what does not belong to an answer to q, and says why another server should be
-// asked, or nothing if what is left is one.
+// judge drops from m what does not belong to an answer to q, unless that is all of it, and says why another
+// server should be asked, or nothing if what is left is an answer.
 func judge(m *dns.Msg, q dns.Question) string {
-	had := len(m.Answer)
+	whole := slices.Clone(m.Answer)
 	trim(m, q)
 	switch m.Rcode {
 	case dns.RcodeSuccess, dns.RcodeNameError, dns.RcodeYXDomain:
 	default:
 		return dns.RcodeToString[m.Rcode]
 	}
-	if had > 0 && len(m.Answer) == 0 {
+	if len(whole) > 0 && len(m.Answer) == 0 {
+		if m.Rcode == dns.RcodeSuccess && foreign(whole, q) {
+			m.Answer = whole
+		}
 		return "the answer is to something else"
 	}
 	if m.RecursionDesired && len(m.Answer) == 0 && m.Rcode == dns.RcodeSuccess && soa(m) == nil && delegates(m) {
 		return "it refers to other servers"
 	}
 	return ""
+}
+
+// foreign says whether an answer has nothing to do with q at all. Some servers give one on purpose, and
+// there are clients that look at no owner: who asked may have it if nobody has a better one, since the
+// same server could as well have lied about the name. It is never remembered.
+func foreign(answer []dns.RR, q dns.Question) bool {
+	name := dns.CanonicalName(q.Name)
+	return len(answer) > 0 && !slices.ContainsFunc(answer, func(rr dns.RR) bool {
+		owner := dns.CanonicalName(rr.Header().Name)
+		return owner == name || rr.Header().Rrtype == dns.TypeDNAME && dns.IsSubDomain(owner, name)
+	})
 }
 
 func delegates(m *dns.Msg) bool {

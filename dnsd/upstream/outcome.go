@@ -15,6 +15,7 @@ type outcome struct {
 	err    error         // why there is none
 	failed bool          // no server gave a usable answer; wire is what one said instead
 	unsent bool          // because we had no socket: nobody else is to blame
+	alien  bool          // wire is about another name, and must not be remembered
 	by     Dialer        // whose sockets it was asked from
 	ttl    time.Duration // how long to believe wire; 0 means only now
 	// What an answer says of the name asked for, and the zone whose SOA it has.
@@ -29,6 +30,7 @@ func newOutcome(q dns.Question, reply *dns.Msg, err error) outcome {
 		out.err = err
 		return out
 	}
+	out.alien = foreign(reply.Answer, q)
 	if !out.failed {
 		out.ttl = lifetime(reply, q)
 		out.exists, out.denied, out.zone = existence(reply, q)
