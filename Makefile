@@ -23,6 +23,10 @@ demo-down: ## Clear what KEEP=1 make demo left.
 test: deps ## Unit, kernel and conformance tests, with the race detector.
 	$(GO) test -race -timeout 15m ./...
 
+.PHONY: cases
+cases: ## DNS cases of a JSON file: make cases CASES=path/to/file.json; those of the project without it.
+	cd dnsd/serve && CASES='$(abspath $(CASES))' $(GO) test -count 1 -run '^TestCases$$'
+
 .PHONY: conformance
 conformance: deps ## Only the promises, as scripts.
 	$(GO) test -race -count 1 -timeout 15m -v ./conformance/...
