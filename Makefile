@@ -42,7 +42,7 @@ generate: clang ## Compile the kernel half again (bpf2go, clang-19).
 
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## go vet, staticcheck and the rest of .golangci.yaml.
-	$(BIN)/golangci-lint run ./...
+	$(BIN)/golangci-lint run --allow-parallel-runners ./...
 
 $(BIN)/golangci-lint:
 	GOBIN=$(BIN) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
