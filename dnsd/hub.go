@@ -189,6 +189,17 @@ func (h *hub) apply(plan *mesh.Plan) (applied *mesh.Plan, due time.Time, err err
 	return plan, due, errors.Join(saved, written)
 }
 
+// held counts what the kernel holds, lingering frontends among it.
+func (h *hub) held() (frontends, backends int) {
+	h.kernel.Lock()
+	defer h.kernel.Unlock()
+	for _, s := range h.services.Dump() {
+		frontends += len(s.Frontends)
+		backends += len(s.Backends)
+	}
+	return frontends, backends
+}
+
 // backends returns what is behind each assignment as the kernel has it.
 func (h *hub) backends() map[string][]ebpf.BackendState {
 	h.kernel.Lock()

@@ -82,10 +82,7 @@ func (d *daemon) status() admin.Status {
 	for _, p := range d.pods.Problems() {
 		s.Problems = append(s.Problems, admin.Problem{Source: "pods", Object: p.Object, Reason: p.Reason})
 	}
-	s.Frontends = len(st.plan.Frontends)
-	for _, backends := range d.hub.backends() {
-		s.Backends += len(backends)
-	}
+	s.Frontends, s.Backends = d.hub.held()
 	s.VIPs = admin.VIPs{
 		V4: d.config.VIPs.V4.String(), V6: d.config.VIPs.V6.String(),
 		Used: st.vips.Used, Resting: st.vips.Resting, Size: st.vips.Size,
@@ -94,7 +91,7 @@ func (d *daemon) status() admin.Status {
 		s.Problems = append(s.Problems, admin.Problem{Source: p.Source, Object: p.Object, Reason: p.Reason})
 	}
 	if st.err != nil {
-		s.Problems = append(s.Problems, admin.Problem{Source: "kernel", Object: "plan", Reason: st.err.Error()})
+		s.Problems = append(s.Problems, admin.Problem{Source: "dnsd", Object: "the plan as a whole", Reason: st.err.Error()})
 	}
 	return s
 }
