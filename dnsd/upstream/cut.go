@@ -16,11 +16,13 @@ import (
 //
 //   - its top was denied itself, not at the end of an alias, with the SOA of a zone, for that SOA's time;
 //   - the zone is not the root, whose denials ("local.", "internal.") are the likeliest to be overridden;
-//   - two more names in it have been asked for and were denied by the same zone;
+//   - two more names in it have been asked for within that time, and were denied by the same zone;
 //   - nothing in it was seen to exist. One sight of something bars the cut for a day.
 //
-// So a name that exists is at worst denied once, for at most maxNegative, and a flood of random names,
-// which the cut is for, is answered from the third on, without a place in the cache for each.
+// All of it has to be found again when that time, maxNegative at most, is over. So behind the worst of
+// servers a name that exists may be denied for a while, until it is among the first to be asked for; and a
+// flood of random names, which the cut is for, is answered from the third on, without a place in the cache
+// for each.
 
 // barred is for how long a subtree counts as inhabited after something was seen in it.
 const barred = 24 * time.Hour
@@ -56,7 +58,7 @@ func subtreeKeys(key []byte) iter.Seq[[]byte] {
 	}
 }
 
-// label is the length of the first label of name, with the dot behind it.
+// label is the length of the first label of name, which ends with a NUL, and of the dot behind it.
 func label(name []byte) int {
 	for i := 0; ; i++ {
 		switch name[i] {
@@ -64,6 +66,8 @@ func label(name []byte) int {
 			i++
 		case '.':
 			return i + 1
+		case 0:
+			return i
 		}
 	}
 }
@@ -121,16 +125,10 @@ func (t *subtree) denied(name, zone string) {
 
 // deny notes that the top of a subtree was denied.
 func (c *cache) deny(key []byte, f *flight, now time.Time) {
-	e := entry{key: string(key), wire: f.wire, stored: now, expires: now.Add(f.ttl), subtree: subtree{zone: f.zone}}
-	if element := c.entries[e.key]; element != nil {
-		switch old := element.Value.(*entry); {
-		case old.subtree.inhabited && now.Before(old.expires):
-			return
-		case old.subtree.zone == f.zone && now.Before(old.expires):
-			e.subtree = old.subtree
-		}
+	if element := c.entries[string(key)]; element != nil && now.Before(element.Value.(*entry).expires) {
+		return // it is known to be inhabited, or denied already: a denial is not drawn out by the next
 	}
-	c.put(e)
+	c.put(entry{key: string(key), wire: f.wire, stored: now, expires: now.Add(f.ttl), subtree: subtree{zone: f.zone}})
 }
 
 // existence says what a usable reply to q says of q's name: that it exists, or that the zone, whose SOA

@@ -62,6 +62,27 @@ func TestNothingBelowNothing(t *testing.T) {
 	})
 }
 
+// A cut has to be found again when its time is over, or what exists could stay denied for good.
+func TestCutIsNotDrawnOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, c := tree("example.com.", "db.ent.example.com."), New(Options{})
+		askFor(t, c, p, "ent.example.com.", "a.ent.example.com.", "b.ent.example.com.")
+		if got := askFor(t, c, p, "db.ent.example.com."); got[0] != dns.RcodeNameError {
+			t.Fatal("no cut")
+		}
+		time.Sleep(15 * time.Second)
+		q := query("ent.example.com.", dns.TypeAAAA) // denies it once more
+		if _, err := c.Exchange(t.Context(), p.at(1), q); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		askFor(t, c, p, "ent.example.com.", "ent.example.com")
+		if got := askFor(t, c, p, "db.ent.example.com."); got[0] != dns.RcodeSuccess {
+			t.Error("still denied when the time of the cut was over")
+		}
+	})
+}
+
 // What may make an answer another one keeps the subtrees apart, too.
 func TestCutIsTheServersOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
