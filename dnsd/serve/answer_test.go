@@ -3,9 +3,11 @@ package serve
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -251,4 +253,68 @@ func TestBusyUpstreamIsSilent(t *testing.T) {
 		t.Errorf("got %x", reply)
 	}
 	eventually(t, "the query is counted", func() bool { return s.Stats().Dropped == 1 })
+}
+
+// explained returns the codes that say why r is what it is (RFC 8914).
+func explained(r *dns.Msg) (codes []uint16) {
+	if opt := r.IsEdns0(); opt != nil {
+		for _, o := range opt.Option {
+			if e, ok := o.(*dns.EDNS0_EDE); ok {
+				codes = append(codes, e.InfoCode)
+			}
+		}
+	}
+	return codes
+}
+
+func TestExtendedErrors(t *testing.T) {
+	s := New(Options{})
+	s.upstream = stub(func(context.Context, *dns.Msg) (*dns.Msg, error) { return nil, errors.New("nobody there") })
+	s.Store(table())
+	addr := start(t, s, client())
+	chaos := question("version.bind.", dns.TypeTXT)
+	chaos.Question[0].Qclass = dns.ClassCHAOS
+	for what, tc := range map[string]struct {
+		m    *dns.Msg
+		code uint16
+	}{
+		"nobody answers":                     {question("public.example.", dns.TypeA), dns.ExtendedErrorCodeNoReachableAuthority},
+		"nobody answers what is passed on":   {chaos, dns.ExtendedErrorCodeNoReachableAuthority},
+		"the answer cannot even be written":  {question("bad.partner.test.", dns.TypeCNAME), dns.ExtendedErrorCodeInvalidData},
+		"nobody knows where the CNAME leads": {question("out.shop.svc.cluster.local.", dns.TypeA), dns.ExtendedErrorCodeNoReachableAuthority},
+	} {
+		r := exchange(t, "udp", addr, tc.m.Copy().SetEdns0(1232, false))
+		if r.Rcode != dns.RcodeServerFailure || !slices.Equal(explained(r), []uint16{tc.code}) {
+			t.Errorf("%s: %v", what, r)
+		}
+		if r = exchange(t, "udp", addr, tc.m); r.Rcode != dns.RcodeServerFailure || r.IsEdns0() != nil {
+			t.Errorf("%s, without EDNS: %v", what, r)
+		}
+	}
+}
+
+// A stale answer says that it is one.
+func TestStaleAnswer(t *testing.T) {
+	var down atomic.Bool
+	ns := startNameserver(t, func(w dns.ResponseWriter, m *dns.Msg) {
+		r := new(dns.Msg).SetRcode(m, dns.RcodeServerFailure)
+		if !down.Load() {
+			r.Rcode = dns.RcodeSuccess
+			r.Answer = []dns.RR{&dns.A{Hdr: header(m.Question[0].Name, dns.TypeA, 1), A: net.IPv4(203, 0, 113, 5)}}
+		}
+		_ = w.WriteMsg(r)
+	})
+	addr := start(t, newServer(table()), client(ns))
+	m := question("public.example.", dns.TypeA).SetEdns0(1232, false)
+	if r := exchange(t, "udp", addr, m); len(r.Answer) != 1 || explained(r) != nil {
+		t.Fatalf("%v", r)
+	}
+	down.Store(true)
+	eventually(t, "a stale answer says so", func() bool {
+		r := exchange(t, "udp", addr, m)
+		if len(r.Answer) != 1 || r.Rcode != dns.RcodeSuccess {
+			t.Fatalf("%v", r)
+		}
+		return slices.Equal(explained(r), []uint16{dns.ExtendedErrorCodeStaleAnswer})
+	})
 }
