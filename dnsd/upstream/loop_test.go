@@ -92,6 +92,24 @@ func TestLoopBesideAServer(t *testing.T) {
 	expectA(t, must(t, m, err), "192.0.2.1")
 }
 
+// A zone whose server is the pods' own nameserver here.
+func TestZoneLoop(t *testing.T) {
+	var client atomic.Pointer[Client]
+	us := serve(t, func(_ string, q *dns.Msg) *dns.Msg {
+		m, err := client.Load().Exchange(t.Context(), Servers{}, q)
+		if err != nil {
+			return rcode(q, dns.RcodeServerFailure)
+		}
+		return m
+	})
+	c := New(Options{Zones: []Zone{zone("corp.example", us.addr)}})
+	client.Store(c)
+	m, took, err := timed(t, c, Servers{}, "db.corp.example.")
+	if must(t, m, err).Rcode != dns.RcodeServerFailure || took > budget+500*time.Millisecond || c.Stats().Loops != 1 || us.udp.Load() > maxTries {
+		t.Errorf("%d loops noticed in %v:\n%v", c.Stats().Loops, took, m)
+	}
+}
+
 // The mark is ours alone, and goes nowhere unless a server was silent.
 func TestMark(t *testing.T) {
 	c, other := New(Options{}), New(Options{})

@@ -3,7 +3,8 @@
 // A question is asked of a list of servers that are held to know the same things. The first that can be
 // reached answers it; a server that has stopped answering is asked last until it answers again. What was
 // learnt is kept per list of servers, so that clients with different nameservers never see each other's
-// answers, and is served past its time when no server answers (RFC 8767).
+// answers, and is served past its time when no server answers (RFC 8767). Names in a Zone are asked of the
+// zone's own servers, whoever asks.
 //
 // The package knows nothing of pods: which network namespace a query leaves from, and which mark its
 // socket carries, is the Dialer's business.
