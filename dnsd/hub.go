@@ -20,8 +20,12 @@ import (
 // control plane's CDS, EDS and LDS of one push together, too short to be felt by a first answer.
 const burst = 10 * time.Millisecond
 
-// retry is when a failed write to the kernel or the disk is tried again.
+// retry is the least time until a failed write to the kernel or the disk is tried again. Each try takes
+// as long as a pass; most of the time must be left for other things.
 const retry = time.Second
+
+// wait is when to try again after a pass that took so long.
+func wait(took time.Duration) time.Duration { return max(retry, 5*took) }
 
 // hub is where everything known meets. One goroutine owns the inputs: it compiles them, then tells the
 // disk (virtual addresses), the kernel, the names and the resolver, in that order, so that a name is
@@ -53,6 +57,8 @@ type hubState struct {
 	err    error                // why the last pass is not wholly applied
 	passes uint64
 	took   time.Duration
+	// What the kernel holds, lingering frontends among it.
+	frontends, backends int
 }
 
 // newHub starts with what each source said before the last stop; a source that never spoke is pending.
@@ -149,17 +155,21 @@ func (h *hub) pass() (due time.Time) {
 	plan, due, err := h.apply(mesh.Compile(ordered, h.vips))
 
 	old := h.state.Load()
+	took := time.Since(start)
 	if err != nil {
-		due = start.Add(retry)
+		due = time.Now().Add(wait(took))
 		if old.err == nil || old.err.Error() != err.Error() {
-			h.log.Error("the plan is not wholly applied; trying again", "error", err, "in", retry)
+			h.log.Error("the plan is not wholly applied; trying again", "error", err, "in", wait(took))
 		}
 	} else if old.err != nil {
 		h.log.Info("the plan is wholly applied again")
 	}
 	logProblems(h.log, old.plan.Problems, plan.Problems)
 	next := &hubState{plan: plan, vips: h.vips.Usage(), inputs: map[string]mesh.Input{}, spoke: old.spoke, err: err,
-		passes: old.passes + 1, took: time.Since(start)}
+		passes: old.passes + 1, took: took}
+	h.kernel.Lock()
+	next.frontends, next.backends = h.balancer.Held()
+	h.kernel.Unlock()
 	for k, v := range h.inputs {
 		next.inputs[k] = v
 	}
@@ -187,17 +197,6 @@ func (h *hub) apply(plan *mesh.Plan) (applied *mesh.Plan, due time.Time, err err
 	h.server.Store(names.Build(plan, h.names))
 	h.resolver.Watch(plan.Watch)
 	return plan, due, errors.Join(saved, written)
-}
-
-// held counts what the kernel holds, lingering frontends among it.
-func (h *hub) held() (frontends, backends int) {
-	h.kernel.Lock()
-	defer h.kernel.Unlock()
-	for _, s := range h.services.Dump() {
-		frontends += len(s.Frontends)
-		backends += len(s.Backends)
-	}
-	return frontends, backends
 }
 
 // backends returns what is behind each assignment as the kernel has it.

@@ -82,7 +82,7 @@ func (d *daemon) status() admin.Status {
 	for _, p := range d.pods.Problems() {
 		s.Problems = append(s.Problems, admin.Problem{Source: "pods", Object: p.Object, Reason: p.Reason})
 	}
-	s.Frontends, s.Backends = d.hub.held()
+	s.Frontends, s.Backends = st.frontends, st.backends
 	s.VIPs = admin.VIPs{
 		V4: d.config.VIPs.V4.String(), V6: d.config.VIPs.V6.String(),
 		Used: st.vips.Used, Resting: st.vips.Resting, Size: st.vips.Size,

@@ -5,7 +5,9 @@
 package lb
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -92,7 +94,7 @@ func (b *Balancer) Apply(plan *mesh.Plan) (next time.Time, err error) {
 	next = b.keepDropped(frontends, services, plan.Partial)
 	b.frontends, b.services = frontends, services
 	if _, err := b.kernel.Apply(frontends, services); err != nil {
-		return next, fmt.Errorf("write frontends to the kernel: %w", err)
+		return next, fmt.Errorf("write frontends to the kernel: %w", first(err))
 	}
 	return next, nil
 }
@@ -114,6 +116,15 @@ func (b *Balancer) keepWarm(plan *mesh.Plan, frontends map[ebpf.Frontend]string,
 	}
 }
 
+// Held counts what the kernel holds, lingering frontends among it.
+func (b *Balancer) Held() (frontends, backends int) {
+	for _, service := range b.kernel.Dump() {
+		frontends += len(service.Frontends)
+		backends += len(service.Backends)
+	}
+	return frontends, backends
+}
+
 // Missing returns the hosts of plan of which the kernel does not hold every frontend: none, unless the
 // Apply before failed.
 func (b *Balancer) Missing(plan *mesh.Plan) map[string]bool {
@@ -130,6 +141,18 @@ func (b *Balancer) Missing(plan *mesh.Plan) map[string]bool {
 		}
 	}
 	return missing
+}
+
+// first shortens an error that is many to a few and their number: when a map is full thousands of
+// services say so.
+func first(err error) error {
+	const few = 3
+	many, ok := err.(interface{ Unwrap() []error })
+	if !ok || len(many.Unwrap()) <= few {
+		return err
+	}
+	all := many.Unwrap()
+	return errors.Join(append(slices.Clone(all[:few]), fmt.Errorf("and %d more", len(all)-few))...)
 }
 
 // keepDropped adds to what a plan wants what it left out too recently, and returns when the first of

@@ -403,3 +403,19 @@ func TestMissing(t *testing.T) {
 		t.Errorf("missing are %q, want %q", got, want)
 	}
 }
+
+// TestManyErrors keeps an error that a person has to read short.
+func TestManyErrors(t *testing.T) {
+	var all []error
+	for i := range 1000 {
+		all = append(all, fmt.Errorf("service %d: full", i))
+	}
+	b := New(&recorder{err: errors.Join(all...)}, Options{})
+	_, err := b.Apply(&mesh.Plan{})
+	if err == nil || strings.Count(err.Error(), "\n") != 3 || !strings.HasSuffix(err.Error(), "and 997 more") {
+		t.Errorf("the error is %v", err)
+	}
+	if !errors.Is(err, all[0]) {
+		t.Error("the first one is not in it")
+	}
+}
