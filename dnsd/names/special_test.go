@@ -79,8 +79,8 @@ func TestReverseZone(t *testing.T) {
 	table := Build(&mesh.Plan{}, Options{VIPs: []netip.Prefix{netip.MustParsePrefix("240.241.0.0/16"), netip.MustParsePrefix("240.128.0.0/9"),
 		netip.MustParsePrefix("2001:2::/48")}})
 	for q, want := range map[string]string{
-		"4.3.241.240.in-addr.arpa.": "241.240.in-addr.arpa.",
-		"4.3.200.240.in-addr.arpa.": "240.in-addr.arpa.",
+		"4.3.241.240.in-addr.arpa.":                                    "241.240.in-addr.arpa.",
+		"4.3.200.240.in-addr.arpa.":                                    "240.in-addr.arpa.",
 		strings.Repeat("0.", 20) + "0.0.0.0.2.0.0.0.1.0.0.2.ip6.arpa.": "0.0.0.0.2.0.0.0.1.0.0.2.ip6.arpa.",
 	} {
 		if a := table.Lookup(bare, q, dns.TypePTR); a.Zone != want || !a.NoName {

@@ -73,10 +73,7 @@ func (q *query) ask(ctx context.Context, a *names.Answer) *dns.Msg {
 func (q *query) relay(from *dns.Msg, a *names.Answer) *dns.Msg {
 	r := q.reply()
 	name := q.msg.Question[0].Name
-	r.Rcode = from.Rcode
-	if a.Kind == names.Exists && r.Rcode == dns.RcodeNameError && len(from.Answer) == 0 {
-		r.Rcode = dns.RcodeSuccess // its SOA does for NODATA as well
-	}
+	r.Rcode = rcode(a, from.Rcode, len(from.Answer))
 	r.Truncated = from.Truncated
 	r.Authoritative = a.Kind == names.Chase // of the first name in the answer (RFC 1035 section 4.1.1)
 	// AD is for who asked for it (RFC 6840 section 5.7), and for answers that are upstream's alone.
@@ -101,6 +98,15 @@ func (q *query) relay(from *dns.Msg, a *names.Answer) *dns.Msg {
 		r.Rcode = dns.RcodeServerFailure // an extended rcode needs an OPT record to stand in
 	}
 	return r
+}
+
+// rcode is what becomes of theirs, beside so many records: a name that exists here is not denied. The SOA
+// record of a denial does for NODATA as well.
+func rcode(a *names.Answer, theirs, answers int) int {
+	if a.Kind == names.Exists && theirs == dns.RcodeNameError && answers == 0 {
+		return dns.RcodeSuccess
+	}
+	return theirs
 }
 
 // nodata says that the name exists and has no such record.

@@ -19,13 +19,13 @@ func rememberingServer(t testing.TB) (*Server, *Client) {
 		r := new(dns.Msg).SetReply(m)
 		r.AuthenticatedData = true
 		name := m.Question[0].Name
-		switch {
-		case name == "public.example.":
+		switch name {
+		case "public.example.":
 			r.Answer = []dns.RR{
 				&dns.CNAME{Hdr: header(name, dns.TypeCNAME, 80_000), Target: "web.example."},
 				&dns.A{Hdr: header("web.example.", dns.TypeA, 86_400), A: []byte{192, 0, 2, 1}},
 			}
-		case name == "big.example.":
+		case "big.example.":
 			for i := range byte(60) {
 				r.Answer = append(r.Answer, &dns.A{Hdr: header(name, dns.TypeA, 86_400), A: []byte{192, 0, 2, i}})
 			}

@@ -2,9 +2,10 @@
 // nameserver the client had asked everything else.
 //
 // Every socket belongs to one Client, so who asks is known without looking at the packet. One goroutine
-// reads each UDP socket and each TCP connection and answers from the table on the spot; a question that
-// goes upstream gets a goroutine of its own, of which a pod can have only so many. What is not a plain
-// question of class IN (an update, a transfer, a signed query, no DNS at all) is handed on untouched.
+// reads each UDP socket and each TCP connection and answers on the spot what the table knows or upstream
+// remembers, for plain questions without allocating anything; a question that goes upstream gets a
+// goroutine of its own, of which a pod can have only so many. What is not a plain question of class IN (an
+// update, a transfer, a signed query, no DNS at all) is handed on untouched.
 package serve
 
 import (

@@ -78,15 +78,13 @@ func (s *Server) remembered(c *Client, q *plainQuery, a *names.Answer, buf []byt
 	if b == nil {
 		return nil
 	}
-	flags, rcode := b[3], b[3]&maskRcode
-	if a.Kind == names.Exists && rcode == dns.RcodeNameError && b[6]|b[7] == 0 {
-		rcode = dns.RcodeSuccess
-	}
+	theirs := b[3]
+	ours := rcode(a, int(theirs&maskRcode), int(binary.BigEndian.Uint16(b[6:])))
 	copy(b[headerSize:], q.section) // records point to the name: they get the client's spelling of it
 	copy(b, q.packet[:2])
-	b[2], b[3] = bitQR|q.packet[2]&bitRD, bitRA|q.packet[3]&bitCD|rcode
+	b[2], b[3] = bitQR|q.packet[2]&bitRD, bitRA|q.packet[3]&bitCD|byte(ours)
 	if q.ad() || q.do {
-		b[3] |= flags & bitAD
+		b[3] |= theirs & bitAD
 	}
 	s.counts.forwarded.Add(1)
 	return q.end(b)
