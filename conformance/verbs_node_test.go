@@ -20,11 +20,11 @@ import (
 // pod bare NAME ... (a namespace only), then pod attach|detach|check NAME
 // pod delete NAME (application, DEL, namespace), pod vanish NAME (without DEL)
 // pod gone NAME: fails until the kernel has destroyed the namespace; pod del NAME: deletes and waits for that
-// pod addresses NAME, pod result NAME
+// pod settle NAME: CHECK, until it finds nothing amiss. pod addresses NAME, pod result NAME
 func podVerb(l *line) (string, error) {
 	name := l.word(1)
 	if name == "" {
-		return "", usage("pod add|bare|attach|detach|check|del|delete|vanish|gone|addresses|result NAME ...")
+		return "", usage("pod add|bare|attach|detach|check|settle|del|delete|vanish|gone|addresses|result NAME ...")
 	}
 	switch l.word(0) {
 	case "add", "bare":
@@ -53,6 +53,8 @@ func podVerb(l *line) (string, error) {
 		return "", p.Detach()
 	case "check":
 		return "", p.Check()
+	case "settle":
+		return "", settle(l.w, p)
 	case "del":
 		return "", errors.Join(p.Delete(), world.Until(5*time.Second, p.Gone))
 	case "delete":
@@ -66,7 +68,23 @@ func podVerb(l *line) (string, error) {
 	case "result":
 		return string(p.Result), nil
 	}
-	return "", usage("pod add|bare|attach|detach|check|del|delete|vanish|gone|addresses|result NAME ...")
+	return "", usage("pod add|bare|attach|detach|check|settle|del|delete|vanish|gone|addresses|result NAME ...")
+}
+
+// settle waits until CHECK finds nothing amiss. Where ADD's time was too short to attach the kernel half,
+// as on a machine that is very busy, the next pod of the node does it; so more of them come.
+func settle(w *world.World, p *world.Pod) error {
+	return world.Until(20*time.Second, func() error {
+		err := p.Check()
+		if err == nil {
+			return nil
+		}
+		next, failed := w.NewPod(world.PodSpec{Name: "another", IPv6: p.IPv6})
+		if failed != nil {
+			return failed
+		}
+		return errors.Join(err, next.Delete())
+	})
 }
 
 func (l *line) podSpec(name string) (world.PodSpec, error) {

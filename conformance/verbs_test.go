@@ -145,7 +145,8 @@ func eventuallyVerb(l *line) (string, error) {
 	return out, err
 }
 
-// within DURATION VERB ...: the verb must succeed, and in time.
+// within DURATION VERB ...: the verb must succeed, and in time. What the machine needs for any pod just
+// now does not count against "pod add".
 func withinVerb(l *line) (string, error) {
 	args := l.args
 	if len(args) < 2 || verbs[args[1]] == nil {
@@ -157,8 +158,23 @@ func withinVerb(l *line) (string, error) {
 	}
 	start := time.Now()
 	out, err := verbs[args[1]](newLine(l.ts, args[2:]))
-	if took := time.Since(start); err == nil && took > limit {
+	took := time.Since(start)
+	if err == nil && took > limit && args[1] == "pod" {
+		any, failed := plainPod(l.w)
+		took, err = took-any, failed
+	}
+	if err == nil && took > limit {
 		return out, fmt.Errorf("%s took %v, allowed are %v", args[1], took.Round(time.Millisecond), limit)
 	}
 	return out, err
+}
+
+// plainPod measures how long a pod takes without nodens.
+func plainPod(w *world.World) (time.Duration, error) {
+	start := time.Now()
+	p, err := w.NewPod(world.PodSpec{Name: "measure", Plain: true})
+	if err != nil {
+		return 0, err
+	}
+	return time.Since(start), p.Delete()
 }

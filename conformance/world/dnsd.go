@@ -125,7 +125,7 @@ func (w *World) StartDnsd(ready bool) error {
 		return err
 	}
 	w.dnsd = p
-	err = Until(15*time.Second, func() error {
+	err = Until(time.Minute, func() error {
 		if !p.alive() {
 			return nil
 		}
