@@ -58,7 +58,7 @@ func (d *daemon) status() admin.Status {
 	}
 	s.Node, _ = os.Hostname() // without one the line is shorter
 	if err := d.ready(); err != nil {
-		s.NotReady = err.Error()
+		s.NotReady = oneLine(err)
 	}
 	for _, src := range d.sources {
 		in := st.inputs[src.name]
@@ -91,10 +91,13 @@ func (d *daemon) status() admin.Status {
 		s.Problems = append(s.Problems, admin.Problem{Source: p.Source, Object: p.Object, Reason: p.Reason})
 	}
 	if st.err != nil {
-		s.Problems = append(s.Problems, admin.Problem{Source: "dnsd", Object: "the plan as a whole", Reason: st.err.Error()})
+		s.Problems = append(s.Problems, admin.Problem{Source: "dnsd", Object: "the plan as a whole", Reason: oneLine(st.err)})
 	}
 	return s
 }
+
+// oneLine says what several errors joined say, where there is a line for it.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 func (d *daemon) kernelStatus(now time.Time) admin.Kernel {
 	k := admin.Kernel{Heartbeat: now.Add(-d.datapath.Heartbeat())}
