@@ -52,7 +52,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "servers to measure beside nodens, by parts of their names, comma between; all if empty")
 	flag.Parse()
 	if *quick {
-		o.rounds, o.each, o.pods, o.out = 2, 300*time.Millisecond, 0, ""
+		o.rounds, o.each, o.pods, o.big, o.out = 2, 300*time.Millisecond, 0, 0, ""
 	}
 	if os.Getuid() != 0 {
 		fail(errors.New("must run as root: network namespaces, cgroups and BPF need it"))

@@ -24,6 +24,8 @@ type results struct {
 	samples map[series][]sample
 	// small and big are bytes resident with 10,000 and with big names, after load.
 	small, big map[string]int64
+	// rebuilt is nodens at the fixed rate while its table is made anew.
+	rebuilt sample
 	// maps are the bytes of nodens' BPF maps; pods what a dnsd with that many pods has resident.
 	maps, pods int64
 	began      time.Time
@@ -152,6 +154,10 @@ func (res *results) measureAll(ctx context.Context, s *stage, set *names, presen
 		if r.command == nil {
 			res.maps = kernelMaps(r.pid)
 		}
+	}
+	progress("rebuilding the table under load")
+	if res.rebuilt, err = s.rebuild(ctx, all[0], set); err != nil {
+		return err
 	}
 	if res.options.pods > 0 {
 		progress("memory with %d pods", res.options.pods)
