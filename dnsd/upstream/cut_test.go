@@ -24,11 +24,16 @@ func tree(zone string, exist ...string) *pipes {
 	}}
 }
 
-// askFor asks p's server 1 for the A records of each name and returns the rcodes.
+// askFor asks p's server 1 for the A records of each name, or the AAAA records if that is behind it, and
+// returns the rcodes.
 func askFor(t *testing.T, c *Client, p *pipes, names ...string) (rcodes []int) {
 	t.Helper()
 	for _, name := range names {
-		m, err := c.Exchange(t.Context(), p.at(1), query(name, dns.TypeA))
+		qtype := dns.TypeA
+		if before, ok := strings.CutSuffix(name, " AAAA"); ok {
+			name, qtype = before, dns.TypeAAAA
+		}
+		m, err := c.Exchange(t.Context(), p.at(1), query(name, qtype))
 		rcodes = append(rcodes, must(t, m, err).Rcode)
 	}
 	return rcodes
@@ -160,6 +165,11 @@ func TestCutSparesWhatExists(t *testing.T) {
 			}},
 			first: []string{"gone.example.com.", "x.gone.example.com.", "y.gone.example.com."},
 			then:  "db.gone.example.com.",
+		},
+		"two types of one name": {
+			p:     tree("example.com.", "db.ent.example.com."),
+			first: []string{"ent.example.com.", "x.ent.example.com. AAAA", "x.ent.example.com."},
+			then:  "db.ent.example.com.",
 		},
 		"the end of an alias": {
 			p: &pipes{handle: func(_, _ string, q *dns.Msg) *dns.Msg {
