@@ -139,7 +139,7 @@ func wire(ctx context.Context, c *Config, log *slog.Logger) (*daemon, error) {
 	})
 	d.hub.vips, d.hub.server, d.hub.resolver = d.vips, d.server, d.resolver
 	d.hub.balancer = lb.New(d.hub.services, lb.Options{})
-	d.hub.names = names.Options{ClusterDomain: c.ClusterDomain}
+	d.hub.names = names.Options{ClusterDomain: c.ClusterDomain, VIPs: []netip.Prefix{c.VIPs.V4, c.VIPs.V6}}
 	return d, nil
 }
 
