@@ -22,6 +22,7 @@ var (
 	truncatedDesc   = desc("dns_truncated_total", "Answers sent with TC, with the records that fit.")
 	cacheDesc       = desc("upstream_cache_total", "Forwarded questions by what the cache did.", "result")
 	cacheBytesDesc  = desc("upstream_cache_bytes", "Memory of cached answers, in bytes.")
+	loopsDesc       = desc("upstream_loops_total", "Questions of our own that came back to us.")
 	serverDesc      = desc("upstream_queries_total", "Queries sent to a nameserver.", "server")
 	serverFailDesc  = desc("upstream_failures_total", "Queries to a nameserver without a usable answer in time.", "server")
 	serverRTTDesc   = desc("upstream_rtt_seconds_total", "Time waited for a nameserver's answers.", "server")
@@ -72,11 +73,12 @@ func (m metrics) dns(count, gauge send) {
 
 	u := m.d.upstream.Stats()
 	for result, n := range map[string]uint64{
-		"hit": u.Hits, "stale": u.Stale, "miss": u.Misses, "merged": u.Merged, "failure": u.Remembered,
+		"hit": u.Hits, "stale": u.Stale, "miss": u.Misses, "merged": u.Merged, "failure": u.Remembered, "cut": u.Cut,
 	} {
 		count(cacheDesc, float64(n), result)
 	}
 	gauge(cacheBytesDesc, float64(u.Bytes))
+	count(loopsDesc, float64(u.Loops))
 	for _, server := range u.Servers {
 		addr := server.Addr.String()
 		count(serverDesc, float64(server.Queries), addr)
