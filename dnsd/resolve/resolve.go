@@ -24,9 +24,11 @@ import (
 
 const (
 	// maxRunning bounds the lookups under way, and maxFailing those of them that failed the last time:
-	// names that nobody answers for must not stand in the way of the others.
-	maxRunning = 32
-	maxFailing = 16
+	// names that nobody answers for must not stand in the way of the others. Each of those takes seconds,
+	// and at first nobody knows which they are, so that a small bound would have a new name wait for
+	// minutes behind a few thousand of them. Envoy asks for all at once.
+	maxRunning = 256
+	maxFailing = 128
 	// maxLook bounds one lookup with all its queries.
 	maxLook = 5 * time.Second
 	// emitEvery is the least time between two emissions. What changes meanwhile is emitted together.

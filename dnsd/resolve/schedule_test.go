@@ -296,3 +296,25 @@ func TestReaskOfTheSameServer(t *testing.T) {
 		})
 	})
 }
+
+// Thousands of names that nobody answers for do not keep a new one waiting for minutes, not even the
+// first time, when nothing is known of them.
+func TestNewNameInAStorm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.set(db, one)
+		var list []mesh.Watch
+		for i := range 3000 {
+			name := fmt.Sprintf("silent%d.example", i)
+			w.set(name+". A", silent)
+			list = append(list, watch(v4(name)))
+		}
+		run(t, w, func(r *Resolver) {
+			r.Watch(list)
+			time.Sleep(time.Second)
+			r.Watch(append(slices.Clone(list), watch(v4("db.example"))))
+			time.Sleep(time.Minute)
+			w.expect(t, v4("db.example"), false, "192.0.2.1")
+		})
+	})
+}
