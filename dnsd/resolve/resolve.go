@@ -156,7 +156,9 @@ func (r *Resolver) Run(ctx context.Context) error {
 		next := r.start(ctx, now, &wg)
 		if dirty && !now.Before(mayEmit) {
 			r.emit()
-			dirty, mayEmit = false, now.Add(emitEvery)
+			// Emit takes as long as the plan made of the emission before: most of the time must be left
+			// for other things when thousands of answers come one after the other.
+			dirty, mayEmit = false, time.Now().Add(max(emitEvery, 3*time.Since(now)))
 		}
 		if dirty && mayEmit.Before(next) {
 			next = mayEmit
