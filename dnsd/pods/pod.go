@@ -158,8 +158,16 @@ func (p *Pods) opened(q *pod, handle netns.NsHandle, err error) {
 	case len(q.listeners) == 0:
 		p.settle(q, Balanced, w.why, nil)
 	default:
-		p.settle(q, Captured, q.attachment.Problem, nil)
+		p.settle(q, Captured, atADD(q.attachment.Problem), nil)
 	}
+}
+
+// atADD is how a problem of the plugin's is shown once the pod is captured: as what was.
+func atADD(problem string) string {
+	if problem == "" {
+		return ""
+	}
+	return "well now; at its ADD: " + problem
 }
 
 // errShared says that a namespace has its row for the sake of another attachment.
