@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -161,6 +162,10 @@ func (d *daemon) explain(name, pod string) ([]string, error) {
 	}
 	table := d.server.Table()
 	lines = append(lines, table.Explain(&p.Client, name)...)
+	if zone, servers, ok := d.upstream.Zone(name); ok {
+		lines = append(lines, fmt.Sprintf("what is not ours of zone %s is asked of %v from the node, not of the pod's nameserver",
+			cmp.Or(strings.TrimSuffix(zone, "."), "."), servers))
+	}
 	return append(lines, d.explainConnect(p, name)...), nil
 }
 

@@ -107,7 +107,7 @@ func (r *Resolver) look(ctx context.Context, l mesh.Lookup, sure bool) (o outcom
 
 // servers are whom to ask for l.
 func (r *Resolver) servers(l mesh.Lookup) (upstream.Servers, error) {
-	s := upstream.Servers{Dial: r.o.Dial, Scope: scope, TCP: l.UseTCP}
+	s := upstream.Servers{Dial: r.o.Dial, Scope: scope, TCP: l.UseTCP, Exact: l.Resolvers != ""}
 	if l.Resolvers == "" {
 		if s.Addrs = r.o.Servers(); len(s.Addrs) == 0 {
 			return s, errors.New("no nameserver to ask: no resolver is configured, no pod has one, and the node's resolv.conf names none")

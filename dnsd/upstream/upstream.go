@@ -58,6 +58,8 @@ type Servers struct {
 	Scope string
 	// TCP asks over TCP from the start.
 	TCP bool
+	// Exact says that these servers were named for this very question, so that no Zone takes it.
+	Exact bool
 
 	links map[netip.AddrPort]*link // of a Zone: the servers asked over TLS
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/tls"
 	"net/netip"
+	"strings"
 
 	"github.com/miekg/dns"
 )
@@ -31,13 +32,15 @@ type Server struct {
 	TLS *tls.Config
 }
 
+// zoneScope begins the Scope of a zone. No network of pods has a colon in its name (CNI specification).
+const zoneScope = "zone:"
+
 // newZones makes the zones ready to be asked, by their names in lower case.
 func newZones(list []Zone) map[string]Servers {
 	zones := make(map[string]Servers, len(list))
 	for _, z := range list {
 		name := dns.CanonicalName(z.Name)
-		// No network of pods has a colon in its name (CNI specification).
-		s := Servers{Scope: "zone:" + name, links: make(map[netip.AddrPort]*link)}
+		s := Servers{Scope: zoneScope + name, links: make(map[netip.AddrPort]*link)}
 		for _, server := range z.Servers {
 			s.Addrs = append(s.Addrs, server.Addr)
 			if _, again := s.links[server.Addr]; !again {
@@ -54,7 +57,7 @@ func newZones(list []Zone) map[string]Servers {
 
 // route returns whom to ask q: the servers of the closest zone that it is in, or else s.
 func (c *Client) route(s Servers, q dns.Question) Servers {
-	if len(c.zones) == 0 {
+	if len(c.zones) == 0 || s.Exact {
 		return s
 	}
 	name := dns.CanonicalName(q.Name)
@@ -73,6 +76,14 @@ func (c *Client) route(s Servers, q dns.Question) Servers {
 		return zone
 	}
 	return s
+}
+
+// Zone returns the zone that questions for qname go to, and its servers; ok is false if they go to the
+// servers they are asked of.
+func (c *Client) Zone(qname string) (name string, servers []netip.AddrPort, ok bool) {
+	s := c.route(Servers{}, dns.Question{Name: qname})
+	name, ok = strings.CutPrefix(s.Scope, zoneScope)
+	return name, s.Addrs, ok
 }
 
 // network is what server is asked over at first.

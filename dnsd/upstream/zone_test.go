@@ -120,3 +120,22 @@ func TestForwardKnowsNoZones(t *testing.T) {
 		}
 	})
 }
+
+func TestExactServersAreAskedThemselves(t *testing.T) {
+	inZone, named := serve(t, answers(a1)), serve(t, answers(a1))
+	c := New(Options{Zones: []Zone{zone("example.com", inZone.addr)}})
+	s := to(named.addr)
+	s.Exact = true
+	if _, err := c.Ask(t.Context(), s, query("www.example.com.", dns.TypeA)); err != nil {
+		t.Fatal(err)
+	}
+	if inZone.udp.Load() != 0 || named.udp.Load() != 1 {
+		t.Errorf("the zone's server was asked %d times, the one named %d times", inZone.udp.Load(), named.udp.Load())
+	}
+	if name, servers, ok := c.Zone("a.example.com."); !ok || name != "example.com." || len(servers) != 1 {
+		t.Errorf("zone %q %v %v", name, servers, ok)
+	}
+	if _, _, ok := c.Zone("example.net."); ok {
+		t.Error("a name of no zone is in one")
+	}
+}
