@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "write what is seen into testdata/*.gold
 func TestFolders(t *testing.T) {
 	for _, name := range []string{"seeds", "istio", "services"} {
 		t.Run(name, func(t *testing.T) {
-			in, err := readDir("testdata/"+name, "cluster.local")
+			in, _, err := readDir("testdata/"+name, "cluster.local", nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -51,7 +51,7 @@ func TestFolders(t *testing.T) {
 // What the seeds become is complete: every name has an address and every address that is balanced a
 // cluster, and nothing is left to complain about.
 func TestSeedsCompile(t *testing.T) {
-	in, err := readDir("testdata/seeds", "cluster.local")
+	in, _, err := readDir("testdata/seeds", "cluster.local", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func TestBrokenDocuments(t *testing.T) {
 			dir := t.TempDir()
 			other := strings.NewReplacer("name: good", "name: other", "good.example", "other.example").Replace(goodEntry)
 			write(t, dir, "x.yaml", goodEntry+"---\n"+tc.doc+"---\n"+other)
-			in, err := readDir(dir, "cluster.local")
+			in, _, err := readDir(dir, "cluster.local", nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -163,7 +163,7 @@ func TestOtherFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	mkfifo(t, filepath.Join(dir, "pipe.yaml"))
-	in, err := readDir(dir, "cluster.local")
+	in, _, err := readDir(dir, "cluster.local", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,11 +44,12 @@ func (o *object) String() string {
 	return o.Kind + " " + o.Metadata.Namespace + "/" + o.Metadata.Name
 }
 
-// readDir returns what the folder holds. The error is about the folder itself.
-func readDir(dir, domain string) (mesh.Input, error) {
+// readDir returns what the folder holds, and its objects to remember for the next time; before is what
+// they were the last time. The error is about the folder itself.
+func readDir(dir, domain string, before memory) (mesh.Input, memory, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return mesh.Input{}, err
+		return mesh.Input{}, before, err
 	}
 	b := newBuilder(domain)
 	for _, e := range entries {
@@ -66,11 +67,13 @@ func readDir(dir, domain string) (mesh.Input, error) {
 		case errors.Is(err, fs.ErrNotExist): // gone since it was listed, or a link to nowhere
 		case err != nil:
 			b.problem(name, err.Error())
+			b.torn[name] = true
 		default:
 			b.readFile(name, data)
 		}
 	}
-	return b.input(), nil
+	b.restore(before)
+	return b.input(), b.good, nil
 }
 
 // readRegular reads a file, but nothing that could block: a FIFO called x.yaml must not stop dnsd.
@@ -86,11 +89,13 @@ func readRegular(path string) ([]byte, error) {
 }
 
 func (b *builder) readFile(name string, data []byte) {
+	b.file = name
 	for i, doc := range documents(data) {
 		place := fmt.Sprintf("%s document %d", name, i+1)
 		whole, err := yaml.YAMLToJSONStrict(doc)
 		if err != nil {
 			b.problem(place, err.Error())
+			b.torn[name] = true
 			continue
 		}
 		if string(whole) != "null" { // only comments
@@ -127,6 +132,7 @@ func (b *builder) readObject(place string, whole []byte) {
 	o := &object{place: place, whole: whole}
 	if err := json.Unmarshal(whole, o); err != nil {
 		b.problem(place, fmt.Sprintf("is not a Kubernetes object: %v", err))
+		b.torn[b.file] = true
 		return
 	}
 	if strings.HasSuffix(o.Kind, "List") && o.Items != nil {
@@ -137,6 +143,7 @@ func (b *builder) readObject(place string, whole []byte) {
 	}
 	if o.Kind == "" || o.Metadata.Name == "" {
 		b.problem(place, "has no kind or no metadata.name")
+		b.torn[b.file] = true
 		return
 	}
 	if o.Metadata.Namespace == "" {
@@ -149,9 +156,11 @@ func (b *builder) readObject(place string, whole []byte) {
 	}
 	if err := b.decode(o); err != nil {
 		b.reject(o, err)
+		b.wrong[key] = true
 		return
 	}
 	b.seen[key] = place
+	b.good[key] = version{b.file, whole}
 }
 
 // group is the API group: an object is the same in all versions of it.
@@ -235,7 +244,11 @@ type endpointSlice struct {
 // builder gathers what the files say.
 type builder struct {
 	domain   string
+	file     string            // being read
 	seen     map[string]string // group/kind namespace/name -> place
+	good     memory            // those of seen
+	wrong    map[string]bool   // keys as in seen: objects that cannot be used as they are
+	torn     map[string]bool   // files with a part of which not even the name can be told
 	services []*service
 	slices   []*endpointSlice
 	rules    []*rule
@@ -249,6 +262,7 @@ type builder struct {
 func newBuilder(domain string) *builder {
 	return &builder{
 		domain: domain, seen: map[string]string{},
+		good: memory{}, wrong: map[string]bool{}, torn: map[string]bool{},
 		clusters: map[string]*mesh.Cluster{}, reported: map[mesh.Problem]bool{},
 	}
 }

@@ -42,6 +42,7 @@ type Source struct {
 	timing      timing
 
 	last *mesh.Input // newest input emitted, nil before the first
+	good memory      // every object as it was last good
 	lost bool        // the folder could not be read last time
 }
 
@@ -125,7 +126,8 @@ func (s *Source) settle(ctx context.Context, watcher *fsnotify.Watcher) {
 
 // read emits what the folder holds, if that is news.
 func (s *Source) read(emit func(mesh.Input)) {
-	in, err := readDir(s.dir, s.domain)
+	in, good, err := readDir(s.dir, s.domain, s.good)
+	s.good = good
 	if err != nil {
 		if !s.lost {
 			s.log.Warn("cannot read the folder; what it said last stays", "error", err)

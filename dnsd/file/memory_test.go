@@ -1,0 +1,53 @@
+package file
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/nodens-dns/nodens/dnsd/mesh"
+)
+
+// A slip in a manifest takes nothing away that worked, and says so.
+func TestBrokenEditKeepsWhatWorked(t *testing.T) {
+	dir := t.TempDir()
+	var before memory
+	read := func(wantHosts string, wantKept bool) {
+		t.Helper()
+		in, good, err := readDir(dir, "cluster.local", before)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before = good
+		if got := hosts(in); got != wantHosts {
+			t.Errorf("hosts %q, want %q; problems %v", got, wantHosts, in.Problems)
+		}
+		kept := slices.ContainsFunc(in.Problems, func(p mesh.Problem) bool { return strings.Contains(p.Reason, "stays as it was") })
+		if kept != wantKept {
+			t.Errorf("problems %v", in.Problems)
+		}
+	}
+	write(t, dir, "one.yaml", manifest("a")+"\n---\n"+manifest("b"))
+	write(t, dir, "two.yaml", manifest("c"))
+	read("a b c", false)
+
+	// A document that is no YAML any more: it may have been either.
+	write(t, dir, "one.yaml", manifest("a")+"\n---\nkind: [")
+	read("a b c", true)
+	read("a b c", true) // and for as long as it is broken
+
+	// An object that is still known by name.
+	write(t, dir, "one.yaml", manifest("a")+"\n---\n"+strings.Replace(manifest("b"), "resolution:", "resolutionn:", 1))
+	read("a b c", true)
+
+	// What is broken in one file holds nothing in another.
+	if err := os.Remove(filepath.Join(dir, "two.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	read("a b", true)
+
+	write(t, dir, "one.yaml", manifest("a"))
+	read("a", false)
+}
