@@ -3,7 +3,7 @@
 // Every *.yaml, *.yml and *.json file of the folder is read, with any number of documents and lists in
 // each: Istio's ServiceEntry and DestinationRule, Kubernetes' Service and EndpointSlice. The folder is
 // the whole truth of this source: an object is gone when its document is. A document that cannot be
-// used is a problem with its file and place, and the others work.
+// used is a problem with its file and place; the others work, and so does what it said before it broke.
 //
 // A folder that cannot be read at all says nothing, which is not the same as an empty one: what it said
 // last stays, and if it never said anything, nothing is emitted.
