@@ -1,0 +1,115 @@
+package ebpf
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// writeRows makes frontends point to their services. An address's own row comes last, so that it appears
+// with all its ports at once.
+func (s *Services) writeRows(want map[nodensFrontend]string, c *Changes) error {
+	var missing []nodensFrontend
+	for row, name := range want {
+		index, ok := s.target(name)
+		if have, there := s.rows[row]; ok && (!there || have != index) {
+			missing = append(missing, row)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	if time.Since(s.erased) < pause {
+		waitForPrograms()
+	}
+	slices.SortFunc(missing, func(a, b nodensFrontend) int {
+		return cmp.Or(-cmp.Compare(rank(a), rank(b)), compareRows(a, b))
+	})
+	for i, row := range missing {
+		index, _ := s.target(want[row])
+		if err := s.frontends.Put(row, index); err != nil {
+			return fmt.Errorf("write frontend %s (%d of %d not written): %w", row, len(missing)-i, len(missing),
+				full(err, s.frontends, nodensMapFrontends))
+		}
+		s.rows[row] = index
+		if want[row] != nobody {
+			c.Frontends++
+		}
+	}
+	return nil
+}
+
+// target is where a service's rows point; none while it could not be published.
+func (s *Services) target(name string) (uint32, bool) {
+	if name == nobody {
+		return noService, true
+	}
+	index, ok := s.names[name]
+	return index, ok
+}
+
+const noService = ^uint32(0) // NO_SERVICE
+
+// deleteRows deletes what is not wanted, an address's own row first.
+func (s *Services) deleteRows(want map[nodensFrontend]string, c *Changes, now time.Time) error {
+	var surplus []nodensFrontend
+	for row := range s.rows {
+		if _, ok := want[row]; !ok {
+			surplus = append(surplus, row)
+		}
+	}
+	slices.SortFunc(surplus, func(a, b nodensFrontend) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), compareRows(a, b))
+	})
+	for _, row := range surplus {
+		if err := s.frontends.Delete(row); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("delete frontend %s: %w", row, err)
+		}
+		if s.rows[row] != noService {
+			c.Frontends++
+		}
+		delete(s.rows, row)
+		s.erased = now
+	}
+	return nil
+}
+
+// retire lets go of services that no name and no row uses.
+func (s *Services) retire(used map[string]bool, c *Changes, now time.Time) {
+	needed := make(map[uint32]bool)
+	for _, index := range s.rows {
+		needed[index] = true
+	}
+	for name, index := range s.names {
+		if used[name] {
+			needed[index] = true
+		}
+	}
+	for index := range s.live {
+		if needed[index] {
+			continue
+		}
+		if s.tables.words.rows[index] != 0 {
+			s.restSet(index, now)
+		}
+		s.pools.services.rest(run{index, 1}, now)
+		delete(s.live, index)
+		maps.DeleteFunc(s.names, func(_ string, i uint32) bool { return i == index })
+		c.Services++
+	}
+}
+
+// waitForPrograms returns when no program runs any more that was running before: the kernel may give a
+// deleted row's place to a new one while a program still reads it. membarrier(2).
+func waitForPrograms() {
+	const global = 1 << 0 // MEMBARRIER_CMD_GLOBAL
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
+		time.Sleep(pause) // not with nohz_full
+	}
+}
