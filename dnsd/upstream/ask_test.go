@@ -2,10 +2,13 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/miekg/dns"
@@ -82,74 +85,106 @@ func TestFailOver(t *testing.T) {
 		"answer to something else": answers("evil.example. 60 IN A 203.0.113.66"),
 	} {
 		t.Run(name, func(t *testing.T) {
-			first, second := serve(t, bad), serve(t, good)
-			c := New(Options{})
-			within(t, 500*time.Millisecond, "asking the next server", func() {
-				m, err := c.Exchange(t.Context(), to(first.addr, second.addr), query("www.example.com.", dns.TypeA))
+			synctest.Test(t, func(t *testing.T) {
+				p := &pipes{handle: func(network, address string, q *dns.Msg) *dns.Msg {
+					if address == "192.0.2.1:53" {
+						return bad(network, q)
+					}
+					return good(network, q)
+				}}
+				c := New(Options{})
+				m, took, err := timed(t, c, p.at(1, 2), "www.example.com.")
 				expectA(t, must(t, m, err), "192.0.2.1")
+				if took != 0 {
+					t.Errorf("the next server was asked only after %v", took)
+				}
+				if n := c.Stats().Servers; n[0].Refusals != 1 || n[1].Refusals != 0 {
+					t.Errorf("refusals not counted: %+v", n)
+				}
 			})
-			if n := c.Stats().Servers; n[0].Refusals+n[1].Refusals != 1 {
-				t.Errorf("refusals not counted: %+v", n)
-			}
 		})
 	}
 }
 
 func TestDeadServer(t *testing.T) {
-	gone, alive := dead(t), serve(t, func(_ string, q *dns.Msg) *dns.Msg {
-		return reply(q, q.Question[0].Name+" 60 IN A 192.0.2.1")
+	synctest.Test(t, func(t *testing.T) {
+		p := &pipes{handle: func(_, address string, q *dns.Msg) *dns.Msg {
+			if address == "192.0.2.1:53" {
+				return nil
+			}
+			return echoing(q)
+		}}
+		c, servers := New(Options{}), p.at(1, 2)
+		for i := range 20 {
+			var want time.Duration
+			if i < downAfter {
+				want = firstTry // and then the next server
+			}
+			m, took, err := timed(t, c, servers, fmt.Sprintf("w%d.example.com.", i))
+			expectA(t, must(t, m, err), "192.0.2.1")
+			if took != want {
+				t.Errorf("question %d took %v, want %v", i, took, want)
+			}
+		}
+		for _, s := range c.Stats().Servers {
+			if s.Down != (s.Addr == servers.Addrs[0]) {
+				t.Errorf("%v down: %v", s.Addr, s.Down)
+			}
+		}
 	})
-	c := New(Options{})
-	ask := func(i int) time.Duration {
-		began := time.Now()
-		m, err := c.Exchange(t.Context(), to(gone, alive.addr), query(fmt.Sprintf("w%d.example.com.", i), dns.TypeA))
-		expectA(t, must(t, m, err), "192.0.2.1")
-		return time.Since(began)
-	}
-	if first := ask(0); first < firstTry || first > budget {
-		t.Errorf("the first question took %v, want a first try of %v and then the next server", first, firstTry)
-	}
-	ask(1)
-	for i := range 20 {
-		if took := ask(2 + i); took > 500*time.Millisecond {
-			t.Errorf("with the dead server known a question took %v", took)
-		}
-	}
-	for _, s := range c.Stats().Servers {
-		if s.Down != (s.Addr == gone) {
-			t.Errorf("%v down: %v", s.Addr, s.Down)
-		}
-	}
 }
 
+// What the kernel says of a closed port is heard, not waited out.
 func TestRefusingPort(t *testing.T) {
 	pc, ln := listen(t)
 	_, _ = pc.Close(), ln.Close()
-	alive := serve(t, answers(a1))
-	within(t, 500*time.Millisecond, "a closed port and the next server", func() {
-		closed := to(must1(t, pc.LocalAddr().String()), alive.addr)
-		m, err := New(Options{}).Exchange(t.Context(), closed, query("www.example.com.", dns.TypeA))
+	closed := must1(t, pc.LocalAddr().String())
+	ctx, cancel := context.WithTimeout(t.Context(), hang)
+	defer cancel()
+	q := newQuestion(query("www.example.com.", dns.TypeA))
+	if _, err := New(Options{}).try(ctx, to(closed), closed, q, q.wire); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// A server whose socket fails is given up at once.
+func TestBrokenSocket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := answering(a1)
+		s := p.at(1, 2)
+		s.Dial = wrapDial(func(ctx context.Context, network, address string) (net.Conn, error) {
+			if address != "192.0.2.1:53" {
+				return p.DialContext(ctx, network, address)
+			}
+			near, far := net.Pipe()
+			return near, far.Close()
+		})
+		c := New(Options{})
+		m, took, err := timed(t, c, s, "www.example.com.")
 		expectA(t, must(t, m, err), "192.0.2.1")
+		if n := c.Stats().Servers[0].Failures; took != 0 || n != 1 {
+			t.Errorf("after %v, %d failures", took, n)
+		}
 	})
 }
 
 func TestAllDead(t *testing.T) {
-	c := New(Options{})
-	s := to(dead(t), dead(t))
-	began := time.Now()
-	_, err := c.Exchange(t.Context(), s, query("www.example.com.", dns.TypeA))
-	if took := time.Since(began); err == nil || took < 2*time.Second || took > 3*time.Second {
-		t.Fatalf("%v after %v", err, took)
-	}
-	for _, part := range []string{s.Addrs[0].String(), s.Addrs[1].String(), "www.example.com. A", "no answer in time"} {
-		if !strings.Contains(err.Error(), part) {
-			t.Errorf("error %q does not say %q", err, part)
+	synctest.Test(t, func(t *testing.T) {
+		p, _ := switched(silence)
+		c, s := New(Options{}), p.at(1, 2)
+		_, took, err := timed(t, c, s, "www.example.com.")
+		if err == nil || took != budget {
+			t.Fatalf("%v after %v", err, took)
 		}
-	}
-	within(t, 500*time.Millisecond, "a failure that is remembered", func() {
-		if _, err := c.Exchange(t.Context(), s, query("www.example.com.", dns.TypeA)); err == nil {
-			t.Error("no error")
+		for _, part := range []string{s.Addrs[0].String(), s.Addrs[1].String(), "www.example.com. A", "no answer in time"} {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("error %q does not say %q", err, part)
+			}
 		}
+		if _, took, err := timed(t, c, s, "www.example.com."); err == nil || took != 0 {
+			t.Errorf("not remembered: %v after %v", err, took)
+		}
+		time.Sleep(budget) // for a probe
 	})
 }
 
@@ -253,11 +288,13 @@ func TestOverTCP(t *testing.T) {
 }
 
 func TestAskEndsWithItsContext(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	addr := raw(t, func(func([]byte), net.Addr, []byte) { cancel() })
-	within(t, 500*time.Millisecond, "ending", func() {
-		if _, err := New(Options{}).Ask(ctx, to(addr), query("www.example.com.", dns.TypeA)); err == nil {
-			t.Error("no error")
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		p := &pipes{handle: func(string, string, *dns.Msg) *dns.Msg { cancel(); return nil }}
+		began := time.Now()
+		_, err := New(Options{}).Ask(ctx, p.at(1), query("www.example.com.", dns.TypeA))
+		if took := time.Since(began); !errors.Is(err, context.Canceled) || took != 0 {
+			t.Errorf("%v after %v", err, took)
 		}
 	})
 }

@@ -52,6 +52,10 @@ func (c *Client) send(ctx context.Context, s Servers, network string, server net
 		return err
 	})
 	c.health.mismatched(server, mismatched)
+	if err == nil && ctx.Err() != nil {
+		// Too late to count. In a circle it is our own failure that comes back, and no sign of life.
+		err = context.Cause(ctx)
+	}
 	if err != nil {
 		if !errors.Is(err, context.Canceled) { // another server was quicker
 			c.health.failed(server)

@@ -28,14 +28,16 @@ const (
 // link is the way to one server over TLS: a few connections, made when needed, each with many questions
 // on it at once.
 type link struct {
-	addr   string
-	config *tls.Config
+	addr string
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	mu      sync.Mutex // guards the following, and the state of every stream
 	streams []*stream  // those that take questions
 }
 
-func newLink(s Server) *link { return &link{addr: s.Addr.String(), config: s.tlsConfig()} }
+func newLink(s Server) *link {
+	return &link{addr: s.Addr.String(), dial: (&tls.Dialer{Config: s.tlsConfig()}).DialContext}
+}
 
 // stream is one connection, being made or in use.
 type stream struct {
@@ -151,7 +153,7 @@ func (s *stream) leave(id uint16) {
 func (s *stream) run() {
 	ctx, cancel := context.WithTimeout(context.Background(), budget)
 	defer cancel()
-	conn, err := (&tls.Dialer{Config: s.link.config}).DialContext(ctx, "tcp", s.link.addr)
+	conn, err := s.link.dial(ctx, "tcp", s.link.addr)
 	if err != nil {
 		s.end(err)
 		return
