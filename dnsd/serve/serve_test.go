@@ -138,17 +138,13 @@ func newServer(t *names.Table) *Server {
 	return s
 }
 
-// zone answers the test's upstream names, each with one address, and NXDOMAIN for the rest. A name that
-// begins with slow is answered once released.
-func zone(released <-chan struct{}, known ...string) dns.HandlerFunc {
+// zone answers the test's upstream names, each with one address, and NXDOMAIN for the rest.
+func zone(known ...string) dns.HandlerFunc {
 	return func(w dns.ResponseWriter, m *dns.Msg) {
 		r := new(dns.Msg).SetReply(m)
 		r.Rcode = dns.RcodeNameError
 		for _, name := range known {
 			if len(m.Question) == 1 && m.Question[0].Name == name {
-				if name == "slow.example." && released != nil {
-					<-released
-				}
 				r.Rcode = dns.RcodeSuccess
 				if m.Question[0].Qtype == dns.TypeA {
 					r.Answer = []dns.RR{&dns.A{Hdr: header(name, dns.TypeA, 60), A: net.IPv4(203, 0, 113, 5)}}

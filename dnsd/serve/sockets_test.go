@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -61,11 +62,25 @@ func (s *stream) receive(t testing.TB) *dns.Msg {
 	return m
 }
 
+// slowly is an upstream without an end to its patience: it answers slow.example. once released, and all else
+// at once.
+func slowly(released <-chan struct{}, asked *atomic.Int64) stub {
+	return func(_ context.Context, m *dns.Msg) (*dns.Msg, error) {
+		asked.Add(1)
+		if m.Question[0].Name == "slow.example." {
+			<-released
+		}
+		r := new(dns.Msg).SetReply(m)
+		r.Answer = []dns.RR{&dns.A{Hdr: header(m.Question[0].Name, dns.TypeA, 60), A: net.IPv4(203, 0, 113, 5)}}
+		return r, nil
+	}
+}
+
 func TestTCPAnswersAsTheyAreReady(t *testing.T) {
 	release := make(chan struct{})
-	ns := startNameserver(t, zone(release, "slow.example."))
-	addr := start(t, newServer(table()), client(ns))
-	conn := dial(t, addr)
+	s := newServer(table())
+	s.upstream = slowly(release, new(atomic.Int64))
+	conn := dial(t, start(t, s, client()))
 	slow, fast := question("slow.example.", dns.TypeA), question("api.partner.test.", dns.TypeA)
 	conn.send(t, slow)
 	for range 300 {
@@ -305,15 +320,15 @@ func TestPodsShareUpstreamFairly(t *testing.T) {
 	release := make(chan struct{})
 	free := sync.OnceFunc(func() { close(release) })
 	t.Cleanup(free)
-	ns := startNameserver(t, zone(release, "slow.example.", "public.example."))
+	var asked atomic.Int64
 	s := newServer(table())
-	s.inFlight = 1
-	greedy, modest := client(ns), client(ns)
+	s.upstream, s.inFlight = slowly(release, &asked), 1
+	greedy, modest := client(), client()
 	modest.Pod = "shop/modest"
 	addr, other := start(t, s, greedy), start(t, s, greedy)
 	packed, _ := question("slow.example.", dns.TypeA).Pack()
 	raw(t, addr, packed, time.Millisecond)
-	eventually(t, "the first question is upstream", func() bool { return len(ns.asked()) == 1 })
+	eventually(t, "the first question is upstream", func() bool { return asked.Load() == 1 })
 
 	packed, _ = question("public.example.", dns.TypeA).Pack()
 	if reply := raw(t, other, packed, 20*time.Millisecond); reply != nil {
