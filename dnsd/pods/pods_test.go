@@ -317,7 +317,7 @@ func (n *node) nameserver() {
 // dial connects to at from inside ns.
 func dial(ns *sandbox.NS, network, at string) (conn net.Conn, err error) {
 	err = ns.Do(func() (err error) {
-		conn, err = net.DialTimeout(network, at, time.Second)
+		conn, err = net.DialTimeout(network, at, patience)
 		return err
 	})
 	return conn, err
@@ -325,7 +325,7 @@ func dial(ns *sandbox.NS, network, at string) (conn net.Conn, err error) {
 
 // query asks for the A record of name and returns the address of the answer. The connection stays open.
 func query(conn net.Conn, name string) (netip.Addr, error) {
-	_ = conn.SetDeadline(time.Now().Add(3 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(patience))
 	c := &dns.Conn{Conn: conn}
 	q := new(dns.Msg).SetQuestion(name, dns.TypeA)
 	if err := c.WriteMsg(q); err != nil {
