@@ -179,7 +179,7 @@ func TestFlip(t *testing.T) {
 		})
 	}
 	flips := 0
-	for end := time.Now().Add(2500 * time.Millisecond); time.Now().Before(end); flips++ {
+	for ; (flips < 1000 || connects.Load() < 10000) && !t.Failed(); flips++ {
 		apply(t, s, f, map[string]Service{"web": {Policy: Policy(flips % 3), Backends: sets[flips%len(sets)]}})
 		time.Sleep(50 * time.Microsecond)
 	}
@@ -188,9 +188,6 @@ func TestFlip(t *testing.T) {
 	t.Logf("%d flips under %d connects", flips, connects.Load())
 	if n := w.counter(t, "lb_refused"); n != 0 {
 		t.Errorf("%d connects were refused", n)
-	}
-	if connects.Load() < 1000 || flips < 100 {
-		t.Errorf("only %d connects and %d flips", connects.Load(), flips)
 	}
 }
 
