@@ -72,6 +72,14 @@ func (res *results) bars(b *strings.Builder, p panel, x, y int) {
 		}
 		width := value / longest * (panelWidth - labelWidth - valueSpace)
 		fmt.Fprintf(b, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/>`, x+labelWidth, top+2, width, barSpace-6, colour)
-		fmt.Fprintf(b, `<text x="%.1f" y="%d" fill="#222">%.3g</text>`+"\n", float64(x+labelWidth)+width+4, top+13, value)
+		fmt.Fprintf(b, `<text x="%.1f" y="%d" fill="#222">%s</text>`+"\n", float64(x+labelWidth)+width+4, top+13, short(value))
 	}
+}
+
+// short writes a number with three digits, or all of a whole part that has more.
+func short(v float64) string {
+	if v >= 1000 {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.3g", v)
 }
