@@ -86,7 +86,16 @@ var errLocked = errors.New("locked")
 // lockFile takes an flock on a file, making it if needed; how is LOCK_EX, with or without LOCK_NB. The
 // lock goes with the process, however that ends.
 func lockFile(path string, how int) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o644)
+	return lockOpened(path, os.O_CREATE, how)
+}
+
+// lockExisting is lockFile for a file that may be gone, and must not come back by being looked for.
+func lockExisting(path string, how int) (unlock func(), err error) {
+	return lockOpened(path, 0, how)
+}
+
+func lockOpened(path string, flags, how int) (unlock func(), err error) {
+	f, err := os.OpenFile(path, flags|os.O_RDWR|syscall.O_CLOEXEC, 0o644)
 	if err != nil {
 		return nil, err
 	}

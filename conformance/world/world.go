@@ -259,7 +259,7 @@ func Sweep() error {
 	defer done()
 	var errs []error
 	for _, e := range Worlds() {
-		unlock, err := lockFile(filepath.Join(dirOf(e.ID), "lock"), syscall.LOCK_EX|syscall.LOCK_NB)
+		unlock, err := lockExisting(filepath.Join(dirOf(e.ID), "lock"), syscall.LOCK_EX|syscall.LOCK_NB)
 		if errors.Is(err, errLocked) || errors.Is(err, os.ErrNotExist) {
 			continue
 		}
