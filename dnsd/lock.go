@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -53,4 +54,12 @@ func lockDir(dir string, held []*os.File) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// existing leaves out the folders that are not there: nobody works in those.
+func existing(dirs ...string) []string {
+	return slices.DeleteFunc(dirs, func(dir string) bool {
+		_, err := os.Stat(dir)
+		return errors.Is(err, os.ErrNotExist)
+	})
 }

@@ -33,7 +33,7 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(runCommand())
+	root.AddCommand(runCommand(), detachCommand())
 	root.AddCommand(askCommands()...)
 	return root
 }

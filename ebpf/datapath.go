@@ -73,11 +73,7 @@ func Attached(o Options) error {
 // sure that sockets see it. It blocks while another process changes the same pins. Pins of another
 // schema are left as they are: the error wraps ErrSchema.
 func Ensure(o Options) (*Datapath, error) {
-	o, err := o.complete()
-	if err != nil {
-		return nil, err
-	}
-	unlock, err := lock(o.PinPath)
+	o, unlock, err := o.hold()
 	if err != nil {
 		return nil, err
 	}
@@ -99,11 +95,7 @@ func Ensure(o Options) (*Datapath, error) {
 // which none is attached. Maps of another schema are replaced by empty ones; else they and all they
 // hold stay.
 func Upgrade(o Options) (*Datapath, error) {
-	o, err := o.complete()
-	if err != nil {
-		return nil, err
-	}
-	unlock, err := lock(o.PinPath)
+	o, unlock, err := o.hold()
 	if err != nil {
 		return nil, err
 	}
@@ -208,6 +200,15 @@ func (d *Datapath) check() (*Datapath, error) {
 func (o Options) pinPath() string { return cmp.Or(o.PinPath, DefaultPinPath) }
 
 // complete fills in the defaults.
+// hold completes the options and keeps other processes from changing the same pins until unlock.
+func (o Options) hold() (complete Options, unlock func(), err error) {
+	if o, err = o.complete(); err != nil {
+		return o, nil, err
+	}
+	unlock, err = lock(o.PinPath)
+	return o, unlock, err
+}
+
 func (o Options) complete() (Options, error) {
 	o.PinPath = o.pinPath()
 	if o.CgroupPath == "" {

@@ -1,0 +1,42 @@
+package main
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/nodens-dns/nodens/conformance/sandbox"
+	"github.com/nodens-dns/nodens/ebpf"
+)
+
+func TestDetach(t *testing.T) {
+	sandbox.Root(t)
+	c := &Config{StateDir: t.TempDir(), RunDir: t.TempDir(), Cgroup: sandbox.Cgroup(t), BPFPath: sandbox.Pins(t)}
+	d, err := ebpf.Ensure(ebpf.Options{CgroupPath: c.Cgroup, PinPath: c.BPFPath})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := alone(c.StateDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := detach(c); err == nil || !strings.Contains(err.Error(), "another dnsd") {
+		t.Errorf("beside a dnsd that runs: %v", err)
+	}
+	unlock()
+	for range 2 { // absent is fine
+		if err := detach(c); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Stat(c.BPFPath); !os.IsNotExist(err) {
+		t.Errorf("pins are left: %v", err)
+	}
+	c.RunDir = "/nonexistent/run"
+	if err := detach(c); err != nil {
+		t.Errorf("with a folder that is gone already: %v", err)
+	}
+}
