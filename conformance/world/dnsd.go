@@ -172,8 +172,14 @@ func (w *World) SignalDnsd(sig syscall.Signal) error {
 	if err != nil {
 		return err
 	}
-	if sig == syscall.SIGSTOP || sig == syscall.SIGCONT {
+	switch sig {
+	case syscall.SIGCONT:
 		return p.cmd.Process.Signal(sig)
+	case syscall.SIGSTOP:
+		if err := p.cmd.Process.Signal(sig); err != nil {
+			return err
+		}
+		return Until(10*time.Second, p.stopped)
 	}
 	return p.end(sig, 10*time.Second)
 }

@@ -161,3 +161,18 @@ func (p *process) end(sig syscall.Signal, limit time.Duration) error {
 		return fmt.Errorf("%s did not end within %v of %v", filepath.Base(p.cmd.Path), limit, sig)
 	}
 }
+
+// stopped is nil once every thread of the process stands still: a signal takes its time, and until then
+// the process may answer one more query.
+func (p *process) stopped() error {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", p.cmd.Process.Pid))
+	if err != nil {
+		return err
+	}
+	for _, task := range tasks {
+		if text, err := os.ReadFile(task); err == nil && !strings.Contains(string(text), "State:\tT") {
+			return fmt.Errorf("%s is not stopped", task)
+		}
+	}
+	return nil
+}
