@@ -88,7 +88,7 @@ func input(hosts ...string) mesh.Input {
 	in := mesh.Input{
 		Source: "file",
 		Clusters: []mesh.Cluster{{
-			Name: "c", Discovery: mesh.Static, LbPolicy: mesh.LeastRequest,
+			Name: "c", Discovery: mesh.Static, Balancing: mesh.Balancing{LbPolicy: mesh.LeastRequest},
 			Localities: []mesh.Locality{{Endpoints: []mesh.Endpoint{{Address: "192.0.2.1", Port: 80}}}},
 		}},
 	}

@@ -139,7 +139,7 @@ type backend struct {
 // cluster has an endpoint for each backend of p. As with kube-proxy, terminating ones serve on while
 // there is no other.
 func (s *service) cluster(p *corev1.ServicePort) mesh.Cluster {
-	c := mesh.Cluster{Discovery: mesh.Static, LbPolicy: mesh.LeastRequest}
+	c := mesh.Cluster{Discovery: mesh.Static, Balancing: mesh.Balancing{LbPolicy: mesh.LeastRequest}}
 	backends := s.backends(func(es *endpointSlice) uint16 { return es.port(p) })
 	anyReady := slices.ContainsFunc(backends, func(e backend) bool { return e.ready })
 	for _, e := range backends {

@@ -87,7 +87,7 @@ func inView(f mesh.Frontend, view string) mesh.Frontend {
 }
 
 func assignment(name string, localities ...mesh.AssignedLocality) mesh.Assignment {
-	return mesh.Assignment{Name: name, LbPolicy: mesh.RoundRobin, Localities: localities}
+	return mesh.Assignment{Name: name, Balancing: mesh.Balancing{LbPolicy: mesh.RoundRobin}, Localities: localities}
 }
 
 // locality is written "192.0.2.1:80 192.0.2.2:80*5".
@@ -120,8 +120,8 @@ func TestApply(t *testing.T) {
 		Assignments: []mesh.Assignment{
 			assignment("both", both),
 			assignment("six", locality(0, 1, "[2001:db8::1]:80")),
-			{Name: "random", LbPolicy: mesh.Random, Localities: []mesh.AssignedLocality{both}},
-			{Name: "any", LbPolicy: mesh.LeastRequest, Localities: []mesh.AssignedLocality{locality(0, 1, "10.0.0.1:0")}},
+			{Name: "random", Balancing: mesh.Balancing{LbPolicy: mesh.Random}, Localities: []mesh.AssignedLocality{both}},
+			{Name: "any", Balancing: mesh.Balancing{LbPolicy: mesh.LeastRequest}, Localities: []mesh.AssignedLocality{locality(0, 1, "10.0.0.1:0")}},
 			assignment("unused", both),
 		},
 	})

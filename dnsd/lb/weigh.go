@@ -37,7 +37,7 @@ func weigh(localities []mesh.AssignedLocality, weighted, is4 bool) []part {
 			factor = float64(loc.Weight) * float64(common) / float64(sumOf(loc.Endpoints, is4))
 		}
 		for _, e := range loc.Endpoints {
-			if e.Address.Addr().Is4() == is4 {
+			if takes(e, is4) {
 				size := math.Round(min(float64(e.Weight)*factor, 1<<52))
 				parts = append(parts, part{e.Address, uint64(max(1, size))})
 			}
@@ -77,11 +77,16 @@ func backends(parts []part) []ebpf.Backend {
 	return list
 }
 
+// takes says whether an endpoint gets connections of a family.
+func takes(e mesh.AssignedEndpoint, is4 bool) bool {
+	return !e.Unhealthy && e.Address.Addr().Is4() == is4
+}
+
 // sumOf adds up the weights of one family's endpoints.
 func sumOf(endpoints []mesh.AssignedEndpoint, is4 bool) uint64 {
 	sum := uint64(0)
 	for _, e := range endpoints {
-		if e.Address.Addr().Is4() == is4 {
+		if takes(e, is4) {
 			sum += uint64(e.Weight)
 		}
 	}

@@ -24,7 +24,7 @@ type want struct {
 func (c *compiler) refusing(name, cluster, source string) *assigned {
 	a := c.assigned[name]
 	if a == nil {
-		a = &assigned{Assignment: Assignment{Name: name, Cluster: cluster, Source: source, Discovery: Static, LbPolicy: LeastRequest}}
+		a = &assigned{Assignment: Assignment{Name: name, Cluster: cluster, Source: source, Discovery: Static, Balancing: Balancing{LbPolicy: LeastRequest}}}
 		c.assigned[name] = a
 	}
 	return a
@@ -57,7 +57,7 @@ func (c *compiler) anyPort(r *row) *assigned {
 		}
 		if c.assigned[name] == nil {
 			a := c.resolve(r.source, name, &Cluster{
-				Name: cl.Name, Discovery: cl.Discovery, LbPolicy: cl.LbPolicy, DNS: cl.DNS,
+				Name: cl.Name, Discovery: cl.Discovery, Balancing: cl.Balancing, DNS: cl.DNS,
 				Localities: []Locality{{Endpoints: []Endpoint{{Address: r.host}}}},
 			})
 			a.Cluster = cl.Name
@@ -84,8 +84,9 @@ func looksUp(cl *Cluster, host string) bool {
 func (c *compiler) resolve(s *source, name string, cl *Cluster) *assigned {
 	a := &assigned{Assignment: Assignment{
 		Name: name, Source: s.name, Discovery: cl.Discovery,
-		LbPolicy: c.policy(s, cl), LocalityWeighted: cl.LocalityWeighted,
+		Balancing: cl.Balancing,
 	}}
+	a.LbPolicy = c.policy(s, cl)
 	dns := DNS{}
 	if cl.DNS != nil {
 		dns = *cl.DNS
@@ -101,7 +102,7 @@ func (c *compiler) resolve(s *source, name string, cl *Cluster) *assigned {
 			Weight: max(loc.Weight, 1), Priority: loc.Priority,
 		}
 		for _, e := range loc.Endpoints {
-			if !e.Unhealthy && !e.RequiresTLS {
+			if !e.RequiresTLS {
 				al.Endpoints = c.endpoint(al.Endpoints, s, cl, e, &dns, a)
 			}
 		}
@@ -114,7 +115,7 @@ func (c *compiler) resolve(s *source, name string, cl *Cluster) *assigned {
 	for _, al := range a.Localities {
 		for _, e := range al.Endpoints {
 			is4 := e.Address.Addr().Is4()
-			a.has4, a.has6 = a.has4 || is4, a.has6 || !is4
+			a.has4, a.has6 = a.has4 || (is4 && !e.Unhealthy), a.has6 || (!is4 && !e.Unhealthy)
 		}
 	}
 	return a
@@ -135,7 +136,7 @@ func (c *compiler) endpoint(list []AssignedEndpoint, s *source, cl *Cluster, e E
 		addrs = addresses(c.resolved[l], cl.Discovery)
 	}
 	for _, addr := range addrs {
-		list = append(list, AssignedEndpoint{netip.AddrPortFrom(addr, e.Port), max(e.Weight, 1)})
+		list = append(list, AssignedEndpoint{netip.AddrPortFrom(addr, e.Port), max(e.Weight, 1), e.Unhealthy})
 	}
 	return list
 }
@@ -203,7 +204,7 @@ func compareLocalities(a, b AssignedLocality) int {
 }
 
 func compareEndpoints(a, b AssignedEndpoint) int {
-	return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Weight, b.Weight))
+	return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Weight, b.Weight), compareBools(a.Unhealthy, b.Unhealthy))
 }
 
 // warming says that an assignment has no endpoints only because none of its names has been answered so

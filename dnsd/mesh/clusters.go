@@ -73,12 +73,12 @@ func firstCluster(a, b *Cluster) *Cluster {
 // policy returns the cluster's policy if it is served, else Istio's default.
 func (c *compiler) policy(s *source, cl *Cluster) LbPolicy {
 	switch cl.LbPolicy {
-	case RoundRobin, LeastRequest, Random:
+	case RoundRobin, LeastRequest, Random, RingHash, Maglev:
 		return cl.LbPolicy
 	case "":
 		return LeastRequest
 	}
-	c.report(s, clusterObject(cl), "policy %s is not served yet: connections are spread by LEAST_REQUEST", cl.LbPolicy)
+	c.report(s, clusterObject(cl), "policy %s is not served: connections are spread by LEAST_REQUEST", cl.LbPolicy)
 	return LeastRequest
 }
 

@@ -104,6 +104,9 @@ func showLocalities(localities []AssignedLocality) string {
 			if e.Weight > 1 {
 				fmt.Fprintf(&b, "*%d", e.Weight)
 			}
+			if e.Unhealthy {
+				b.WriteString("!")
+			}
 		}
 	}
 	return b.String()
@@ -152,7 +155,7 @@ func outbound(name string, port uint16) string { return fmt.Sprintf("outbound|%d
 
 // static is a cluster of addresses written "192.0.2.1:80".
 func static(name string, addrs ...string) Cluster {
-	return Cluster{Name: name, Discovery: Static, LbPolicy: LeastRequest, Localities: []Locality{{Endpoints: endpoints(addrs...)}}}
+	return Cluster{Name: name, Discovery: Static, Balancing: Balancing{LbPolicy: LeastRequest}, Localities: []Locality{{Endpoints: endpoints(addrs...)}}}
 }
 
 func endpoints(addrs ...string) []Endpoint {
@@ -167,7 +170,7 @@ func endpoints(addrs ...string) []Endpoint {
 // strict is a STRICT_DNS cluster that looks up name.
 func strict(cluster, name string, port uint16) Cluster {
 	return Cluster{
-		Name: cluster, Discovery: StrictDNS, LbPolicy: LeastRequest,
+		Name: cluster, Discovery: StrictDNS, Balancing: Balancing{LbPolicy: LeastRequest},
 		Localities: []Locality{{Endpoints: []Endpoint{{Address: name, Port: port}}}},
 		DNS:        &DNS{Family: V4Only},
 	}

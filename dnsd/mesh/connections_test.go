@@ -45,14 +45,14 @@ func TestClusters(t *testing.T) {
 		`name a.test = 192.0.2.1
 		problem xds cluster "x": it demands mTLS, which cannot be originated here: connections to it are left alone`,
 	}, {
-		"endpoints that want TLS or are not healthy are left out",
+		"endpoints that want TLS are left out, and those that are not healthy marked",
 		[]Input{input("xds", real("x"), with(static("x", "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"), func(c *Cluster) {
 			c.Localities[0].Endpoints[0].RequiresTLS = true
 			c.Localities[0].Endpoints[2].Unhealthy = true
 		}))},
 		`name a.test = 192.0.2.1 virtual
 		front 192.0.2.1:80/TCP -> xds/x
-		serve xds/x LEAST_REQUEST: 10.0.0.2:80
+		serve xds/x LEAST_REQUEST: 10.0.0.2:80 10.0.0.3:80!
 		problem xds cluster "x": 1 of 3 endpoints demand mTLS, which cannot be originated here, and are left out`,
 	}, {
 		"an address that is one of the endpoints is a pod's own",
@@ -78,7 +78,7 @@ func TestDNSClusters(t *testing.T) {
 	host := announced("a.test", "o", []string{"192.0.2.1"}, 80)
 	name := outbound("a.test", 80)
 	dns := func(d DiscoveryType, localities ...Locality) Cluster {
-		return Cluster{Name: name, Discovery: d, LbPolicy: Random, Localities: localities, DNS: &DNS{Family: AllFamilies}}
+		return Cluster{Name: name, Discovery: d, Balancing: Balancing{LbPolicy: Random}, Localities: localities, DNS: &DNS{Family: AllFamilies}}
 	}
 	all := func(negative bool, name string, addrs ...string) Resolution {
 		return Resolution{Lookup: Lookup{Name: name, Family: AllFamilies}, Addresses: ips(addrs...), Negative: negative}

@@ -64,10 +64,10 @@ func TestBadClusters(t *testing.T) {
 		{Cluster{Name: "x", Discovery: StrictDNS}, "", "it has no endpoints: connections are refused"},
 		{
 			with(static("x", "10.0.0.1:80"), func(c *Cluster) { c.Localities[0].Endpoints[0].Unhealthy = true }),
-			"", "none of its 1 endpoints is healthy: connections are refused",
+			" 10.0.0.1:80!", "none of its 1 endpoints is healthy: connections are refused",
 		},
-		{with(static("x", "10.0.0.1:80"), func(c *Cluster) { c.LbPolicy = "RING_HASH" }),
-			" 10.0.0.1:80", "policy RING_HASH is not served yet: connections are spread by LEAST_REQUEST"},
+		{with(static("x", "10.0.0.1:80"), func(c *Cluster) { c.LbPolicy = "OWN" }),
+			" 10.0.0.1:80", "policy OWN is not served: connections are spread by LEAST_REQUEST"},
 		{with(static("x", "10.0.0.1:80"), func(c *Cluster) {
 			c.Localities = append(c.Localities, Locality{Endpoints: []Endpoint{{Address: "name.test", Port: 80}}})
 		}), " 10.0.0.1:80", `endpoint "name.test" is not an address; it is left out`},

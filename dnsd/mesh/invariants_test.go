@@ -163,7 +163,7 @@ func (g generator) input(source string) Input {
 	for range g.IntN(5) {
 		c := Cluster{
 			Name: pick(g, "x", "y", "z"), Discovery: pick(g, Static, StrictDNS, LogicalDNS, OriginalDst, "OTHER"),
-			LbPolicy: pick(g, RoundRobin, Random, "OTHER"), LocalityWeighted: g.often(), RequiresTLS: g.rarely(),
+			Balancing: Balancing{LbPolicy: pick(g, RoundRobin, Random, "OTHER"), LocalityWeighted: g.often()}, RequiresTLS: g.rarely(),
 		}
 		for range g.IntN(4) {
 			loc := Locality{Region: pick(g, "", "r"), Weight: g.Uint32N(3), Priority: g.Uint32N(3)}

@@ -100,7 +100,10 @@ type Record struct {
 
 // Listener binds one address and port to a cluster or to weighted clusters, as an LDS tcp_proxy does.
 type Listener struct {
-	Name     string
+	Name string
+	// View is the one namespace it is for; empty means every namespace without one of its own for the
+	// same address and port.
+	View     string `json:",omitempty"`
 	Address  netip.Addr
 	Port     uint16
 	Protocol Protocol
@@ -132,16 +135,52 @@ const (
 	RoundRobin   LbPolicy = "ROUND_ROBIN"
 	LeastRequest LbPolicy = "LEAST_REQUEST"
 	Random       LbPolicy = "RANDOM"
+	RingHash     LbPolicy = "RING_HASH"
+	Maglev       LbPolicy = "MAGLEV"
 )
+
+// Balancing says how connections are spread over endpoints, in Envoy's terms. It is comparable only by
+// its fields; Outlier and PanicThreshold are shared and never edited.
+type Balancing struct {
+	LbPolicy LbPolicy
+	// LocalityWeighted means a locality's weight counts (Envoy's locality_weighted_lb_config).
+	LocalityWeighted bool `json:",omitempty"`
+	// HashSource means RING_HASH and MAGLEV hash the client's address (tcp_proxy's hash_policy
+	// source_ip). Without it there is nothing to hash and they are RANDOM, as in Envoy.
+	HashSource bool `json:",omitempty"`
+	// HashTable is the least number of entries of a ring, or the size of a Maglev table, as the control
+	// plane asks for it; 0 means what suits the number of endpoints.
+	HashTable uint32 `json:",omitempty"`
+	// Overprovisioning, in percent, says how much of a priority may be unhealthy before the next one
+	// gets a share; 0 means Envoy's 140.
+	Overprovisioning uint32 `json:",omitempty"`
+	// PanicThreshold, in percent: with fewer healthy endpoints than this all of a priority are used,
+	// healthy or not. nil means Envoy's 50; 0 turns it off.
+	PanicThreshold *uint32 `json:",omitempty"`
+	// MaxConnections is how many connections of this node may be open at once; 0 means any number.
+	MaxConnections uint32 `json:",omitempty"`
+	// Affinity is how long a client that comes back is sent to the endpoint it had (a Kubernetes
+	// Service's sessionAffinity ClientIP); 0 means none.
+	Affinity time.Duration `json:",omitempty"`
+	// Outlier says when an endpoint is ejected; nil means this node's default.
+	Outlier *Outlier `json:",omitempty"`
+}
+
+// Outlier is Envoy's outlier detection as far as handshakes can tell. Zero fields mean the defaults
+// named beside them.
+type Outlier struct {
+	Consecutive  uint32        `json:",omitempty"` // failed handshakes in a row that eject: 5
+	BaseEjection time.Duration `json:",omitempty"` // of the first ejection, more of each further one: 30 s
+	MaxEjection  time.Duration `json:",omitempty"` // 300 s
+	MaxPercent   uint32        `json:",omitempty"` // of the endpoints, but always one: 10
+}
 
 // Cluster is a group of endpoints connections are balanced over.
 type Cluster struct {
 	Name      string
 	Discovery DiscoveryType
-	LbPolicy  LbPolicy
-	// LocalityWeighted means a locality's weight counts (Envoy's locality_weighted_lb_config).
-	LocalityWeighted bool       `json:",omitempty"`
-	Localities       []Locality `json:",omitempty"`
+	Balancing
+	Localities []Locality `json:",omitempty"`
 	// DNS holds how the names of a DNS-type cluster are looked up; nil otherwise.
 	DNS *DNS `json:",omitempty"`
 	// RequiresTLS means the control plane demands that the client speaks mTLS, which a balancer in the
@@ -290,15 +329,14 @@ type Assignment struct {
 	// Name is unique in the plan; Cluster is the name its source gave.
 	Name, Cluster, Source string
 	Discovery             DiscoveryType
-	LbPolicy              LbPolicy
-	LocalityWeighted      bool
-	Localities            []AssignedLocality
+	Balancing
+	Localities []AssignedLocality
 	// Warming means there are no endpoints because no name behind it has been looked up yet, which is
 	// not the same as none: what served its frontends before serves them until then.
 	Warming bool
 }
 
-// AssignedLocality is a Locality with addresses only. Unhealthy endpoints are left out.
+// AssignedLocality is a Locality with addresses only.
 type AssignedLocality struct {
 	Region, Zone, SubZone string
 	Weight, Priority      uint32
@@ -309,4 +347,6 @@ type AssignedLocality struct {
 type AssignedEndpoint struct {
 	Address netip.AddrPort
 	Weight  uint32
+	// Unhealthy endpoints get connections only in a panic. They count when a priority's health does.
+	Unhealthy bool
 }

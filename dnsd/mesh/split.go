@@ -45,7 +45,7 @@ func (c *compiler) split(s *source, shares []share) *assigned {
 	}
 	first := shares[0].of
 	a := &assigned{Assignment: Assignment{
-		Name: name, Cluster: cluster, Source: s.name, Discovery: first.Discovery, LbPolicy: first.LbPolicy,
+		Name: name, Cluster: cluster, Source: s.name, Discovery: first.Discovery, Balancing: first.unweighted(),
 	}}
 	for _, sh := range shares {
 		part := float64(sh.weight) / float64(total) * splitScale
@@ -57,6 +57,14 @@ func (c *compiler) split(s *source, shares []share) *assigned {
 	slices.SortFunc(a.Localities, compareLocalities)
 	c.assigned[name] = a
 	return a
+}
+
+// unweighted is how a split whose first share is a spreads its connections: as a does, but for the
+// weights of localities, which are in those of the endpoints then.
+func (a *assigned) unweighted() Balancing {
+	b := a.Balancing
+	b.LocalityWeighted = false
+	return b
 }
 
 // scaled returns the localities with weights that add up to sum in every priority, locality weights
@@ -75,7 +83,7 @@ func (a *assigned) scaled(sum float64) []AssignedLocality {
 		endpoints := make([]AssignedEndpoint, len(loc.Endpoints))
 		for j, e := range loc.Endpoints {
 			weight := uint32(max(1, math.Round(a.weightOf(loc, e)*factor)))
-			endpoints[j] = AssignedEndpoint{e.Address, weight}
+			endpoints[j] = AssignedEndpoint{e.Address, weight, e.Unhealthy}
 		}
 		scaled[i] = loc
 		scaled[i].Endpoints, scaled[i].Weight = endpoints, 1

@@ -9,7 +9,7 @@ func TestWarming(t *testing.T) {
 		Source:    "xds",
 		Listeners: []Listener{listener("l", "240.240.0.1", 80, to("x", 1))},
 		Clusters: []Cluster{{
-			Name: "x", Discovery: StrictDNS, LbPolicy: LeastRequest, DNS: &DNS{Family: V4Only},
+			Name: "x", Discovery: StrictDNS, Balancing: Balancing{LbPolicy: LeastRequest}, DNS: &DNS{Family: V4Only},
 			Localities: []Locality{{Endpoints: []Endpoint{{Address: "up.test", Port: 80}}}},
 		}},
 	}
