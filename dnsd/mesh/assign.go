@@ -18,6 +18,7 @@ type assigned struct {
 type want struct {
 	lookup   Lookup
 	schedule Schedule
+	ordered  bool
 }
 
 // refusing returns an assignment without endpoints: connections to it are refused at once.
@@ -132,7 +133,7 @@ func (c *compiler) endpoint(list []AssignedEndpoint, s *source, cl *Cluster, e E
 		c.report(s, clusterObject(cl), "endpoint %v; it is left out", err)
 	} else {
 		l := lookup(host, dns)
-		a.wants = append(a.wants, want{l, dns.Schedule})
+		a.wants = append(a.wants, want{l, dns.Schedule, cl.Discovery == LogicalDNS})
 		addrs = addresses(c.resolved[l], cl.Discovery)
 	}
 	for _, addr := range addrs {

@@ -60,6 +60,9 @@ func show(p *Plan, vips *VIPs) string {
 	}
 	for _, w := range p.Watch {
 		fmt.Fprintf(&b, "watch %s %s", w.Lookup.Name, w.Lookup.Family)
+		if w.Ordered {
+			b.WriteString(" first")
+		}
 		for _, s := range w.Schedules {
 			fmt.Fprintf(&b, " every %s", s.RefreshRate)
 		}

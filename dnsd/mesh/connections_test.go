@@ -111,12 +111,12 @@ func TestDNSClusters(t *testing.T) {
 		"LOGICAL_DNS keeps them, and has the first of each family",
 		[]Input{input("xds", host, dns(LogicalDNS, one)), input("resolve", all(true, "one.test", "10.0.0.2", "2001:db8::2", "10.0.0.1", "2001:db8::1"))},
 		head + `serve xds/outbound|80||a.test RANDOM: 10.0.0.2:80*2 [2001:db8::2]:80*2
-		watch one.test ALL every 5s`,
+		watch one.test ALL first every 5s`,
 	}, {
 		"LOGICAL_DNS with more endpoints uses the first",
 		[]Input{input("xds", host, dns(LogicalDNS, mixed[1], mixed[0])), input("resolve", all(false, "one.test", "10.0.0.1"))},
 		head + `serve xds/outbound|80||a.test RANDOM: [r1 p0 w1] 10.0.0.1:8080*2
-		watch one.test ALL every 5s
+		watch one.test ALL first every 5s
 		problem xds cluster "outbound|80||a.test": LOGICAL_DNS has one endpoint, this cluster 4; only One.Test. is used`,
 	}, {
 		"without endpoints it refuses",
@@ -139,6 +139,18 @@ func TestDNSClusters(t *testing.T) {
 		serve xds/x LEAST_REQUEST:
 		serve xds/y LEAST_REQUEST:
 		watch one.test AUTO every 5s every 1m0s`,
+	}, {
+		"it matters which address is first as soon as one of them is LOGICAL_DNS",
+		[]Input{input("xds",
+			Host{Name: "a.test", Object: "o", Addresses: ips("192.0.2.1"), Ports: []Port{{Number: 80, Protocol: TCP, Cluster: "x"}, {Number: 81, Protocol: TCP, Cluster: "y"}}},
+			strict("x", "one.test", 80),
+			with(strict("y", "one.test", 80), func(c *Cluster) { c.Discovery = LogicalDNS }))},
+		`name a.test = 192.0.2.1 virtual
+		front 192.0.2.1:80/TCP -> xds/x
+		front 192.0.2.1:81/TCP -> xds/y
+		serve xds/x LEAST_REQUEST:
+		serve xds/y LEAST_REQUEST:
+		watch one.test V4_ONLY first every 5s`,
 	}})
 }
 

@@ -164,13 +164,13 @@ func (c *compiler) connections() ([]Frontend, []Assignment, []Watch) {
 		)
 	})
 	assignments := make([]Assignment, 0, len(used))
-	wants := make(map[Lookup][]Schedule)
+	wants := make(map[Lookup][]want)
 	for _, name := range slices.Sorted(maps.Keys(used)) {
 		a := used[name]
-		a.Warming = c.warming(a)
+		a.Warming, a.Lookups = c.warming(a), lookupsOf(a.wants)
 		assignments = append(assignments, a.Assignment)
 		for _, w := range a.wants {
-			wants[w.lookup] = append(wants[w.lookup], w.schedule)
+			wants[w.lookup] = append(wants[w.lookup], w)
 		}
 	}
 	return frontends, assignments, watches(wants)

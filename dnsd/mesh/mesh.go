@@ -254,6 +254,9 @@ type Lookup struct {
 type Watch struct {
 	Lookup    Lookup
 	Schedules []Schedule // sorted, distinct, never empty
+	// Ordered means that it matters which address is first: a LOGICAL_DNS cluster is among those that
+	// want it. To all others the same addresses in another order are the same answer.
+	Ordered bool `json:",omitempty"`
 }
 
 // Resolution is the state of one lookup.
@@ -331,6 +334,8 @@ type Assignment struct {
 	Discovery             DiscoveryType
 	Balancing
 	Localities []AssignedLocality
+	// Lookups are what the cluster's names are asked for, sorted: where addresses come from.
+	Lookups []Lookup
 	// Warming means there are no endpoints because no name behind it has been looked up yet, which is
 	// not the same as none: what served its frontends before serves them until then.
 	Warming bool

@@ -1,6 +1,9 @@
 package mesh
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 // What a name has never been answered is not the same as what it has been answered with nothing.
 func TestWarming(t *testing.T) {
@@ -37,5 +40,33 @@ func TestWarming(t *testing.T) {
 				t.Errorf("%s: warming is %v", tc.name, a.Warming)
 			}
 		}
+	}
+}
+
+// Every assignment says what its names are asked for, each once, also one of several clusters and the one
+// behind undeclared ports.
+func TestLookups(t *testing.T) {
+	one := strict("one", "b.test", 80)
+	one.Localities[0].Endpoints = append(one.Localities[0].Endpoints, Endpoint{Address: "a.test", Port: 80},
+		Endpoint{Address: "B.test.", Port: 81}, Endpoint{Address: "192.0.2.1", Port: 80})
+	in := input("xds", one, strict("two", "c.test", 80), listener("l", "240.240.0.1", 80, to("one", 1), to("two", 1)),
+		auto("b.test", 80), strict(outbound("b.test", 80), "b.test", 80))
+	want := map[string]string{
+		"xds/one*1 + two*1":             "a.test b.test c.test",
+		"xds/" + outbound("b.test", 80): "b.test",
+		"xds/b.test:any":                "b.test",
+	}
+	for _, a := range Compile([]Input{in}, newVIPs(t)).Assignments {
+		var names []string
+		for _, l := range a.Lookups {
+			names = append(names, l.Name)
+		}
+		if got := strings.Join(names, " "); got != want[a.Name] {
+			t.Errorf("%s looks up %q, want %q", a.Name, got, want[a.Name])
+		}
+		delete(want, a.Name)
+	}
+	if len(want) > 0 {
+		t.Errorf("no assignments of %v", want)
 	}
 }

@@ -43,14 +43,30 @@ func orDefault(d, def time.Duration) time.Duration {
 }
 
 // watches returns the lookups sorted, each with its distinct schedules.
-func watches(wants map[Lookup][]Schedule) []Watch {
+func watches(wants map[Lookup][]want) []Watch {
 	watches := make([]Watch, 0, len(wants))
-	for l, schedules := range wants {
-		slices.SortFunc(schedules, compareSchedules)
-		watches = append(watches, Watch{l, slices.Compact(schedules)})
+	for l, all := range wants {
+		w := Watch{Lookup: l}
+		for _, one := range all {
+			w.Schedules = append(w.Schedules, one.schedule)
+			w.Ordered = w.Ordered || one.ordered
+		}
+		slices.SortFunc(w.Schedules, compareSchedules)
+		w.Schedules = slices.Compact(w.Schedules)
+		watches = append(watches, w)
 	}
 	slices.SortFunc(watches, func(a, b Watch) int { return compareLookups(a.Lookup, b.Lookup) })
 	return watches
+}
+
+// lookupsOf returns the distinct lookups of wants, sorted; nil if there are none.
+func lookupsOf(wants []want) []Lookup {
+	var lookups []Lookup
+	for _, w := range wants {
+		lookups = append(lookups, w.lookup)
+	}
+	slices.SortFunc(lookups, compareLookups)
+	return slices.Compact(lookups)
 }
 
 func compareLookups(a, b Lookup) int {
