@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 )
 
@@ -19,23 +20,31 @@ func (b Binaries) path(name string) string { return filepath.Join(string(b), nam
 // Program is the path of one of the programs the world runs.
 func (w *World) Program(name string) string { return w.bin.path(name) }
 
-// Build builds the programs into dir. It must be called from inside the module. Programs with the race
-// detector in them are built if race is set, except the plugins, which run for milliseconds and must be
-// static.
+// module is what the programs are built from, with its own versions of everything, wherever Build is
+// called from.
+const module = "github.com/nodens-dns/nodens"
+
+// Build builds the programs into dir. It must be called from inside the module, or from inside one whose
+// go.mod replaces the module by a folder. Programs with the race detector in them are built if race is
+// set, except the plugins, which run for milliseconds and must be static.
 //
 // A folder named by the environment variable BINDIR is used as it stands where it has a program already
 // (an installed nodens, an older one), and dir is ignored.
 func Build(ctx context.Context, dir string, race bool) (Binaries, error) {
 	reuse := os.Getenv("BINDIR")
 	if reuse != "" {
-		abs, err := filepath.Abs(reuse)
-		if err != nil {
-			return "", err
-		}
-		dir = abs
+		dir = reuse
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
+	}
+	source, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module).Output()
+	if err != nil {
+		return "", fmt.Errorf("find the sources of %s: %w", module, err)
 	}
 	// Several test processes may want the same folder at once.
 	unlock, err := lockFile(filepath.Join(dir, ".lock"), syscall.LOCK_EX)
@@ -50,21 +59,21 @@ func Build(ctx context.Context, dir string, race bool) (Binaries, error) {
 		{"cnitool", "github.com/containernetworking/cni/cnitool", false},
 		{"bridge", "github.com/containernetworking/plugins/plugins/main/bridge", false},
 		{"host-local", "github.com/containernetworking/plugins/plugins/ipam/host-local", false},
-		{"nodens", "github.com/nodens-dns/nodens/cni", false},
-		{"dnsd", "github.com/nodens-dns/nodens/dnsd", race},
+		{"nodens", module + "/cni", false},
+		{"dnsd", module + "/dnsd", race},
 	} {
 		out := filepath.Join(dir, p.name)
 		if _, err := os.Stat(out); reuse != "" && err == nil {
 			continue
 		}
-		if err := goBuild(ctx, out, p.pkg, p.race); err != nil {
+		if err := goBuild(ctx, strings.TrimSpace(string(source)), out, p.pkg, p.race); err != nil {
 			return "", err
 		}
 	}
 	return Binaries(dir), nil
 }
 
-func goBuild(ctx context.Context, out, pkg string, race bool) error {
+func goBuild(ctx context.Context, source, out, pkg string, race bool) error {
 	args := []string{"build", "-o", out}
 	env := append(os.Environ(), "CGO_ENABLED=0")
 	if race {
@@ -72,7 +81,7 @@ func goBuild(ctx context.Context, out, pkg string, race bool) error {
 		env = append(os.Environ(), "CGO_ENABLED=1")
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
-	cmd.Env = env
+	cmd.Dir, cmd.Env = source, env
 	text, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("build %s: %w\n%s", pkg, err, text)

@@ -1,4 +1,4 @@
-package conformance_test
+package script
 
 import (
 	"errors"
@@ -21,7 +21,7 @@ import (
 // pod delete NAME (application, DEL, namespace), pod vanish NAME (without DEL)
 // pod gone NAME: fails until the kernel has destroyed the namespace; pod del NAME: deletes and waits for that
 // pod settle NAME: CHECK, until it finds nothing amiss. pod addresses NAME, pod result NAME
-func podVerb(l *line) (string, error) {
+func podVerb(l *Line) (string, error) {
 	name := l.word(1)
 	if name == "" {
 		return "", usage("pod add|bare|attach|detach|check|settle|del|delete|vanish|gone|addresses|result NAME ...")
@@ -87,7 +87,7 @@ func settle(w *world.World, p *world.Pod) error {
 	})
 }
 
-func (l *line) podSpec(name string) (world.PodSpec, error) {
+func (l *Line) podSpec(name string) (world.PodSpec, error) {
 	spec := world.PodSpec{
 		Name: name, Namespace: l.options["ns"], IPv6: l.has("v6"), Silent: l.has("silent"), Plain: l.has("plain"),
 		Annotations: map[string]string{},
@@ -113,25 +113,21 @@ func (l *line) podSpec(name string) (world.PodSpec, error) {
 
 // cni status|gc: a verb of cnitool that concerns no pod.
 // cni conf FILE: replaces the network's configuration list by the file, with the environment expanded.
-func cniVerb(l *line) (string, error) {
+func cniVerb(l *Line) (string, error) {
 	if l.word(0) == "conf" {
-		return "", l.w.WriteNetwork([]byte(l.expand(l.word(1))))
+		return "", l.w.WriteNetwork([]byte(l.File(l.word(1))))
 	}
 	return l.w.CNI(l.word(0))
 }
 
-func (l *line) expand(file string) string {
-	return os.Expand(l.ts.ReadFile(file), l.ts.Getenv)
-}
-
 // plugin FILE [KEY=VALUE ...]: runs the plugin by itself with the file, environment expanded, as its
 // standard input and the given CNI_ variables ("command=ADD" is CNI_COMMAND=ADD).
-func pluginVerb(l *line) (string, error) {
+func pluginVerb(l *Line) (string, error) {
 	var env []string
 	for k, v := range l.options {
 		env = append(env, "CNI_"+strings.ToUpper(k)+"="+v)
 	}
-	return l.w.Plugin(env, l.expand(l.word(0)))
+	return l.w.Plugin(env, l.File(l.word(0)))
 }
 
 // dnsd start [early]: with early it does not wait until every source has spoken.
@@ -139,7 +135,7 @@ func pluginVerb(l *line) (string, error) {
 // dnsd config KEY=YAML ...: changes its configuration file, from the world's own.
 // dnsd log: all it has written. dnsd second: another one, beside the running one, until it ends.
 // dnsd COMMAND ...: one of its own commands, asking the running one.
-func dnsdVerb(l *line) (string, error) {
+func dnsdVerb(l *Line) (string, error) {
 	signals := map[string]syscall.Signal{
 		"kill": syscall.SIGKILL, "term": syscall.SIGTERM, "stop": syscall.SIGSTOP, "cont": syscall.SIGCONT,
 	}
@@ -169,19 +165,19 @@ func dnsdVerb(l *line) (string, error) {
 }
 
 // kernel: what the kernel half knows of pods, and how many.
-func kernelVerb(l *line) (string, error) {
+func kernelVerb(l *Line) (string, error) {
 	rows, err := l.w.KernelPods()
 	return counted(rows), err
 }
 
 // links: the node's ends of the pods' veth pairs.
-func linksVerb(l *line) (string, error) {
+func linksVerb(l *Line) (string, error) {
 	names, err := l.w.Links()
 	return counted(names), err
 }
 
 // files DIR: the names in a folder, hidden ones too.
-func filesVerb(l *line) (string, error) {
+func filesVerb(l *Line) (string, error) {
 	entries, err := os.ReadDir(l.word(0))
 	var names []string
 	for _, e := range entries {
@@ -191,13 +187,13 @@ func filesVerb(l *line) (string, error) {
 }
 
 // file PATH: the file's text.
-func fileVerb(l *line) (string, error) {
+func fileVerb(l *Line) (string, error) {
 	text, err := os.ReadFile(l.word(0))
 	return string(text), err
 }
 
 // attachments: the pods that are noted, and what is wrong with notes that cannot be read.
-func attachmentsVerb(l *line) (string, error) {
+func attachmentsVerb(l *Line) (string, error) {
 	list, broken := attach.List(l.w.AttachmentDir())
 	var lines []string
 	for _, a := range list {
@@ -210,7 +206,7 @@ func attachmentsVerb(l *line) (string, error) {
 }
 
 // truncate POD: cuts the pod's attachment file in half.
-func truncateVerb(l *line) (string, error) {
+func truncateVerb(l *Line) (string, error) {
 	list, _ := attach.List(l.w.AttachmentDir())
 	for _, a := range list {
 		if a.PodName != l.word(0) {
@@ -232,14 +228,14 @@ func counted(lines []string) string {
 }
 
 // http URL: fetches a page from the node; its status and text are the output.
-func httpVerb(l *line) (string, error) {
+func httpVerb(l *Line) (string, error) {
 	status, body, err := l.w.Get(l.word(0))
 	return fmt.Sprintf("status %d\n%s", status, body), err
 }
 
 // manifest FILE ...: puts files into the folder dnsd's file source watches, each by rename, with the
 // environment expanded. manifest rm NAME ...: takes them away.
-func manifestVerb(l *line) (string, error) {
+func manifestVerb(l *Line) (string, error) {
 	dir := l.w.ManifestDir()
 	if l.word(0) == "rm" {
 		for _, name := range l.words[1:] {
@@ -251,7 +247,7 @@ func manifestVerb(l *line) (string, error) {
 	}
 	for _, file := range l.words {
 		temp := filepath.Join(dir, "."+filepath.Base(file)+".new")
-		if err := os.WriteFile(temp, []byte(l.expand(file)), 0o644); err != nil {
+		if err := os.WriteFile(temp, []byte(l.File(file)), 0o644); err != nil {
 			return "", err
 		}
 		if err := os.Rename(temp, filepath.Join(dir, filepath.Base(file))); err != nil {
@@ -265,7 +261,7 @@ func manifestVerb(l *line) (string, error) {
 // ads put NAME FILE: serves hand-written resources under a name. ads drop NAME, ads clear.
 // ads stop, ads start: the control plane goes, and comes back at the same address.
 // ads settled: fails until a client has acknowledged everything. ads verdicts, ads connects.
-func adsVerb(l *line) (string, error) {
+func adsVerb(l *Line) (string, error) {
 	plane := l.w.ADS
 	switch l.word(0) {
 	case "set":
@@ -312,7 +308,7 @@ func adsVerb(l *line) (string, error) {
 // zone feel NAME|@SERVER servfail|refused|drop|truncate|delay [DURATION], zone feel NAME|@SERVER.
 // zone queries [name=] [type=] [transport=] [server=] [from=POD]: the queries so far, and their number.
 // zone forget: empties that list.
-func zoneVerb(l *line) (string, error) {
+func zoneVerb(l *Line) (string, error) {
 	z := l.w.Zone
 	switch l.word(0) {
 	case "set":
@@ -343,7 +339,7 @@ func zoneVerb(l *line) (string, error) {
 	return "", usage("zone set|del|feel|queries|forget ...")
 }
 
-func (l *line) queries() (string, error) {
+func (l *Line) queries() (string, error) {
 	from := map[netip.Addr]string{}
 	for _, name := range l.w.PodNames() {
 		p, err := l.w.Pod(name)
@@ -372,7 +368,7 @@ func (l *line) queries() (string, error) {
 }
 
 // matches says whether every option of the line is a field of the row.
-func (l *line) matches(row map[string]string) bool {
+func (l *Line) matches(row map[string]string) bool {
 	for k, v := range l.options {
 		if row[k] != v {
 			return false

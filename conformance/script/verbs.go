@@ -1,8 +1,9 @@
-package conformance_test
+package script
 
 import (
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -13,23 +14,23 @@ import (
 	"github.com/nodens-dns/nodens/conformance/world"
 )
 
-// line is one line of a script: a verb's arguments, split into words and key=value options.
-type line struct {
+// Line is one line of a script: a verb's arguments, split into words and key=value options.
+type Line struct {
 	ts      *testscript.TestScript
 	w       *world.World
+	verbs   map[string]Verb
 	args    []string // as they stand
 	words   []string
 	options map[string]string
 }
 
-// verb does what a line says and returns what it has to show, which a following stdout matches.
-type verb func(l *line) (string, error)
+// Verb does what a line says and returns what it has to show, which a following stdout matches.
+type Verb func(l *Line) (string, error)
 
-// verbs are the words of the scripts, with how they are used. README.md has them at length.
-var verbs map[string]verb
-
-func init() {
-	verbs = map[string]verb{
+// builtin are the words of every script, with how they are used. conformance/README.md has them at
+// length.
+func builtin() map[string]Verb {
+	return map[string]Verb{
 		"pod": podVerb, "cni": cniVerb, "plugin": pluginVerb,
 		"dnsd": dnsdVerb, "http": httpVerb, "kernel": kernelVerb, "links": linksVerb, "files": filesVerb, "file": fileVerb,
 		"attachments": attachmentsVerb, "truncate": truncateVerb, "manifest": manifestVerb,
@@ -42,11 +43,12 @@ func init() {
 
 // commands makes testscript commands of the verbs: output to stdout, an error to stderr and, unless the
 // line begins with "!", the end of the script.
-func commands() map[string]func(*testscript.TestScript, bool, []string) {
+func commands(verbs map[string]Verb) map[string]func(*testscript.TestScript, bool, []string) {
 	cmds := map[string]func(*testscript.TestScript, bool, []string){}
 	for name, do := range verbs {
 		cmds[name] = func(ts *testscript.TestScript, neg bool, args []string) {
-			out, err := do(newLine(ts, args))
+			l := &Line{ts: ts, w: ts.Value(worldKey{}).(*world.World), verbs: verbs}
+			out, err := do(l.with(args))
 			_, _ = fmt.Fprint(ts.Stdout(), out)
 			if err != nil {
 				_, _ = fmt.Fprintln(ts.Stderr(), err)
@@ -64,8 +66,9 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 
 var option = regexp.MustCompile(`^([a-z0-9-]+)=(.*)$`)
 
-func newLine(ts *testscript.TestScript, args []string) *line {
-	l := &line{ts: ts, w: worldOf(ts), args: args, options: map[string]string{}}
+// with is a line of the same script with other arguments.
+func (l *Line) with(args []string) *Line {
+	l = &Line{ts: l.ts, w: l.w, verbs: l.verbs, args: args, options: map[string]string{}}
 	for _, arg := range args {
 		if m := option.FindStringSubmatch(arg); m != nil {
 			l.options[m[1]] = m[2]
@@ -76,20 +79,33 @@ func newLine(ts *testscript.TestScript, args []string) *line {
 	return l
 }
 
+// World is the world the script plays in.
+func (l *Line) World() *world.World { return l.w }
+
+// Value is what the suite's Setup put into the script's environment under the key.
+func (l *Line) Value(key any) any { return l.ts.Value(key) }
+
+// Word returns the i-th word that is no option, or "".
+func (l *Line) Word(i int) string { return l.word(i) }
+
+// File returns the text of a file of the script, with the environment expanded. It ends the script if
+// there is no such file.
+func (l *Line) File(name string) string { return os.Expand(l.ts.ReadFile(name), l.ts.Getenv) }
+
 // usage is the error of a line that cannot be understood.
 func usage(text string) error { return errors.New("usage: " + text) }
 
 // word returns the i-th word or "".
-func (l *line) word(i int) string {
+func (l *Line) word(i int) string {
 	if i < len(l.words) {
 		return l.words[i]
 	}
 	return ""
 }
 
-func (l *line) has(word string) bool { return slices.Contains(l.words, word) }
+func (l *Line) has(word string) bool { return slices.Contains(l.words, word) }
 
-func (l *line) number(key string, otherwise int) (int, error) {
+func (l *Line) number(key string, otherwise int) (int, error) {
 	text, ok := l.options[key]
 	if !ok {
 		return otherwise, nil
@@ -101,12 +117,12 @@ func (l *line) number(key string, otherwise int) (int, error) {
 	return n, nil
 }
 
-func (l *line) pod(i int) (*world.Pod, error) { return l.w.Pod(l.word(i)) }
+func (l *Line) pod(i int) (*world.Pod, error) { return l.w.Pod(l.word(i)) }
 
 // eventually [DURATION] REGEXP VERB ...: repeats the verb until it succeeds and its output matches.
 // eventually [DURATION] ! REGEXP VERB ...: until it succeeds and its output does not match.
 // eventually [DURATION] fails REGEXP VERB ...: until it fails with an error that matches.
-func eventuallyVerb(l *line) (string, error) {
+func eventuallyVerb(l *Line) (string, error) {
 	const help = "eventually [DURATION] [!|fails] REGEXP VERB ..."
 	args, limit, how := l.args, 10*time.Second, ""
 	if len(args) > 0 {
@@ -117,7 +133,7 @@ func eventuallyVerb(l *line) (string, error) {
 	if len(args) > 0 && (args[0] == "!" || args[0] == "fails") {
 		how, args = args[0], args[1:]
 	}
-	if len(args) < 2 || verbs[args[1]] == nil {
+	if len(args) < 2 || l.verbs[args[1]] == nil {
 		return "", usage(help)
 	}
 	want, err := regexp.Compile("(?m)" + args[0])
@@ -126,7 +142,7 @@ func eventuallyVerb(l *line) (string, error) {
 	}
 	var out string
 	err = world.Until(limit, func() (err error) {
-		out, err = verbs[args[1]](newLine(l.ts, args[2:]))
+		out, err = l.verbs[args[1]](l.with(args[2:]))
 		switch {
 		case how == "fails" && err == nil:
 			return fmt.Errorf("%s succeeds and says\n%s", args[1], out)
@@ -147,9 +163,9 @@ func eventuallyVerb(l *line) (string, error) {
 
 // within DURATION VERB ...: the verb must succeed, and in time. What the machine needs for any pod just
 // now does not count against "pod add".
-func withinVerb(l *line) (string, error) {
+func withinVerb(l *Line) (string, error) {
 	args := l.args
-	if len(args) < 2 || verbs[args[1]] == nil {
+	if len(args) < 2 || l.verbs[args[1]] == nil {
 		return "", usage("within DURATION VERB ...")
 	}
 	limit, err := time.ParseDuration(args[0])
@@ -157,7 +173,7 @@ func withinVerb(l *line) (string, error) {
 		return "", err
 	}
 	start := time.Now()
-	out, err := verbs[args[1]](newLine(l.ts, args[2:]))
+	out, err := l.verbs[args[1]](l.with(args[2:]))
 	took := time.Since(start)
 	if err == nil && took > limit && args[1] == "pod" {
 		any, failed := plainPod(l.w)

@@ -1,4 +1,4 @@
-package conformance_test
+package script
 
 import (
 	"fmt"
@@ -10,7 +10,7 @@ import (
 
 // dig POD NAME [TYPE] [@SERVER] [+tcp] [+connected] [+short] [edns=SIZE] [timeout=DURATION]: one query,
 // fully qualified, sent once. Without a server it goes to the first of the pod's resolv.conf.
-func digVerb(l *line) (string, error) {
+func digVerb(l *Line) (string, error) {
 	p, err := l.pod(0)
 	if err != nil {
 		return "", err
@@ -29,7 +29,7 @@ func digVerb(l *line) (string, error) {
 	return r.String(), nil
 }
 
-func (l *line) question(from int) (app.Question, error) {
+func (l *Line) question(from int) (app.Question, error) {
 	q := app.Question{TCP: l.has("+tcp"), Connected: l.has("+connected")}
 	edns, err := l.number("edns", 0)
 	if err != nil {
@@ -56,7 +56,7 @@ func (l *line) question(from int) (app.Question, error) {
 	return q, nil
 }
 
-func (l *line) duration(key string) (time.Duration, error) {
+func (l *Line) duration(key string) (time.Duration, error) {
 	if l.options[key] == "" {
 		return 0, nil
 	}
@@ -64,7 +64,7 @@ func (l *line) duration(key string) (time.Duration, error) {
 }
 
 // resolve POD NAME: looks the name up with the C library, as getaddrinfo does, and prints addresses.
-func resolveVerb(l *line) (string, error) {
+func resolveVerb(l *Line) (string, error) {
 	p, err := l.pod(0)
 	if err != nil {
 		return "", err
@@ -78,7 +78,7 @@ func resolveVerb(l *line) (string, error) {
 
 // lookup POD NAME: looks the name up with a resolver that counts: prints addresses, then the number of
 // queries it sent.
-func lookupVerb(l *line) (string, error) {
+func lookupVerb(l *Line) (string, error) {
 	p, err := l.pod(0)
 	if err != nil {
 		return "", err
@@ -91,7 +91,7 @@ func lookupVerb(l *line) (string, error) {
 }
 
 // garbage POD udp|tcp [SERVER]: throws what is no query at a nameserver; counts replies.
-func garbageVerb(l *line) (string, error) {
+func garbageVerb(l *Line) (string, error) {
 	p, err := l.pod(0)
 	if err != nil {
 		return "", err
@@ -106,7 +106,7 @@ func garbageVerb(l *line) (string, error) {
 // connect POD HOST PORT [n=COUNT] [hold=NAME] [udp] [unconnected] [http] [v4] [v6] [timeout=DURATION]:
 // connects and exchanges a line; prints which servers answered, the peer the application saw, and the
 // errors. It fails if one connection failed.
-func connectVerb(l *line) (string, error) {
+func connectVerb(l *Line) (string, error) {
 	p, err := l.pod(0)
 	if err != nil {
 		return "", err
@@ -129,7 +129,7 @@ func failures(v app.Visits) error {
 	return nil
 }
 
-func (l *line) target(from int) (app.Target, error) {
+func (l *Line) target(from int) (app.Target, error) {
 	t := app.Target{
 		Network: "tcp", Hold: l.options["hold"], Unconnected: l.has("unconnected"), HTTP: l.has("http"),
 	}
@@ -156,7 +156,7 @@ func (l *line) target(from int) (app.Target, error) {
 }
 
 // talk POD NAME: exchanges a line on every connection held under the name.
-func talkVerb(l *line) (string, error) {
+func talkVerb(l *Line) (string, error) {
 	p, err := l.pod(0)
 	if err != nil {
 		return "", err
@@ -169,7 +169,7 @@ func talkVerb(l *line) (string, error) {
 }
 
 // release POD NAME: closes the connections held under the name.
-func releaseVerb(l *line) (string, error) {
+func releaseVerb(l *Line) (string, error) {
 	p, err := l.pod(0)
 	if err != nil {
 		return "", err
@@ -180,7 +180,7 @@ func releaseVerb(l *line) (string, error) {
 
 // load start NAME POD dig|connect ... [pause=DURATION]: does that over and over.
 // load look NAME POD, load stop NAME POD: what it has seen; stop fails if more than failed=N failed.
-func loadVerb(l *line) (string, error) {
+func loadVerb(l *Line) (string, error) {
 	name := l.word(1)
 	p, err := l.pod(2)
 	if err != nil {
@@ -223,6 +223,3 @@ func loadVerb(l *line) (string, error) {
 	}
 	return "", usage("load start|look|stop NAME POD ...")
 }
-
-// containsRace says whether a Go program's output has a report of the race detector.
-func containsRace(log string) bool { return strings.Contains(log, "WARNING: DATA RACE") }

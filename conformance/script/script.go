@@ -1,0 +1,101 @@
+// Package script holds a build of nodens to scripts, each in a world of its own.
+//
+// A script is a testscript file whose words are the verbs of conformance/README.md; a suite may add words.
+package script
+
+import (
+	"context"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/nodens-dns/nodens/conformance/sandbox"
+	"github.com/nodens-dns/nodens/conformance/world"
+)
+
+// Suite is a folder of scripts.
+type Suite struct {
+	// Dir holds them, as *.txtar.
+	Dir string
+	// Verbs are the suite's own words, beside those of every script.
+	Verbs map[string]Verb
+	// Setup, if not nil, is called for each script when its world is made.
+	Setup func(env *testscript.Env, w *world.World) error
+}
+
+type worldKey struct{}
+
+// Run runs every script of the suite as a parallel subtest. It needs root, and app.Main called from
+// TestMain. BINDIR names a folder with binaries to hold to the promises instead of freshly built ones.
+// RACE=0 builds dnsd without the race detector.
+func Run(t *testing.T, s Suite) {
+	t.Helper()
+	sandbox.Root(t)
+	bin := build(t)
+	verbs := builtin()
+	maps.Copy(verbs, s.Verbs)
+	testscript.Run(t, testscript.Params{
+		Dir:                s.Dir,
+		RequireUniqueNames: true,
+		Cmds:               commands(verbs),
+		Setup: func(env *testscript.Env) error {
+			w, err := world.New(world.Options{Bin: bin, Label: "test"})
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { finish(t, env, w) })
+			env.Values[worldKey{}] = w
+			setenv(env, w)
+			if s.Setup != nil {
+				return s.Setup(env, w)
+			}
+			return nil
+		},
+	})
+}
+
+// setenv tells the script where things are.
+func setenv(env *testscript.Env, w *world.World) {
+	env.Setenv("NS", world.Nameservers[0].String())
+	env.Setenv("NS6", world.Nameservers[1].String())
+	env.Setenv("NS2", world.Nameservers[2].String())
+	env.Setenv("STATE", filepath.Join(w.Dir, "state"))
+	env.Setenv("NETWORK", w.Network())
+	env.Setenv("RUN", filepath.Dir(w.AttachmentDir()))
+	env.Setenv("ATTACHMENTS", w.AttachmentDir())
+	env.Setenv("PINS", w.Pins())
+	env.Setenv("CGROUP", w.Cgroup())
+	env.Setenv("HEALTH", "http://"+world.HealthAddress)
+}
+
+// finish takes the world away; a failed script gets dnsd's log first, and a data race in dnsd fails it.
+func finish(t *testing.T, env *testscript.Env, w *world.World) {
+	log := w.DnsdLog()
+	failed, ok := env.T().(interface{ Failed() bool })
+	if ok && failed.Failed() && log != "" {
+		env.T().Log("dnsd said:\n" + log)
+	}
+	if err := w.Close(); err != nil {
+		t.Errorf("close the world: %v", err)
+	}
+	if strings.Contains(log, "WARNING: DATA RACE") {
+		t.Errorf("dnsd has a data race:\n%s", log)
+	}
+}
+
+func build(t *testing.T) world.Binaries {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	dir := filepath.Join(t.TempDir(), "bin")
+	bin, err := world.Build(ctx, dir, os.Getenv("RACE") != "0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bin
+}
