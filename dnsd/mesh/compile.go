@@ -16,7 +16,7 @@ import (
 // about one port the first by name counts. What a namespace sees is compiled for it whole.
 //
 // Connections: every address and port of a host goes to the port's cluster, or to what a listener of
-// the same source says. Left alone, as if we did not know them, are headless addresses, ORIGINAL_DST
+// the same source says, a namespace's own before everybody's. Left alone, as if we did not know them, are headless addresses, ORIGINAL_DST
 // and clusters that want TLS. Refused is what would otherwise put a packet for a virtual address on
 // the wire: a cluster that is not there (yet), that has no endpoint or that waits for its first
 // lookup, and a port nobody declared, unless the host's own address is among the cluster's lookups.
@@ -26,6 +26,7 @@ func Compile(inputs []Input, vips *VIPs) *Plan {
 	c := newCompiler(inputs, vips)
 	rows := c.rows()
 	c.giveAddresses(rows)
+	rows = c.distinguish(rows)
 	c.frontends = make(map[frontendKey]binding, 4*len(rows))
 	for _, s := range c.sources {
 		for _, r := range rows {
@@ -84,8 +85,9 @@ type source struct {
 	name      string
 	hosts     []Host
 	clusters  map[string]*Cluster
-	listeners map[bind]*Listener
-	binds     []bind // of listeners, sorted
+	listeners map[frontendKey]*Listener
+	binds     []frontendKey     // of listeners, sorted
+	private   map[bind][]string // where namespaces have listeners of their own, and which do
 }
 
 // bind is what a connection asks for.
@@ -99,8 +101,24 @@ func (b bind) String() string {
 	return fmt.Sprintf("%s/%s", netip.AddrPortFrom(b.addr, b.port), b.protocol)
 }
 
-func compareBinds(a, b bind) int {
-	return cmp.Or(a.addr.Compare(b.addr), cmp.Compare(a.port, b.port), cmp.Compare(a.protocol, b.protocol))
+// frontendKey is a bind as one view sees it.
+type frontendKey struct {
+	bind
+	view string
+}
+
+func (k frontendKey) String() string {
+	if k.view == "" {
+		return k.bind.String()
+	}
+	return k.bind.String() + " for " + k.view
+}
+
+func compareKeys(a, b frontendKey) int {
+	return cmp.Or(
+		a.addr.Compare(b.addr), cmp.Compare(a.port, b.port), cmp.Compare(a.protocol, b.protocol),
+		cmp.Compare(a.view, b.view),
+	)
 }
 
 func newCompiler(inputs []Input, vips *VIPs) *compiler {
@@ -162,22 +180,33 @@ func (c *compiler) names(rows []*row) []Name {
 		if len(r.addrs) == 0 && len(r.records) == 0 && r.externalName == "" && (!r.kubernetes || !r.headless) {
 			continue
 		}
-		n := Name{
-			Host: r.host, View: r.view,
-			Source: r.source.name, Object: r.object,
-			Namespace: r.namespace, Kubernetes: r.kubernetes, Virtual: r.balanced,
-			CNAME: r.externalName, Ports: r.ports, Records: r.records,
-		}
-		for _, addr := range r.addrs {
-			switch {
-			case c.virtual(addr) && r.deaf(addr):
-			case addr.Is4():
-				n.Addr4 = append(n.Addr4, addr)
-			default:
-				n.Addr6 = append(n.Addr6, addr)
+		n := c.name(r)
+		if r.all != nil {
+			all := c.name(r.all)
+			if slices.Equal(n.Addr4, all.Addr4) && slices.Equal(n.Addr6, all.Addr6) && n.Virtual == all.Virtual {
+				continue // only its connections differ
 			}
 		}
 		names = append(names, n)
 	}
 	return names
+}
+
+func (c *compiler) name(r *row) Name {
+	n := Name{
+		Host: r.host, View: r.view,
+		Source: r.source.name, Object: r.object,
+		Namespace: r.namespace, Kubernetes: r.kubernetes, Virtual: r.balanced,
+		CNAME: r.externalName, Ports: r.ports, Records: r.records,
+	}
+	for _, addr := range r.addrs {
+		switch {
+		case c.virtual(addr) && r.deaf(addr):
+		case addr.Is4():
+			n.Addr4 = append(n.Addr4, addr)
+		default:
+			n.Addr6 = append(n.Addr6, addr)
+		}
+	}
+	return n
 }

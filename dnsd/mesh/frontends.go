@@ -8,11 +8,6 @@ import (
 	"strings"
 )
 
-type frontendKey struct {
-	bind
-	view string
-}
-
 // binding is a frontend as it is decided: who has it, and what serves it.
 type binding struct {
 	host, object string
@@ -70,19 +65,26 @@ func (c *compiler) yieldAddresses(r *row, keeps func(holder string) bool) {
 	r.allocate = r.allocate || len(r.addrs) < had
 }
 
-// bindRow makes the frontends of one host in one view.
+// bindRow makes the frontends of one host in one view. A row that listeners alone tell from everybody's
+// has only theirs: for the rest everybody's are its own, too.
 func (c *compiler) bindRow(r *row) {
 	if r.headless {
 		return
 	}
+	r.balanced = r.all != nil && r.all.balanced
 	for _, addr := range r.addrs {
 		for _, p := range r.ports {
-			if serves := c.serving(r, bind{addr, p.Number, p.Protocol}, p.Cluster); serves != nil {
-				c.bind(r, bind{addr, p.Number, p.Protocol}, serves)
+			at := frontendKey{bind{addr, p.Number, p.Protocol}, r.view}
+			if r.all != nil && r.source.listeners[at] == nil {
+				if b, ok := c.frontends[frontendKey{bind: at.bind}]; ok {
+					r.reach(b.serves)
+				}
+			} else if serves := c.serving(r, at, p.Cluster); serves != nil {
+				c.bind(r, at, serves)
 			}
 		}
-		if c.virtual(addr) {
-			c.bind(r, bind{addr: addr}, c.anyPort(r))
+		if c.virtual(addr) && r.all == nil {
+			c.bind(r, frontendKey{bind{addr: addr}, r.view}, c.anyPort(r))
 			if r.view != "" {
 				c.guard(r, addr)
 			}
@@ -108,27 +110,27 @@ func (c *compiler) bindGuards() {
 }
 
 // bind puts a frontend into the plan, unless a stronger source or an earlier host has it already.
-func (c *compiler) bind(r *row, at bind, serves *assigned) {
-	key := frontendKey{at, r.view}
-	b, ok := c.frontends[key]
+func (c *compiler) bind(r *row, at frontendKey, serves *assigned) {
+	b, ok := c.frontends[at]
 	if !ok {
 		b = binding{r.host, r.object, r.source, serves}
-		c.frontends[key] = b
+		c.frontends[at] = b
 	} else if b.serves != serves && at.port != 0 {
 		c.report(r.source, r.object, "%s of %s is served for %s (%s) already, and connections reach that", at, r.host, b.host, b.object)
 	}
 	r.balanced = true
 	if at.port != 0 {
-		r.serve4 = r.serve4 || b.serves.has4
-		r.serve6 = r.serve6 || b.serves.has6
+		r.reach(b.serves)
 	}
 }
 
 // serving says what connections to one declared port are spread over; nil means they are left alone.
-func (c *compiler) serving(r *row, at bind, cluster string) *assigned {
-	if l := r.source.listeners[at]; l != nil {
-		if serves, known := c.listening(r.source, l); known {
-			return serves
+func (c *compiler) serving(r *row, at frontendKey, cluster string) *assigned {
+	for _, key := range [...]frontendKey{at, {bind: at.bind}} {
+		if l := r.source.listeners[key]; l != nil {
+			if serves, known := c.listening(r.source, l); known {
+				return serves
+			}
 		}
 	}
 	if cluster == "" {

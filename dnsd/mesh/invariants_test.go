@@ -154,7 +154,7 @@ func (g generator) input(source string) Input {
 		in.Hosts = append(in.Hosts, h)
 	}
 	for i := range g.IntN(3) {
-		l := Listener{Name: fmt.Sprintf("l%d", i), Address: g.addr(), Port: g.port(), Protocol: TCP}
+		l := Listener{Name: fmt.Sprintf("l%d", i), View: pick(g, "", "", "ns1", "ns3"), Address: g.addr(), Port: g.port(), Protocol: TCP}
 		for range g.IntN(4) {
 			l.Clusters = append(l.Clusters, WeightedCluster{g.cluster(), g.Uint32N(4)})
 		}

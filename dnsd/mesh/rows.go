@@ -30,6 +30,7 @@ type row struct {
 	ports        []Port       // sorted by number and protocol
 	records      []Record     // sorted by label
 
+	all            *row // everybody's, if listeners are all that tells this one from it
 	balanced       bool // some address has a frontend
 	serve4, serve6 bool // some frontend has an endpoint of the family
 }
@@ -41,6 +42,12 @@ func (r *row) deaf(addr netip.Addr) bool {
 		return r.serve6 && !r.serve4
 	}
 	return r.serve4 && !r.serve6
+}
+
+// reach notes what connections to one of the row's ports are spread over.
+func (r *row) reach(a *assigned) {
+	r.balanced = true
+	r.serve4, r.serve6 = r.serve4 || a.has4, r.serve6 || a.has6
 }
 
 // rows returns all hosts in all views, sorted, without virtual addresses of ours so far.
