@@ -238,6 +238,7 @@ static __always_inline void remember(struct socket *s, const struct endpoint *ba
 	t->frontend = *frontend;
 	t->word = word;
 	t->id = id;
+	t->left = 0;
 	barrier();
 	*(volatile __be16 *)&t->backend.port = backend->port;
 }

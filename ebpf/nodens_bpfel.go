@@ -21,7 +21,7 @@ type nodensAddress struct {
 type nodensAgreed uint32
 
 const (
-	nodensAgreedSCHEMA_VERSION  nodensAgreed = 1
+	nodensAgreedSCHEMA_VERSION  nodensAgreed = 2
 	nodensAgreedMAX_NAMESERVERS nodensAgreed = 4
 	nodensAgreedPORT_LOW        nodensAgreed = 64512
 	nodensAgreedPORT_HIGH       nodensAgreed = 65499
@@ -130,6 +130,8 @@ type nodensSet struct {
 	Count   uint32
 	Members uint32
 	Size    uint32
+	Standby uint32
+	Lasting uint32
 	Used    uint32
 }
 
@@ -156,7 +158,7 @@ type nodensTranslation struct {
 	Frontend nodensEndpoint
 	Word     uint64
 	Id       uint32
-	Pad      uint32
+	Left     uint32
 }
 
 // Names of all BPF objects in the ELF.

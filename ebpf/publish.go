@@ -13,18 +13,24 @@ import (
 // publish writes a service's new set, if it differs, beside the old one and flips the word.
 func (s *Services) publish(name string, service Service, c *Changes, now time.Time) (err error) {
 	ids, weights, err := s.backends(service.Backends, c, now)
+	var standby []uint32
+	if err == nil {
+		standby, _, err = s.backends(service.standby(), c, now)
+	}
+	taken := slices.Concat(ids, standby)
 	defer func() { // what was taken for a set that did not come about
 		if err != nil {
-			s.unuse(ids, now)
+			s.unuse(taken, now)
 		}
 	}()
 	if err != nil {
 		return err
 	}
-	set, slots := layout(service.Policy, ids, weights)
+	set, slots := layout(service.Policy, ids, weights, standby)
+	set.Lasting = flag(service.Lasting)
 	index, known := s.names[name]
 	if known && s.equal(index, set, slots) {
-		s.unuse(ids, now)
+		s.unuse(taken, now)
 		return nil
 	}
 	at, err := s.pools.slots.take(uint32(len(slots)), now)
@@ -59,6 +65,24 @@ func (s *Services) publish(name string, service Service, c *Changes, now time.Ti
 	atomic.StoreUint64(word, (*word>>32+1)<<32|uint64(id.base))
 	c.Services++
 	return nil
+}
+
+// standby are the service's backends on standby, those it uses left out.
+func (s Service) standby() []Backend {
+	if len(s.Standby) == 0 {
+		return nil
+	}
+	used := make(map[netip.AddrPort]bool)
+	for _, b := range s.Backends {
+		used[unmap(b.Addr)] = true
+	}
+	var standby []Backend
+	for _, addr := range s.Standby {
+		if !used[unmap(addr)] {
+			standby = append(standby, Backend{Addr: addr})
+		}
+	}
+	return standby
 }
 
 // backends gives each distinct address its number, in the order of addresses, and counts one use of it.

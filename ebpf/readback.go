@@ -13,6 +13,7 @@ import (
 type ServiceState struct {
 	Name      string // "" until an Apply has named it
 	Policy    Policy
+	Lasting   bool
 	Frontends []Frontend
 	Backends  []BackendState
 }
@@ -21,7 +22,7 @@ type ServiceState struct {
 // service.
 type BackendState struct {
 	Addr        netip.AddrPort
-	Weight      uint32 // reduced
+	Weight      uint32 // reduced; 0: on standby
 	Active      uint32 // connected sockets
 	Connections uint64 // ever placed on it
 	Failures    uint64 // handshakes that failed
@@ -42,7 +43,8 @@ func (s *Services) Dump() []ServiceState {
 	for index := range s.live {
 		state := ServiceState{Name: names[index], Frontends: frontends[index]}
 		if s.tables.words.rows[index] != 0 {
-			state.Policy = Policy(s.tables.sets.rows[s.setOf(index)].Policy)
+			set := s.tables.sets.rows[s.setOf(index)]
+			state.Policy, state.Lasting = Policy(set.Policy), set.Lasting != 0
 			state.Backends = s.dumpBackends(index)
 		}
 		all = append(all, state)
@@ -74,18 +76,22 @@ func (s *Services) dumpBackends(index uint32) []BackendState {
 // setOf is the set a service's word names.
 func (s *Services) setOf(index uint32) uint32 { return uint32(s.tables.words.rows[index]) }
 
-// slotsOf is where the slots of a published service are: the cycle and, after it, the members.
+// slotsOf is where the slots of a published service are: the cycle, the members and those on standby.
 func (s *Services) slotsOf(index uint32) run {
 	set := s.tables.sets.rows[s.setOf(index)]
-	return run{set.Base, max(set.Count, set.Members-set.Base+set.Size)}
+	return run{set.Base, max(set.Count, set.Members-set.Base+set.Size+set.Standby)}
 }
 
-// members are the backends of a published service and their weights.
+// members are the backends of a published service and their weights, 0 for those on standby.
 func (s *Services) members(index uint32) map[uint32]uint32 {
 	set := s.tables.sets.rows[s.setOf(index)]
 	members := make(map[uint32]uint32, set.Size)
 	for _, slot := range s.tables.slots.rows[set.Members : set.Members+set.Size] {
 		members[slot.Backend] = slot.Weight
+	}
+	end := set.Members + set.Size
+	for _, slot := range s.tables.slots.rows[end : end+set.Standby] {
+		members[slot.Backend] = 0
 	}
 	return members
 }

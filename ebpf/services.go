@@ -36,6 +36,10 @@ const (
 type Service struct {
 	Policy   Policy
 	Backends []Backend
+	// Standby get no connection for now and keep those they have. One that is in Backends, too, is none.
+	Standby []netip.AddrPort
+	// Lasting connections stay with a backend that is in neither any more.
+	Lasting bool
 }
 
 // Backend is where connections go. One address is one backend, in however many services.

@@ -245,6 +245,43 @@ func TestPolicies(t *testing.T) {
 	}
 }
 
+// Who is on standby gets no connection, counts as the service's all the same, and changes place for free.
+func TestStandby(t *testing.T) {
+	w, s := lbWorld(t)
+	f := map[Frontend]string{}
+	both(f, vip4, 80, "web")
+	rest := []netip.AddrPort{netip.AddrPortFrom(back4[1], 8080), netip.AddrPortFrom(back4[0], 8080)}
+	web := Service{Policy: RoundRobin, Backends: backends(8080, back4[0], back4[2]), Standby: rest, Lasting: true}
+	web.Backends[0].Weight = 2
+	apply(t, s, f, map[string]Service{"web": web})
+	for range 6 {
+		must(t, w.socket(t, unix.AF_INET, unix.SOCK_DGRAM, 0).connect(netip.AddrPortFrom(vip4, 80)))
+	}
+	want := []uint32{4, 0, 2}
+	for _, reopened := range []bool{false, true} {
+		if reopened {
+			var err error
+			s, err = w.Services()
+			must(t, err)
+			if c := apply(t, s, f, map[string]Service{"web": web}); c != (Changes{}) {
+				t.Errorf("wrote %+v where nothing differs", c)
+			}
+		}
+		got := state(t, s, "web")
+		if !slices.Equal(active(t, s, "web"), want) || got.Backends[1].Weight != 0 || !got.Lasting {
+			t.Errorf("the kernel has %+v", got)
+		}
+	}
+	web.Backends, web.Standby = backends(8080, back4[1]), rest[1:]
+	if c := apply(t, s, f, map[string]Service{"web": web}); c != (Changes{Services: 1}) {
+		t.Errorf("wrote %+v to let standby take over", c)
+	}
+	apply(t, s, nil, nil)
+	if len(s.uses) != 0 {
+		t.Errorf("%v are in use by nobody", s.uses)
+	}
+}
+
 // Nothing behind an address: refused at once, in every shape, and no packet leaves.
 func TestRefuse(t *testing.T) {
 	w, s := lbWorld(t)

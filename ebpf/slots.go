@@ -184,19 +184,23 @@ func spread(weights []uint32) []int {
 }
 
 // layout makes a set's slots, relative to its first: backends as often as they weigh, then, unless that
-// was once, each once.
-func layout(policy Policy, ids, weights []uint32) (nodensSet, []nodensSlot) {
+// was once, each once, then those on standby.
+func layout(policy Policy, ids, weights, standby []uint32) (nodensSet, []nodensSlot) {
 	weights = reduce(weights)
 	var slots []nodensSlot
 	for _, i := range spread(weights) {
 		slots = append(slots, nodensSlot{Backend: ids[i], Weight: weights[i]})
 	}
-	set := nodensSet{Policy: nodensPolicy(policy), Count: uint32(len(slots)), Size: uint32(len(ids)), Used: 1}
+	set := nodensSet{Policy: nodensPolicy(policy), Count: uint32(len(slots)), Size: uint32(len(ids)),
+		Standby: uint32(len(standby)), Used: 1}
 	if set.Count > set.Size {
 		set.Members = set.Count
 		for i, id := range ids {
 			slots = append(slots, nodensSlot{Backend: id, Weight: weights[i]})
 		}
+	}
+	for _, id := range standby {
+		slots = append(slots, nodensSlot{Backend: id, Weight: 1})
 	}
 	return set, slots
 }

@@ -8,7 +8,7 @@
 
 /* Numbers both sides must agree on. */
 enum agreed {
-	SCHEMA_VERSION = 1,
+	SCHEMA_VERSION = 2,
 	MAX_NAMESERVERS = 4,
 	PORT_LOW = 64512, /* the band dnsd's listeners live in */
 	PORT_HIGH = 65499,
@@ -68,6 +68,8 @@ struct set {
 	__u32 count;
 	__u32 members; /* slots[members, members+size): every backend once */
 	__u32 size;
+	__u32 standby; /* the slots after the members: no new connection goes there, those of before stay */
+	__u32 lasting; /* 1: connections stay, too, with a backend that is none of this any more */
 	__u32 used;    /* 1 once the row was ever written */
 };
 
@@ -99,7 +101,7 @@ struct translation {
 	struct endpoint frontend;
 	__u64 word;    /* the service's word when the backend was last known to be in its set */
 	__u32 id;      /* the backend's index */
-	__u32 pad;
+	__u32 left;    /* since when the backend is not the frontend's any more, s, monotonic; 0: it is */
 };
 
 enum health { UNJUDGED, PROBE, JUDGED };

@@ -1,6 +1,8 @@
 package lb
 
 import (
+	"net/netip"
+
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 	"github.com/nodens-dns/nodens/ebpf"
 )
@@ -40,7 +42,23 @@ func service(a *mesh.Assignment, is4 bool) ebpf.Service {
 	return ebpf.Service{
 		Policy:   policy(a.LbPolicy),
 		Backends: backends(weigh(first, a.LocalityWeighted, is4)),
+		Standby:  standby(a.Localities, first, is4),
+		Lasting:  a.Discovery == mesh.LogicalDNS, // its address is one of many, and all of them are good
 	}
+}
+
+// standby are the endpoints of one family that get no connections, but have not left either.
+func standby(localities, first []mesh.AssignedLocality, is4 bool) []netip.AddrPort {
+	var all []netip.AddrPort
+	for _, loc := range localities {
+		chosen := len(first) > 0 && loc.Priority == first[0].Priority
+		for _, e := range loc.Endpoints {
+			if e.Address.Addr().Is4() == is4 && (!chosen || !takes(e, is4)) {
+				all = append(all, e.Address)
+			}
+		}
+	}
+	return all
 }
 
 // firstChoice returns the localities of the lowest priority that has an endpoint of the family.
