@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/miekg/dns"
+
+	"github.com/nodens-dns/nodens/dnsd/mesh"
 )
 
 // Kind says who has the last word on a question.
@@ -27,6 +29,9 @@ const (
 	Exists
 )
 
+// Row is one row of the plan, for those who do not know what a plan is.
+type Row = mesh.Name
+
 // maxCNAMEs bounds how many CNAMEs are followed within the table.
 const maxCNAMEs = 8
 
@@ -48,6 +53,9 @@ type Answer struct {
 	Zone string
 	// NoName means that there is no such name (NXDOMAIN), rather than no such record.
 	NoName bool
+	// Row says what decided, to Table.Row: the row of the name found, before any CNAME was followed. It is
+	// a number, so that keeping it does not look to the compiler like keeping the question's name.
+	Row int
 
 	cnames  [maxCNAMEs]string
 	ncnames int
@@ -108,7 +116,7 @@ func (t *Table) Lookup(c *Client, qname string, qtype uint16) Answer {
 	if !m.answers(qtype) {
 		return Answer{}
 	}
-	a := Answer{TTL: t.ttl}
+	a := Answer{TTL: t.ttl, Row: int(m.entry.number)}
 	if m.domain != "" {
 		// Not by follow: what is stored through a pointer, the compiler believes to be kept, and qname could
 		// not lie on the caller's stack.

@@ -84,6 +84,7 @@ type entry struct {
 	record  *mesh.Record // nil for the row itself
 	a, aaaa []netip.Addr
 	target  string // of a CNAME, else empty
+	number  uint32 // of the row, from 1
 	virtual bool
 	local   bool // below the cluster's domain: nobody else is asked about it
 }
@@ -98,20 +99,20 @@ func Build(p *mesh.Plan, o Options) *Table {
 	}
 	t := &Table{domain: fqdn(o.ClusterDomain), ttl: o.TTL, vips: o.VIPs, rows: p.Names, views: map[string]*view{}}
 	for i := range t.rows {
-		t.add(&t.rows[i])
+		t.add(&t.rows[i], uint32(i)+1)
 	}
 	return t
 }
 
 // add enters row and the records below it. A name or address that two rows of a view claim stays with
 // the first, except that a record, being the more precise, takes an address from its own row.
-func (t *Table) add(row *mesh.Name) {
+func (t *Table) add(row *mesh.Name, number uint32) {
 	v := t.views[row.View]
 	if v == nil {
 		v = &view{map[string]*entry{}, map[string]*entry{}, map[string]bool{}, map[netip.Addr]*entry{}}
 		t.views[row.View] = v
 	}
-	e := &entry{name: fqdn(row.Host), row: row, a: row.Addr4, aaaa: row.Addr6, virtual: row.Virtual}
+	e := &entry{name: fqdn(row.Host), row: row, number: number, a: row.Addr4, aaaa: row.Addr6, virtual: row.Virtual}
 	e.local = t.inDomain(e.name)
 	if row.CNAME != "" {
 		e.target = fqdn(row.CNAME)
@@ -126,7 +127,7 @@ func (t *Table) add(row *mesh.Name) {
 	}
 	for i := range row.Records {
 		r := &row.Records[i]
-		below := &entry{name: fqdn(r.Label + "." + row.Host), row: row, record: r, local: e.local}
+		below := &entry{name: fqdn(r.Label + "." + row.Host), row: row, number: number, record: r, local: e.local}
 		for _, a := range r.Addresses {
 			if a.Is4() {
 				below.a = append(below.a, a)
@@ -156,6 +157,14 @@ func (t *Table) exists(v *view, name string) {
 		}
 		v.above[name] = true
 	}
+}
+
+// Row returns the row of an Answer of this table, nil for one that has none. It must not be changed.
+func (t *Table) Row(a *Answer) *Row {
+	if a.Row == 0 {
+		return nil
+	}
+	return &t.rows[a.Row-1]
 }
 
 // Len is the number of rows.

@@ -56,7 +56,7 @@ func (t *Table) pointer(v views, addr netip.Addr, q string, qtype uint16) Answer
 	wanted := qtype == dns.TypePTR || qtype == dns.TypeANY
 	switch {
 	case e != nil && wanted:
-		a.PTR = e.name
+		a.PTR, a.Row = e.name, int(e.number)
 	case e != nil && bits == 0:
 		return Answer{Kind: Exists}
 	case addr.IsLoopback() && wanted:

@@ -35,14 +35,15 @@ func (q *query) answer(a *names.Answer) *dns.Msg {
 	if a.NoName {
 		r.Rcode = dns.RcodeNameError
 	}
-	q.server.counts.own(a)
+	q.socket.gate.counts.own(a)
 	return r
 }
 
 // ask asks upstream what the table does not know, or not alone. It returns nil if the client is better
 // served by no reply: it will ask again.
-func (q *query) ask(ctx context.Context, a *names.Answer) *dns.Msg {
-	counts := &q.server.counts
+func (q *query) ask(ctx context.Context, a *names.Answer) (*dns.Msg, verdict) {
+	k := q.socket
+	counts := &k.gate.counts
 	if a.Kind == names.NotOurs || a.Kind == names.Exists {
 		counts.forwarded.Add(1)
 	} else {
@@ -54,20 +55,25 @@ func (q *query) ask(ctx context.Context, a *names.Answer) *dns.Msg {
 		question = q.msg.Copy()
 		question.Question[0].Name = owner
 	}
-	r, err := q.server.upstream.Exchange(ctx, q.client.Upstream, question)
+	var trace upstream.Trace
+	r, err := k.server.upstream.Exchange(upstream.WithTrace(ctx, &trace), k.client.Upstream, question)
+	v := verdict{source: sources[trace.From], server: trace.Server}
 	switch {
 	case errors.Is(err, upstream.ErrBusy) || ctx.Err() != nil:
-		counts.dropped.Add(1)
-		return nil
+		return nil, k.dropped()
 	case a.Kind == names.Ask && (err != nil || r.Rcode != dns.RcodeSuccess):
 		// The name exists here, whatever is thought of it elsewhere.
-		return q.nodata(a)
+		return q.nodata(a), v
 	case err != nil:
 		counts.failed.Add(1)
-		return q.unreachable()
+		v.source = failed
+		return q.unreachable(), v
 	}
-	return q.relay(r, a)
+	return q.relay(r, a), v
 }
+
+// sources are where upstream has an answer from, as it is counted.
+var sources = [...]source{upstream.Asked: asked, upstream.Fresh: cached, upstream.Stale: stale}
 
 // relay turns upstream's reply into ours, behind the CNAMEs of the table that led to it.
 func (q *query) relay(from *dns.Msg, a *names.Answer) *dns.Msg {

@@ -196,7 +196,7 @@ func TestSilentUpstream(t *testing.T) {
 		ours, theirs := net.Pipe()
 		s, c := newServer(nil), client()
 		c.Upstream = upstream.Servers{Dial: silence{}, Addrs: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")}}
-		go s.serveConn(t.Context(), theirs, c, s.enter(c))
+		go s.enter(c, "tcp").serveConn(t.Context(), theirs)
 		began := time.Now()
 		if _, err := ours.Write(framed(t, question("public.example.", dns.TypeA))); err != nil {
 			t.Fatal(err)

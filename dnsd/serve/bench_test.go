@@ -26,11 +26,12 @@ var hot = []struct {
 
 func TestHotQuestionsAllocateNothing(t *testing.T) {
 	s, c := rememberingServer(t)
+	k := s.enter(c, "udp")
 	buf := make([]byte, replySize)
 	for _, q := range hot {
 		packed, _ := q.query.Pack()
 		if n := testing.AllocsPerRun(1000, func() {
-			if reply, _ := s.begin(c, "udp", packed, buf); reply == nil {
+			if reply, _, _ := k.begin(packed, buf); reply == nil {
 				t.Fatal("no reply")
 			}
 		}); n != 0 {
@@ -68,13 +69,14 @@ func converse(t testing.TB, conn net.Conn, packed, buf []byte) {
 // BenchmarkBegin is the message path without the socket.
 func BenchmarkBegin(b *testing.B) {
 	s, c := rememberingServer(b)
+	k := s.enter(c, "udp")
 	buf := make([]byte, replySize)
 	for _, q := range hot {
 		packed, _ := q.query.Pack()
 		b.Run(q.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if reply, _ := s.begin(c, "udp", packed, buf); reply == nil {
+				if reply, _, _ := k.begin(packed, buf); reply == nil {
 					b.Fatal("no reply")
 				}
 			}

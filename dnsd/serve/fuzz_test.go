@@ -42,9 +42,9 @@ func FuzzBegin(f *testing.F) {
 	buf := make([]byte, maxQuery)
 	f.Fuzz(func(t *testing.T, packet []byte, udp bool) {
 		network := map[bool]string{true: "udp", false: "tcp"}[udp]
-		reply, later := s.begin(c, network, packet, buf)
+		reply, _, later := s.enter(c, network).begin(packet, buf)
 		if reply == nil && later != nil {
-			reply = later(t.Context())
+			reply, _ = later(t.Context())
 		}
 		if reply == nil {
 			return

@@ -2,7 +2,6 @@ package serve
 
 import (
 	"context"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -15,12 +14,6 @@ import (
 
 // cluster is a zone of every sort of service that the specification knows.
 func cluster() *names.Table {
-	addrs := func(texts ...string) (all []netip.Addr) {
-		for _, s := range texts {
-			all = append(all, netip.MustParseAddr(s))
-		}
-		return all
-	}
 	https := mesh.Port{Name: "https", Number: 443, Protocol: mesh.TCP}
 	return names.Build(&mesh.Plan{Names: []mesh.Name{
 		{Host: "kubernetes.default.svc.cluster.local", Kubernetes: true, Addr4: addrs("10.3.0.1"), Addr6: addrs("2001:db8::1"),
@@ -56,6 +49,7 @@ func TestKubernetesRecords(t *testing.T) {
 		return r, nil
 	})
 	s.Store(cluster())
+	k := s.enter(client(), "tcp")
 	for _, tc := range []struct {
 		section, question string
 		want              string // rcode, then the answer section; after a bar the additional one
@@ -109,9 +103,9 @@ func TestKubernetesRecords(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		reply, later := s.begin(client(), "tcp", packed, nil)
+		reply, _, later := k.begin(packed, nil)
 		if later != nil {
-			reply = later(t.Context())
+			reply, _ = later(t.Context())
 		}
 		r := unpacked(t, reply)
 		got := dns.RcodeToString[r.Rcode]

@@ -130,7 +130,7 @@ func TestNoShortcut(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if reply := s.shortcut(c, "udp", packet, make([]byte, replySize)); reply != nil {
+		if reply, _ := s.enter(c, "udp").shortcut(packet, make([]byte, replySize)); reply != nil {
 			t.Errorf("%s was answered on the shortcut: %x", what, reply)
 		}
 	}
@@ -156,14 +156,14 @@ func FuzzShortcut(f *testing.F) {
 // one at all.
 func compareWays(t *testing.T, s *Server, c *Client, network string, packet []byte) bool {
 	t.Helper()
-	short := s.shortcut(c, network, packet, make([]byte, 0, 64)) // too short on purpose
+	short, _ := s.enter(c, network).shortcut(packet, make([]byte, 0, 64)) // too short on purpose
 	if short == nil {
 		return false
 	}
 	long := func(network string) *reading {
-		reply, later := s.long(c, network, packet, make([]byte, replySize))
+		reply, _, later := s.enter(c, network).long(packet, make([]byte, replySize))
 		if later != nil {
-			reply = later(t.Context())
+			reply, _ = later(t.Context())
 		}
 		return read(t, reply)
 	}

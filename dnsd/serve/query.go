@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net/netip"
+	"time"
 
 	"github.com/miekg/dns"
 
@@ -17,58 +19,88 @@ const maxUDPReply = 65507
 
 // query is a plain question and how its reply is to look.
 type query struct {
-	server *Server
-	client *Client
+	socket *socket
 	msg    *dns.Msg
 	opt    *dns.OPT // nil if the query has none
 	size   int      // what the client takes, in bytes
 }
 
+// verdict is what became of a query, for those who count and those who watch.
+type verdict struct {
+	source source
+	row    *names.Row     // of the table, if it knew the name
+	server netip.AddrPort // which answered, if one was asked for this
+	rcode  int            // of the reply, less than 0 for none
+}
+
 // work is what is left to do where upstream has to be asked. It blocks until there is a reply, packed,
 // or nil where the client gets none.
-type work func(context.Context) []byte
+type work func(context.Context) ([]byte, verdict)
 
-// begin answers packet, from network "udp" or "tcp", if that takes no asking; the reply may lie in buf.
-// Otherwise it returns the work that does. With neither, the packet is thrown away.
-func (s *Server) begin(c *Client, network string, packet, buf []byte) ([]byte, work) {
+// begin answers packet if that takes no asking; the reply may lie in buf. Otherwise it returns the work
+// that does. With neither, the packet is thrown away.
+func (k *socket) begin(packet, buf []byte) ([]byte, verdict, work) {
 	if len(packet) < headerSize {
-		s.counts.malformed.Add(1)
-		return nil, nil
+		return nil, k.malformed(), nil
 	}
-	if reply := s.shortcut(c, network, packet, buf); reply != nil {
-		return reply, nil
+	if reply, v := k.shortcut(packet, buf); reply != nil {
+		return reply, v, nil
 	}
-	return s.long(c, network, packet, buf)
+	return k.long(packet, buf)
+}
+
+func (k *socket) malformed() verdict {
+	k.gate.counts.malformed.Add(1)
+	return verdict{source: malformed, rcode: -1}
+}
+
+func (k *socket) dropped() verdict {
+	k.gate.counts.dropped.Add(1)
+	return verdict{source: dropped, rcode: -1}
+}
+
+// wait does the work, and counts how long that takes.
+func (k *socket) wait(ctx context.Context, later work) ([]byte, verdict) {
+	began := time.Now()
+	reply, v := later(ctx)
+	k.gate.counts.waited.observe(time.Since(began))
+	return reply, v
 }
 
 // long is begin for everything: it takes the packet apart into a message, and makes one of the reply.
-func (s *Server) long(c *Client, network string, packet, buf []byte) ([]byte, work) {
+func (k *socket) long(packet, buf []byte) ([]byte, verdict, work) {
 	m := new(dns.Msg)
 	if err := m.Unpack(packet); err != nil || m.Response {
-		return nil, s.pass(c, network, packet, nil)
+		return nil, verdict{}, k.pass(packet, nil)
 	}
 	if !plain(m) {
-		return nil, s.pass(c, network, packet, m)
+		return nil, verdict{}, k.pass(packet, m)
 	}
-	q := &query{server: s, client: c, msg: m, opt: m.IsEdns0(), size: maxReply(network, 0)}
+	q := &query{socket: k, msg: m, opt: m.IsEdns0(), size: maxReply(k.network, 0)}
 	if q.opt != nil {
-		q.size = maxReply(network, q.opt.UDPSize())
+		q.size = maxReply(k.network, q.opt.UDPSize())
 	}
 	if q.opt != nil && q.opt.Version() != 0 {
-		s.counts.refused.Add(1)
+		k.gate.counts.refused.Add(1)
 		r := q.reply()
 		r.Rcode = dns.RcodeBadVers
-		return q.pack(r, buf), nil
+		reply, v := q.pack(r, verdict{}, buf)
+		return reply, v, nil
 	}
-	a := s.Table().Lookup(&c.Client, m.Question[0].Name, m.Question[0].Qtype)
+	t := k.server.Table()
+	a := t.Lookup(&k.client.Client, m.Question[0].Name, m.Question[0].Qtype)
+	row := t.Row(&a)
 	if a.Kind == names.Ours {
-		return q.pack(q.answer(&a), buf), nil
+		reply, v := q.pack(q.answer(&a), verdict{source: k.server.sourceOf(row), row: row}, buf)
+		return reply, v, nil
 	}
-	return nil, func(ctx context.Context) []byte {
-		if r := q.ask(ctx, &a); r != nil {
-			return q.pack(r, nil)
+	return nil, verdict{}, func(ctx context.Context) ([]byte, verdict) {
+		r, v := q.ask(ctx, &a)
+		v.row = row
+		if r == nil {
+			return nil, v
 		}
-		return nil
+		return q.pack(r, v, nil)
 	}
 }
 
@@ -96,23 +128,24 @@ func plain(m *dns.Msg) bool {
 
 // pass hands packet on as it is. m is what it says, or nil if it is no question at all: then silence
 // is the only fitting reply to silence.
-func (s *Server) pass(c *Client, network string, packet []byte, m *dns.Msg) work {
+func (k *socket) pass(packet []byte, m *dns.Msg) work {
 	packet = bytes.Clone(packet)
-	return func(ctx context.Context) []byte {
-		s.counts.passed.Add(1)
-		reply, err := s.upstream.Forward(ctx, c.Upstream, network, packet)
+	return func(ctx context.Context) ([]byte, verdict) {
+		counts := &k.gate.counts
+		counts.passed.Add(1)
+		reply, err := k.server.upstream.Forward(ctx, k.client.Upstream, k.network, packet)
 		if err == nil {
-			return reply
+			return reply, verdict{source: passed, server: k.client.Upstream.Addrs[0], rcode: int(reply[3] & maskRcode)}
 		}
-		s.counts.failed.Add(1)
+		counts.failed.Add(1)
 		if m == nil || errors.Is(err, upstream.ErrBusy) {
-			return nil
+			return nil, verdict{source: failed, rcode: -1}
 		}
-		q := &query{server: s, client: c, msg: m, opt: m.IsEdns0()}
+		q := &query{socket: k, msg: m, opt: m.IsEdns0()}
 		if reply, err = q.unreachable().Pack(); err != nil {
-			return nil
+			return nil, verdict{source: failed, rcode: -1}
 		}
-		return reply
+		return reply, verdict{source: failed, rcode: dns.RcodeServerFailure}
 	}
 }
 
@@ -128,8 +161,8 @@ func (q *query) reply() *dns.Msg {
 }
 
 // pack writes r down, in buf if that is long enough, with TC and the records that fit if not all do: a
-// stub resolver without TCP lives on those.
-func (q *query) pack(r *dns.Msg, buf []byte) []byte {
+// stub resolver without TCP lives on those. It returns v with the rcode.
+func (q *query) pack(r *dns.Msg, v verdict, buf []byte) ([]byte, verdict) {
 	if r.Len() > q.size {
 		r.Compress = true
 		if opt := r.IsEdns0(); r.Len() > q.size {
@@ -140,18 +173,21 @@ func (q *query) pack(r *dns.Msg, buf []byte) []byte {
 		}
 	}
 	r.Truncate(q.size)
+	counts := &q.socket.gate.counts
 	if r.Truncated {
-		q.server.counts.truncated.Add(1)
+		counts.truncated.Add(1)
 	}
+	v.rcode = r.Rcode
 	packed, err := r.PackBuffer(buf)
 	if err != nil {
 		// Some record cannot be written: one of upstream's, or a name no source should have let in.
-		q.server.counts.failed.Add(1)
+		counts.failed.Add(1)
+		v.rcode = dns.RcodeServerFailure
 		if packed, err = q.failure(dns.ExtendedErrorCodeInvalidData, "a record of the answer cannot be written").Pack(); err != nil {
-			return nil
+			return nil, verdict{source: failed, rcode: -1}
 		}
 	}
-	return packed
+	return packed, v
 }
 
 // failure is the reply where there is no answer to be had, with the reason for those who speak EDNS, as a
@@ -168,5 +204,5 @@ func (q *query) failure(code uint16, reason string) *dns.Msg {
 // unreachable is the failure of everybody who could have been asked.
 func (q *query) unreachable() *dns.Msg {
 	return q.failure(dns.ExtendedErrorCodeNoReachableAuthority,
-		"none of the nameservers "+q.client.Nameserver.Addr().String()+" and its peers answered")
+		"none of the nameservers "+q.socket.client.Nameserver.Addr().String()+" and its peers answered")
 }

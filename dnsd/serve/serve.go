@@ -69,6 +69,9 @@ type Client struct {
 	Nameserver netip.AddrPort
 	// Upstream is where its other questions go, the Nameserver first.
 	Upstream upstream.Servers
+	// LogEvery has one in so many of the pod's queries logged; 0 means none. It is that of the pod's first
+	// socket.
+	LogEvery int
 }
 
 // Server answers. Its methods are safe for concurrent use.
@@ -77,10 +80,15 @@ type Server struct {
 	memory   *upstream.Client // the same, by its own type, so that what it is given stays on the stack
 	inFlight int
 	table    atomic.Pointer[names.Table]
-	counts   counters
+	log      *Tap
+	sources  atomic.Pointer[[]string] // of the table's names, as they were first met
+
+	connections atomic.Int64
 
 	mu    sync.Mutex
 	gates map[string]*gate // by pod, while it has sockets
+	past  past             // of the pods that had
+	taps  []*Tap
 }
 
 // New makes a Server without a table: until Store, every question goes upstream.
@@ -88,7 +96,10 @@ func New(o Options) *Server {
 	if o.InFlight == 0 {
 		o.InFlight = DefaultInFlight
 	}
-	return &Server{upstream: o.Upstream, memory: o.Upstream, inFlight: o.InFlight, gates: map[string]*gate{}}
+	s := &Server{upstream: o.Upstream, memory: o.Upstream, inFlight: o.InFlight, gates: map[string]*gate{},
+		log: newTap("", 1), past: past{answers: map[string]*[maxSources][rcodes]uint64{}}}
+	s.sources.Store(new([]string))
+	return s
 }
 
 // Store swaps the table in. Queries already being looked up finish with the old one.
@@ -97,29 +108,43 @@ func (s *Server) Store(t *names.Table) { s.table.Store(t) }
 // Table returns the table in use, nil before the first.
 func (s *Server) Table() *names.Table { return s.table.Load() }
 
-// gate is a pod's share of the questions on their way upstream.
+// gate is a pod's share of the questions on their way upstream, and what is counted for it.
 type gate struct {
-	slots   chan struct{}
-	sockets int // guarded by Server.mu
+	slots     chan struct{}
+	namespace string
+	logEvery  int
+	counts    counters
+	watches   atomic.Pointer[[]watch] // nil while nobody watches
+	sockets   int                     // guarded by Server.mu
 }
 
-// enter returns the gate of c's pod, until leave.
-func (s *Server) enter(c *Client) *gate {
+// socket is one that is served, UDP or TCP with all its connections, for one client.
+type socket struct {
+	server  *Server
+	client  *Client
+	gate    *gate
+	network string
+}
+
+// enter counts a socket of c's in, until leave.
+func (s *Server) enter(c *Client, network string) *socket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	g := s.gates[c.Pod]
 	if g == nil {
-		g = &gate{slots: make(chan struct{}, s.inFlight)}
+		g = &gate{slots: make(chan struct{}, s.inFlight), namespace: c.Namespace, logEvery: c.LogEvery}
 		s.gates[c.Pod] = g
+		g.watch(s, c.Pod)
 	}
 	g.sockets++
-	return g
+	return &socket{server: s, client: c, gate: g, network: network}
 }
 
-func (s *Server) leave(c *Client, g *gate) {
+func (s *Server) leave(k *socket) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if g.sockets--; g.sockets == 0 {
-		delete(s.gates, c.Pod)
+	if k.gate.sockets--; k.gate.sockets == 0 {
+		s.past.keep(k.gate.namespace, &k.gate.counts)
+		delete(s.gates, k.client.Pod)
 	}
 }

@@ -125,7 +125,7 @@ func TestTCPIdleConnectionIsClosed(t *testing.T) {
 		ours, theirs := net.Pipe()
 		s := newServer(table())
 		c := client()
-		go s.serveConn(context.Background(), theirs, c, s.enter(c))
+		go s.enter(c, "tcp").serveConn(context.Background(), theirs)
 		r := bufio.NewReader(ours)
 		ask := func() error {
 			if _, err := ours.Write(framed(t, question("api.partner.test.", dns.TypeA))); err != nil {

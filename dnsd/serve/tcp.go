@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -20,13 +21,13 @@ import (
 // 6.2.1.1); there is no bound on how many a connection may carry.
 func (s *Server) ServeTCP(ln net.Listener, c *Client) error {
 	ctx, cancel := context.WithCancel(context.Background())
-	g := s.enter(c)
+	k := s.enter(c, "tcp")
 	slots := make(chan struct{}, maxConnections)
 	var open sync.WaitGroup
 	defer func() {
 		cancel()
 		open.Wait()
-		s.leave(c, g)
+		s.leave(k)
 	}()
 	for {
 		conn, err := ln.Accept()
@@ -39,22 +40,22 @@ func (s *Server) ServeTCP(ln net.Listener, c *Client) error {
 		select {
 		case slots <- struct{}{}:
 		default:
-			s.counts.dropped.Add(1)
+			k.gate.counts.dropped.Add(1)
 			_ = conn.Close()
 			continue
 		}
 		open.Go(func() {
 			defer func() { <-slots }()
-			s.serveConn(ctx, conn, c, g)
+			k.serveConn(ctx, conn)
 		})
 	}
 }
 
 // serveConn answers the queries of conn until the client has no more, says nothing for too long, or ctx
 // ends; then it sees those still being asked through and closes conn.
-func (s *Server) serveConn(ctx context.Context, conn net.Conn, c *Client, g *gate) {
-	s.counts.connections.Add(1)
-	defer s.counts.connections.Add(-1)
+func (k *socket) serveConn(ctx context.Context, conn net.Conn) {
+	k.server.connections.Add(1)
+	defer k.server.connections.Add(-1)
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	var asking sync.WaitGroup
 	defer func() {
@@ -64,32 +65,48 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, c *Client, g *gat
 	}()
 	w := &writer{conn: conn}
 	r := bufio.NewReader(conn)
+	from := remote(conn)
 	out := make([]byte, replySize)
 	for {
 		packet, err := readMessage(conn, r)
 		if err != nil {
 			return
 		}
-		s.counts.tcp.Add(1)
-		reply, later := s.begin(c, "tcp", packet, out)
+		k.gate.counts.tcp.Add(1)
+		query := k.arrived(packet, from) // which is nobody else's from here on
+		reply, v, later := k.begin(packet, out)
 		if later == nil {
-			if reply == nil || w.write(reply) != nil {
+			if reply != nil {
+				err = w.write(reply)
+			}
+			k.done(&v, &query)
+			if reply == nil || err != nil {
 				return // what does not start with a header is not framed as DNS either
 			}
 			continue
 		}
 		select {
-		case g.slots <- struct{}{}: // a full gate is felt by the client as a slow reader
+		case k.gate.slots <- struct{}{}: // a full gate is felt by the client as a slow reader
 		case <-ctx.Done():
 			return
 		}
 		asking.Go(func() {
-			defer func() { <-g.slots }()
-			if reply := later(ctx); reply != nil {
+			defer func() { <-k.gate.slots }()
+			reply, v := k.wait(ctx, later)
+			if reply != nil {
 				_ = w.write(reply) // a broken connection is noticed by the reader
 			}
+			k.done(&v, &query)
 		})
 	}
+}
+
+// remote is the address of conn's other end, if it is one.
+func remote(conn net.Conn) netip.AddrPort {
+	if addr, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		return addr.AddrPort()
+	}
+	return netip.AddrPort{}
 }
 
 // readMessage reads the next message, of up to 64 KiB, giving all of it the idle time to arrive.

@@ -12,12 +12,12 @@ import (
 // the time it returns, nothing of it runs any more. The caller owns conn.
 func (s *Server) ServeUDP(conn *net.UDPConn, c *Client) error {
 	ctx, cancel := context.WithCancel(context.Background())
-	g := s.enter(c)
+	k := s.enter(c, "udp")
 	var asking sync.WaitGroup
 	defer func() {
 		cancel()
 		asking.Wait()
-		s.leave(c, g)
+		s.leave(k)
 	}()
 	in, out := make([]byte, maxQuery), make([]byte, replySize)
 	for {
@@ -28,30 +28,37 @@ func (s *Server) ServeUDP(conn *net.UDPConn, c *Client) error {
 		if err != nil {
 			return fmt.Errorf("read DNS queries of pod %s to %s: %w", c.Pod, c.Nameserver, err)
 		}
-		s.counts.udp.Add(1)
+		k.gate.counts.udp.Add(1)
+		query := k.arrived(in[:n], from)
 		if n == len(in) {
-			s.counts.malformed.Add(1) // the rest of it is lost
+			v := k.malformed() // the rest of it is lost
+			k.done(&v, &query)
 			continue
 		}
 		// A reply that cannot be sent is lost like any datagram: the client asks again.
-		reply, later := s.begin(c, "udp", in[:n], out)
+		reply, v, later := k.begin(in[:n], out)
 		if later == nil {
 			if reply != nil {
 				_, _ = conn.WriteToUDPAddrPort(reply, from)
 			}
+			k.done(&v, &query)
 			continue
 		}
 		select {
-		case g.slots <- struct{}{}:
+		case k.gate.slots <- struct{}{}:
 		default:
-			s.counts.dropped.Add(1)
+			v = k.dropped()
+			k.done(&v, &query)
 			continue
 		}
+		kept := query.keep() // by itself, since what a goroutine uses is not on the stack
 		asking.Go(func() {
-			defer func() { <-g.slots }()
-			if reply := later(ctx); reply != nil {
+			defer func() { <-k.gate.slots }()
+			reply, v := k.wait(ctx, later)
+			if reply != nil {
 				_, _ = conn.WriteToUDPAddrPort(reply, from)
 			}
+			k.done(&v, &kept)
 		})
 	}
 }

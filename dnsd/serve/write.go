@@ -17,24 +17,31 @@ import (
 //
 // What is answered is decided where the long way has it decided, too: in the table, in upstream. Only the
 // writing differs, and a fuzz test holds the two ways against each other.
-func (s *Server) shortcut(c *Client, network string, packet, buf []byte) []byte {
+func (k *socket) shortcut(packet, buf []byte) ([]byte, verdict) {
 	var q plainQuery
-	if !q.read(network, packet) || q.qtype == dns.TypeSRV || q.qtype == dns.TypePTR ||
+	if !q.read(k.network, packet) || q.qtype == dns.TypeSRV || q.qtype == dns.TypePTR ||
 		q.qtype == dns.TypeAXFR || q.qtype == dns.TypeIXFR {
-		return nil
+		return nil, verdict{}
 	}
-	a := s.Table().Lookup(&c.Client, q.name(), q.qtype)
+	t := k.server.Table()
+	a := t.Lookup(&k.client.Client, q.name(), q.qtype)
+	var reply []byte
+	v := verdict{source: cached, row: t.Row(&a)}
 	switch a.Kind {
 	case names.Ours:
-		return s.write(&q, &a, buf)
+		reply = k.write(&q, &a, buf)
+		v.source = k.server.sourceOf(v.row)
 	case names.NotOurs, names.Exists:
-		return s.remembered(c, &q, &a, buf)
+		reply = k.remembered(&q, &a, buf)
 	}
-	return nil
+	if reply != nil {
+		v.rcode = int(reply[3] & maskRcode)
+	}
+	return reply, v
 }
 
 // write is what query.answer and query.pack are for a plainQuery.
-func (s *Server) write(q *plainQuery, a *names.Answer, buf []byte) []byte {
+func (k *socket) write(q *plainQuery, a *names.Answer, buf []byte) []byte {
 	if len(a.Services) > 0 || a.PTR != "" {
 		return nil
 	}
@@ -54,7 +61,7 @@ func (s *Server) write(q *plainQuery, a *names.Answer, buf []byte) []byte {
 	b[2] |= bitAA
 	if fit < len(a.Addresses) {
 		b[2] |= bitTC
-		s.counts.truncated.Add(1)
+		k.gate.counts.truncated.Add(1)
 	}
 	if a.NoName {
 		b[3] |= dns.RcodeNameError
@@ -63,17 +70,17 @@ func (s *Server) write(q *plainQuery, a *names.Answer, buf []byte) []byte {
 	if a.Zone != "" {
 		b[9] = 1
 	}
-	s.counts.own(a)
+	k.gate.counts.own(a)
 	return b
 }
 
 // remembered is what query.ask and query.relay are for a plainQuery, if upstream has a fresh answer that
 // fits.
-func (s *Server) remembered(c *Client, q *plainQuery, a *names.Answer, buf []byte) []byte {
-	if s.memory == nil {
+func (k *socket) remembered(q *plainQuery, a *names.Answer, buf []byte) []byte {
+	if k.server.memory == nil {
 		return nil
 	}
-	b := s.memory.Cached(c.Upstream, upstream.Query{Name: q.name(), Qtype: q.qtype,
+	b := k.server.memory.Cached(k.client.Upstream, upstream.Query{Name: q.name(), Qtype: q.qtype,
 		RD: q.rd(), AD: q.ad(), CD: q.cd(), DO: q.do}, buf, q.size-q.optSize())
 	if b == nil {
 		return nil
@@ -86,7 +93,7 @@ func (s *Server) remembered(c *Client, q *plainQuery, a *names.Answer, buf []byt
 	if q.ad() || q.do {
 		b[3] |= theirs & bitAD
 	}
-	s.counts.forwarded.Add(1)
+	k.gate.counts.forwarded.Add(1)
 	return q.end(b)
 }
 

@@ -26,8 +26,8 @@ type round struct {
 	asked   []attempt        // in the order sent; its capacity is how many there may be
 	pending int
 	results chan attempt
-	best    *dns.Msg // the least bad of the unusable replies
-	err     error    // why the last one to fail failed
+	best    attempt // with the least bad of the unusable replies, if there is one
+	err     error   // why the last one to fail failed
 }
 
 // attempt is one try with one server, and how it ended.
@@ -40,8 +40,8 @@ type attempt struct {
 
 // ask puts q to the servers until one gives a usable reply. The next server is asked when one refuses,
 // or stays silent for a while; whoever was asked before may still answer. Without a usable reply it
-// returns the best of the others beside the error.
-func (c *Client) ask(ctx context.Context, s Servers, q *question) (*dns.Msg, error) {
+// returns the best of the others beside the error. by is the server that gave the reply.
+func (c *Client) ask(ctx context.Context, s Servers, q *question) (reply *dns.Msg, by netip.AddrPort, err error) {
 	ctx, cancel := context.WithTimeout(ctx, budget)
 	defer cancel()
 	order, probe := c.health.order(s, time.Now())
@@ -59,11 +59,11 @@ func (c *Client) ask(ctx context.Context, s Servers, q *question) (*dns.Msg, err
 		case a := <-r.results:
 			r.pending--
 			if a.err == nil {
-				return a.reply, nil
+				return a.reply, a.server, nil
 			}
 			if ctx.Err() != nil {
 				r.err = context.Cause(ctx)
-				return r.best, r.failure()
+				return r.best.reply, r.best.server, r.failure()
 			}
 			r.drop(a)
 			if r.next(ctx) {
@@ -77,10 +77,10 @@ func (c *Client) ask(ctx context.Context, s Servers, q *question) (*dns.Msg, err
 			timer.Reset(nextTry)
 		case <-ctx.Done():
 			r.err = context.Cause(ctx)
-			return r.best, r.failure()
+			return r.best.reply, r.best.server, r.failure()
 		}
 	}
-	return r.best, r.failure()
+	return r.best.reply, r.best.server, r.failure()
 }
 
 // next asks the server whose turn it is, unless none is left or the question was sent often enough.
@@ -121,8 +121,9 @@ func (r *round) drop(a attempt) {
 	if a.reply == nil && !errors.Is(a.err, errUnsent) {
 		r.c.health.silent(r.s.Scope, a.server, a.began)
 	}
-	if r.best == nil || r.best.Rcode != dns.RcodeSuccess && a.reply != nil && a.reply.Rcode == dns.RcodeSuccess {
-		r.best = a.reply
+	best := r.best.reply
+	if a.reply != nil && (best == nil || best.Rcode != dns.RcodeSuccess && a.reply.Rcode == dns.RcodeSuccess) {
+		r.best = a
 	}
 }
 

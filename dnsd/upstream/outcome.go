@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/miekg/dns"
@@ -11,13 +12,14 @@ import (
 
 // outcome is how a question ended. It is immutable and shared; everybody unpacks a message of his own.
 type outcome struct {
-	wire   []byte        // the reply, packed; nil beside an error
-	err    error         // why there is none
-	failed bool          // no server gave a usable answer; wire is what one said instead
-	unsent bool          // because we had no socket: nobody else is to blame
-	alien  bool          // wire is about another name, and must not be remembered
-	by     Dialer        // whose sockets it was asked from
-	ttl    time.Duration // how long to believe wire; 0 means only now
+	wire   []byte         // the reply, packed; nil beside an error
+	err    error          // why there is none
+	failed bool           // no server gave a usable answer; wire is what one said instead
+	unsent bool           // because we had no socket: nobody else is to blame
+	alien  bool           // wire is about another name, and must not be remembered
+	by     Dialer         // whose sockets it was asked from
+	server netip.AddrPort // that wire came from
+	ttl    time.Duration  // how long to believe wire; 0 means only now
 	// What an answer says of the name asked for, and the zone whose SOA it has.
 	exists, denied bool
 	zone           string
@@ -99,6 +101,14 @@ func (f found) reply(q *dns.Msg) (*dns.Msg, error) {
 	setTTL(m, func(ttl uint32) uint32 { return ttl - min(ttl, age) })
 	m.Authoritative = false
 	return address(m, q), nil
+}
+
+// from says where that comes from.
+func (f found) from() From {
+	if f.past {
+		return Stale
+	}
+	return Fresh
 }
 
 // stale is the answer that was found, although its time has passed.

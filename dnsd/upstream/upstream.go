@@ -129,6 +129,7 @@ func (c *Client) Exchange(ctx context.Context, s Servers, q *dns.Msg) (*dns.Msg,
 			if f.failing {
 				c.lookOut(context.WithoutCancel(ctx), s, q)
 			}
+			trace(ctx, f.from(), netip.AddrPort{})
 			return f.reply(q)
 		}
 		out, err := f.flight.wait(ctx, f.wire != nil)
@@ -140,8 +141,10 @@ func (c *Client) Exchange(ctx context.Context, s Servers, q *dns.Msg) (*dns.Msg,
 			continue
 		case out.failed && f.wire != nil:
 			c.counts.stale.Add(1)
+			trace(ctx, Stale, netip.AddrPort{})
 			return f.stale(q)
 		}
+		trace(ctx, Asked, out.server)
 		return out.reply(q)
 	}
 }
@@ -153,7 +156,7 @@ func (c *Client) Ask(ctx context.Context, s Servers, q *dns.Msg) (*dns.Msg, erro
 	if err != nil {
 		return nil, err
 	}
-	reply, err := c.ask(ctx, s, newQuestion(q))
+	reply, _, err := c.ask(ctx, s, newQuestion(q))
 	if reply == nil {
 		return nil, err
 	}
@@ -162,9 +165,9 @@ func (c *Client) Ask(ctx context.Context, s Servers, q *dns.Msg) (*dns.Msg, erro
 
 // fly asks for everybody who waits for f, and has the outcome remembered.
 func (c *Client) fly(ctx context.Context, s Servers, q *question, f *flight) {
-	reply, err := c.ask(ctx, s, q)
+	reply, server, err := c.ask(ctx, s, q)
 	f.outcome = newOutcome(q.Question, reply, err)
-	f.by = s.Dial
+	f.by, f.server = s.Dial, server
 	c.cache.land(f, time.Now())
 	close(f.done)
 }
