@@ -14,6 +14,7 @@ import (
 type lookup struct {
 	res       mesh.Resolution
 	schedules []mesh.Schedule
+	ordered   bool // it matters which address is first
 	finished  bool // there was an outcome, now or before the restart
 	// What the newest definite answer of each family was; Addresses outlives it when both are empty.
 	v4, v6 []netip.Addr
@@ -24,6 +25,7 @@ type lookup struct {
 	ttl     time.Duration  // of the newest good answer
 	server  netip.AddrPort // whom the newest outcome was asked of first
 	running bool
+	bunched bool   // it was asked, or failed, together with others
 	again   bool   // ask again when the lookup under way has ended
 	stop    func() // cancels the lookup under way
 
@@ -36,16 +38,22 @@ func newLookup(w mesh.Watch, now time.Time) *lookup {
 	return &lookup{
 		res:       mesh.Resolution{Lookup: w.Lookup},
 		schedules: w.Schedules,
+		ordered:   w.Ordered,
 		due:       now,
+		bunched:   true,
 		index:     -1,
 		stop:      func() {},
 	}
 }
 
-// restore makes what was known before a restart known again. It is asked anew all the same.
-func (l *lookup) restore(res mesh.Resolution) {
+// restore makes what was known before a restart known again. It is asked anew all the same: at once, or,
+// being one of many, within the refresh rate.
+func (l *lookup) restore(res mesh.Resolution, now time.Time, many bool) {
 	l.res = res
 	l.finished = true
+	if many && l.serves() {
+		l.bunched, l.due = false, now.Add(random(refresh(l.schedules, 0)))
+	}
 	if !res.Negative {
 		for _, a := range res.Addresses {
 			if a.Is4() {
@@ -56,6 +64,9 @@ func (l *lookup) restore(res mesh.Resolution) {
 		}
 	}
 }
+
+// serves says whether connections have somewhere to go while the name is asked.
+func (l *lookup) serves() bool { return len(l.res.Addresses) > 0 && !l.res.Negative }
 
 // preferred says whether the family that is asked first has addresses to keep, so that its failure is no
 // reason to ask for the other.
@@ -94,16 +105,16 @@ func (l *lookup) join(v4, v6 []netip.Addr) []netip.Addr {
 }
 
 // apply takes in an outcome, decides when the lookup is due next, and says whether anybody else should
-// know: if the set of addresses changed, or which of them is first, or whether the name exists, or if
-// this is the first outcome at all. That the order changed behind the first address, or why a lookup
-// failed, is no reason to work out a plan anew.
+// know: if the set of addresses changed, or, where it matters, which of them is first, or whether the
+// name exists, or if this is the first outcome at all. That servers turn the order round and round, or why
+// a lookup failed, is no reason to work out a plan anew.
 //
 // A failure never takes the last address away. A family that answered gives its addresses even if the
 // other one failed; the one that failed keeps those it had.
-func (l *lookup) apply(o outcome, spread bool) (changed bool) {
+func (l *lookup) apply(o outcome, many bool) (changed bool) {
 	now := time.Now()
 	old := l.res
-	first := !l.finished
+	begins := !l.finished
 	l.finished, l.ended, l.server = true, now, o.server
 	l.queries += uint64(o.queries)
 	v4, v6 := o.v4.or(l.v4), o.v6.or(l.v6)
@@ -111,7 +122,10 @@ func (l *lookup) apply(o outcome, spread bool) (changed bool) {
 	switch {
 	case len(addresses) > 0:
 		l.v4, l.v6 = v4, v6
-		l.res.Addresses, l.res.Negative = addresses, false
+		l.res.Negative = false
+		if !same(addresses, old.Addresses, l.ordered) {
+			l.res.Addresses, changed = addresses, true
+		}
 	case err == nil:
 		l.v4, l.v6 = nil, nil
 		l.res.Negative = true
@@ -121,10 +135,11 @@ func (l *lookup) apply(o outcome, spread bool) (changed bool) {
 		l.res.Error = err.Error()
 		l.due = now.Add(backOff(l.schedules, l.failures))
 		l.failures++
+		l.bunched = true
 	} else {
 		wait := refresh(l.schedules, o.ttl())
-		if spread && l.success.IsZero() {
-			wait = random(wait)
+		if many && l.bunched {
+			wait, l.bunched = random(wait), false
 		}
 		l.due = now.Add(wait)
 		l.failures, l.success, l.ttl = 0, now, o.ttl()
@@ -132,24 +147,29 @@ func (l *lookup) apply(o outcome, spread bool) (changed bool) {
 	if l.again {
 		l.again, l.due = false, now
 	}
-	return first || l.res.Negative != old.Negative || !same(l.res.Addresses, old.Addresses)
+	return begins || changed || l.res.Negative != old.Negative
 }
 
 // reschedule takes over the schedules of the clusters that now want the lookup. It is never put off by
 // that, only made due earlier. It says whether it was.
-func (l *lookup) reschedule(schedules []mesh.Schedule) bool {
-	if slices.Equal(l.schedules, schedules) {
+func (l *lookup) reschedule(w mesh.Watch, now time.Time, many bool) bool {
+	l.ordered = w.Ordered
+	if slices.Equal(l.schedules, w.Schedules) {
 		return false
 	}
-	l.schedules = schedules
+	l.schedules = w.Schedules
 	if l.running || l.ended.IsZero() {
 		return false
 	}
-	wait := refresh(schedules, l.ttl)
+	wait := refresh(l.schedules, l.ttl)
 	if l.failures > 0 {
-		wait = backOff(schedules, l.failures-1)
+		wait = backOff(l.schedules, l.failures-1)
 	}
-	if due := l.ended.Add(wait); due.Before(l.due) {
+	due := l.ended.Add(wait)
+	if many && due.Before(now) { // so are most others
+		due = now.Add(random(wait))
+	}
+	if due.Before(l.due) {
 		l.due = due
 		return true
 	}
@@ -157,25 +177,43 @@ func (l *lookup) reschedule(schedules []mesh.Schedule) bool {
 }
 
 // hurry makes the lookup due now, or again as soon as what is under way has ended: that asked the servers
-// of before. It says whether the queue has to know.
-func (l *lookup) hurry(now time.Time) bool {
+// of before. One of many that has addresses is asked within the refresh rate, as it mostly would be
+// anyway. It says whether the queue has to know.
+func (l *lookup) hurry(now time.Time, many bool) bool {
 	l.again = l.running
 	if l.running {
 		return false
 	}
-	l.due = now
+	due := now
+	if many && l.failures == 0 && l.serves() {
+		rate := refresh(l.schedules, 0)
+		if !l.due.After(now.Add(rate)) {
+			return false
+		}
+		due = now.Add(random(rate))
+	}
+	l.due, l.bunched = due, true
 	return true
 }
 
-// same says whether two answers are the same set with the same address first.
-func same(a, b []netip.Addr) bool {
-	if len(a) != len(b) || len(a) > 0 && a[0] != b[0] {
+// same says whether two answers are the same set and, if it matters, have the same address of each family
+// first.
+func same(a, b []netip.Addr, ordered bool) bool {
+	if len(a) != len(b) || ordered && (first(a, netip.Addr.Is4) != first(b, netip.Addr.Is4) || first(a, netip.Addr.Is6) != first(b, netip.Addr.Is6)) {
 		return false
 	}
 	a, b = slices.Clone(a), slices.Clone(b)
 	slices.SortFunc(a, netip.Addr.Compare)
 	slices.SortFunc(b, netip.Addr.Compare)
 	return slices.Equal(a, b)
+}
+
+// first is the first of a family; no address if there is none.
+func first(addrs []netip.Addr, of func(netip.Addr) bool) netip.Addr {
+	if i := slices.IndexFunc(addrs, of); i >= 0 {
+		return addrs[i]
+	}
+	return netip.Addr{}
 }
 
 func compare(a, b mesh.Lookup) int {

@@ -75,6 +75,9 @@ func server(t *testing.T, answer func(q *dns.Msg) *dns.Msg) netip.AddrPort {
 	pc, ln := listen(t)
 	handle := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		m := answer(q)
+		if opt := q.IsEdns0(); opt == nil || opt.UDPSize() != 1232 {
+			t.Errorf("asked with %v, want EDNS and 1232 bytes", opt)
+		}
 		if w.RemoteAddr().Network() == "udp" {
 			m.Truncate(int(q.IsEdns0().UDPSize()))
 		}

@@ -2,8 +2,10 @@
 //
 // It does what Envoy does with STRICT_DNS and LOGICAL_DNS clusters, with these differences: a name is
 // asked once however many clusters want it; a failure is retried soon rather than a whole refresh later;
-// "no such name" is believed only when every address family said so; and names are always asked as they
-// are, never with a search list.
+// "no such name" is believed only when every address family said so, and for a LOGICAL_DNS cluster, too,
+// is an answer and not a failure; the TTL is the least on the way to the addresses, aliases included;
+// many names are never refreshed all at once; and names are always asked as they are, never with a search
+// list.
 //
 // One goroutine, in Run, owns the schedule. There are no timers per name to lose or to multiply: what is
 // watched and when it is due are data, and a push of the same clusters changes neither.
@@ -12,6 +14,7 @@ package resolve
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -35,9 +38,9 @@ const (
 	emitEvery = 10 * time.Millisecond
 	// initialFor is how long after the start a name may still take up its addresses of before.
 	initialFor = 10 * time.Minute
-	// manyNames is from how many lookups on their first refresh is spread over the whole interval. All
-	// having been asked at the start, they would else be asked in one burst for ever.
-	manyNames = 1000
+	// manyNames is from how many lookups on those asked together are spread over their next interval, or
+	// they would be asked in one burst for ever: more than can be asked at once.
+	manyNames = maxRunning + 1
 )
 
 // Options are what a Resolver works with.
@@ -72,7 +75,7 @@ type Resolver struct {
 	reask   bool
 	initial map[mesh.Lookup]mesh.Resolution // not taken up yet
 	lookups map[mesh.Lookup]*lookup
-	sorted  []*lookup
+	sorted  []*lookup // all lookups; nil when it has to be made anew
 	queue   queue
 	running int
 	failing int // of those running, how many failed the last time
@@ -184,38 +187,55 @@ func (r *Resolver) adopt(useInitial bool) (changed bool) {
 		return changed
 	}
 	r.unread = false
+	many := len(r.wanted) >= manyNames
 	wanted := make(map[mesh.Lookup]bool, len(r.wanted))
 	for _, w := range r.wanted {
 		wanted[w.Lookup] = true
-		if l := r.lookups[w.Lookup]; l != nil {
-			if l.reschedule(w.Schedules) {
-				r.queue.fix(l)
-			}
-			continue
-		}
-		l := newLookup(w, now)
-		if res, ok := r.initial[w.Lookup]; ok {
-			l.restore(res)
-			delete(r.initial, w.Lookup)
-		}
-		r.lookups[w.Lookup] = l
-		r.queue.add(l)
-	}
-	for key, l := range r.lookups {
-		if !wanted[key] {
-			delete(r.lookups, key)
-			r.queue.remove(l)
-			l.stop()
-			changed = changed || l.finished
+		l := r.lookups[w.Lookup]
+		if l == nil {
+			r.add(w, now, many)
+		} else if l.reschedule(w, now, many) {
+			r.queue.fix(l)
 		}
 	}
-	r.sorted = r.sorted[:0]
-	for _, l := range r.lookups {
-		r.sorted = append(r.sorted, l)
+	changed = r.drop(wanted) || changed
+	if len(r.sorted) != len(r.lookups) {
+		r.sort()
 	}
-	slices.SortFunc(r.sorted, func(a, b *lookup) int { return compare(a.res.Lookup, b.res.Lookup) })
 	// That there is nothing to look up must be said, too: whoever has heard nothing goes on waiting.
 	return changed || !r.spoke && len(r.lookups) == 0
+}
+
+// add makes a lookup of what is newly wanted.
+func (r *Resolver) add(w mesh.Watch, now time.Time, many bool) {
+	l := newLookup(w, now)
+	if res, ok := r.initial[w.Lookup]; ok {
+		l.restore(res, now, many)
+		delete(r.initial, w.Lookup)
+	}
+	r.lookups[w.Lookup] = l
+	r.queue.add(l)
+	r.sorted = nil
+}
+
+// drop ends the lookups that are not wanted any more, and says whether what is known changed by that.
+func (r *Resolver) drop(wanted map[mesh.Lookup]bool) (changed bool) {
+	for key, l := range r.lookups {
+		if wanted[key] {
+			continue
+		}
+		delete(r.lookups, key)
+		r.queue.remove(l)
+		r.sorted = nil
+		l.stop()
+		changed = changed || l.finished
+	}
+	return changed
+}
+
+func (r *Resolver) sort() {
+	r.sorted = slices.Collect(maps.Values(r.lookups))
+	slices.SortFunc(r.sorted, func(a, b *lookup) int { return compare(a.res.Lookup, b.res.Lookup) })
 }
 
 // askAnew does what Reask says. A pod with a nameserver of its own must not have every name of the mesh
@@ -227,7 +247,7 @@ func (r *Resolver) askAnew(now time.Time) {
 	}
 	for _, l := range r.lookups {
 		due := l.running || l.failures > 0 || l.server != server
-		if l.res.Lookup.Resolvers == "" && due && l.hurry(now) {
+		if l.res.Lookup.Resolvers == "" && due && l.hurry(now, len(r.lookups) >= manyNames) {
 			r.queue.fix(l)
 		}
 	}

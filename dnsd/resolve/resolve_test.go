@@ -40,45 +40,64 @@ func TestFirstAnswerAtOnce(t *testing.T) {
 	})
 }
 
-// The rows of Envoy's outcome table, one after the other.
+// What each outcome of a lookup does to what is known: only another answer is news. To STRICT_DNS clusters
+// the order in which addresses come is none; a LOGICAL_DNS one uses the first.
 func TestOutcomes(t *testing.T) {
+	const (
+		one, two = "192.0.2.1", "192.0.2.2"
+		reversed = two + " " + one
+		both     = one + " " + two
+	)
+	referral := &dns.Msg{Ns: []dns.RR{&dns.NS{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeNS}}}}
+	for _, ordered := range []bool{false, true} {
+		first, emits := both, 0
+		if ordered {
+			first, emits = reversed, 1
+		}
+		t.Run(fmt.Sprintf("ordered %v", ordered), func(t *testing.T) {
+			testOutcomes(t, ordered, []outcomeStep{
+				{"answers", a(one, two), 1, false, both},
+				{"the same", a(one, two), 0, false, both},
+				{"twice in one answer", a(one, two, one), 0, false, both},
+				{"another first", a(two, one), emits, false, first},
+				{"one less", a(two), 1, false, two},
+				{"SERVFAIL", dns.RcodeServerFailure, 0, false, two},
+				{"REFUSED", dns.RcodeRefused, 0, false, two},
+				{"FORMERR", dns.RcodeFormatError, 0, false, two},
+				{"NOTIMP", dns.RcodeNotImplemented, 0, false, two},
+				{"timeout", errors.New("no answer in time"), 0, false, two},
+				{"referral", referral, 0, false, two},
+				{"truncated", &dns.Msg{MsgHdr: dns.MsgHdr{Truncated: true}}, 0, false, two},
+				{"NODATA", "", 1, true, two},
+				{"NXDOMAIN", nil, 0, true, two},
+				{"SERVFAIL after NXDOMAIN", dns.RcodeServerFailure, 0, true, two},
+				{"back", a(two), 1, false, two},
+			})
+		})
+	}
+}
+
+type outcomeStep struct {
+	what      string
+	answer    any
+	emits     int
+	negative  bool
+	addresses string
+}
+
+func testOutcomes(t *testing.T, ordered bool, steps []outcomeStep) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		l := v4("db.example")
 		run(t, w, func(r *Resolver) {
-			w.set(db, one+";"+two)
-			r.Watch([]mesh.Watch{watch(l)})
-			for _, step := range []struct {
-				what      string
-				answer    any
-				emits     int
-				negative  bool
-				addresses []string
-			}{
-				{"answers", one + ";" + two, 1, false, []string{"192.0.2.1", "192.0.2.2"}},
-				{"the same", one + ";" + two, 0, false, []string{"192.0.2.1", "192.0.2.2"}},
-				{"twice in one answer", one + ";" + two + ";" + one, 0, false, []string{"192.0.2.1", "192.0.2.2"}},
-				{"another first", two + ";" + one, 1, false, []string{"192.0.2.2", "192.0.2.1"}},
-				{"one less", two, 1, false, []string{"192.0.2.2"}},
-				{"SERVFAIL", dns.RcodeServerFailure, 0, false, []string{"192.0.2.2"}},
-				{"REFUSED", dns.RcodeRefused, 0, false, []string{"192.0.2.2"}},
-				{"FORMERR", dns.RcodeFormatError, 0, false, []string{"192.0.2.2"}},
-				{"NOTIMP", dns.RcodeNotImplemented, 0, false, []string{"192.0.2.2"}},
-				{"timeout", errors.New("no answer in time"), 0, false, []string{"192.0.2.2"}},
-				{"referral", &dns.Msg{Ns: []dns.RR{&dns.NS{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeNS}}}}, 0, false, []string{"192.0.2.2"}},
-				{"truncated", &dns.Msg{MsgHdr: dns.MsgHdr{Truncated: true}}, 0, false, []string{"192.0.2.2"}},
-				{"NODATA", "", 1, true, []string{"192.0.2.2"}},
-				{"NXDOMAIN", nil, 0, true, []string{"192.0.2.2"}},
-				{"SERVFAIL after NXDOMAIN", dns.RcodeServerFailure, 0, true, []string{"192.0.2.2"}},
-				{"back", two, 1, false, []string{"192.0.2.2"}},
-			} {
+			for i, step := range steps {
 				w.set(db, step.answer)
 				before := w.emissions()
-				if step.what == "answers" {
-					before = 0
+				if i == 0 {
+					r.Watch([]mesh.Watch{{Lookup: l, Schedules: []mesh.Schedule{{}}, Ordered: ordered}})
 				}
 				time.Sleep(5100 * time.Millisecond)
-				w.expect(t, l, step.negative, step.addresses...)
+				w.expect(t, l, step.negative, strings.Fields(step.addresses)...)
 				if n := w.emissions() - before; n != step.emits {
 					t.Errorf("%s: %d emissions, want %d", step.what, n, step.emits)
 				}

@@ -3,6 +3,7 @@ package resolve
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -27,6 +28,7 @@ type world struct {
 	running int
 	most    int
 	emitted []mesh.Input
+	then    func(mesh.Input) // told of each emission, too
 }
 
 func newWorld() *world {
@@ -107,8 +109,12 @@ func silent(ctx context.Context) any {
 
 func (w *world) emit(in mesh.Input) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.emitted = append(w.emitted, in)
+	then := w.then
+	w.mu.Unlock()
+	if then != nil {
+		then(in)
+	}
 }
 
 func (w *world) emissions() int {
@@ -202,6 +208,22 @@ func expectIdle(t *testing.T, r *Resolver, queued int) {
 	}
 }
 
+// a is what db.example answers: these addresses, in this order.
+func a(addrs ...string) string { return records("db.example", 30, addrs...) }
+
+// records is what name answers with addresses of one family.
+func records(name string, ttl int, addrs ...string) string {
+	var b strings.Builder
+	for _, addr := range addrs {
+		kind := "A"
+		if strings.Contains(addr, ":") {
+			kind = "AAAA"
+		}
+		fmt.Fprintf(&b, "%s. %d IN %s %s;", name, ttl, kind, addr)
+	}
+	return b.String()
+}
+
 func v4(name string) mesh.Lookup { return mesh.Lookup{Name: name, Family: mesh.V4Only} }
 
 func watch(l mesh.Lookup, s ...mesh.Schedule) mesh.Watch {
@@ -209,4 +231,11 @@ func watch(l mesh.Lookup, s ...mesh.Schedule) mesh.Watch {
 		s = []mesh.Schedule{{}}
 	}
 	return mesh.Watch{Lookup: l, Schedules: s}
+}
+
+func addrs(list ...string) (all []netip.Addr) {
+	for _, a := range list {
+		all = append(all, netip.MustParseAddr(a))
+	}
+	return all
 }
