@@ -7,9 +7,11 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .PHONY: build
-build: ## Build nodens (the CNI plugin) and dnsd into bin/, static.
+build: ## Build nodens (the CNI plugin), dnsd and nodens-install into bin/, static.
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/nodens ./cni
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/dnsd ./dnsd
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/nodens-install ./install
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(BIN)/nodens-stub ./install/stub
 
 .PHONY: demo
 demo: ## Show the whole of it on this machine, line by line. KEEP=1 leaves it up.

@@ -66,6 +66,7 @@ func setenv(env *testscript.Env, w *world.World) {
 	env.Setenv("NS2", world.Nameservers[2].String())
 	env.Setenv("STATE", filepath.Join(w.Dir, "state"))
 	env.Setenv("NETWORK", w.Network())
+	env.Setenv("NETD", filepath.Join(w.Dir, "net.d"))
 	env.Setenv("RUN", filepath.Dir(w.AttachmentDir()))
 	env.Setenv("ATTACHMENTS", w.AttachmentDir())
 	env.Setenv("PINS", w.Pins())

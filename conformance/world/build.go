@@ -11,8 +11,8 @@ import (
 	"syscall"
 )
 
-// Binaries is a folder with every program a world runs: dnsd, the CNI plugin nodens, cnitool and the
-// reference plugins bridge and host-local. It is what CNI_PATH points at.
+// Binaries is a folder with every program a world runs: dnsd, the CNI plugin nodens, nodens-install and
+// its stub, cnitool and the reference plugins bridge and host-local.
 type Binaries string
 
 func (b Binaries) path(name string) string { return filepath.Join(string(b), name) }
@@ -61,6 +61,8 @@ func Build(ctx context.Context, dir string, race bool) (Binaries, error) {
 		{"host-local", "github.com/containernetworking/plugins/plugins/ipam/host-local", false},
 		{"nodens", module + "/cni", false},
 		{"dnsd", module + "/dnsd", race},
+		{"nodens-install", module + "/install", race},
+		{"nodens-stub", module + "/install/stub", false},
 	} {
 		out := filepath.Join(dir, p.name)
 		if _, err := os.Stat(out); reuse != "" && err == nil {

@@ -211,7 +211,7 @@ func (w *World) Get(url string) (status int, body string, err error) {
 }
 
 func (w *World) cniEnv() []string {
-	return []string{"CNI_PATH=" + string(w.bin), "NETCONFPATH=" + w.netDir()}
+	return []string{"CNI_PATH=" + w.pluginDir(), "NETCONFPATH=" + w.netDir()}
 }
 
 // CNI runs a verb of cnitool that concerns no pod, status or gc, for the network of IPv4 pods.

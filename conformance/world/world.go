@@ -44,9 +44,10 @@ type World struct {
 	unlock   func()
 	internet *internet
 
-	mu   sync.Mutex
-	pods map[string]*Pod
-	dnsd *process
+	mu        sync.Mutex
+	pods      map[string]*Pod
+	dnsd      *process
+	installer *process
 }
 
 // Options are what differs between worlds.
@@ -125,6 +126,9 @@ func (w *World) furnish(o Options) (err error) {
 		return err
 	}
 	if err := w.writeEnter(); err != nil {
+		return err
+	}
+	if err := w.linkPlugins(); err != nil {
 		return err
 	}
 	return w.writeConfig()

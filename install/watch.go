@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+const (
+	settling = 100 * time.Millisecond // others write several files in a row
+	resync   = 30 * time.Second       // in case a change was not noticed
+	backOff  = time.Second            // after putting back what somebody had just undone, doubling
+	backMost = time.Minute
+	fighting = 5 // times in a row
+)
+
+// installer keeps a node as an installation is to be: the plugin's file, then the network's list.
+type installer struct {
+	bin     binDir
+	net     netd
+	program []byte // of the plugin
+	log     *slog.Logger
+}
+
+// settle makes the node as it should be and says whether it had to write. It looks at what is there, not
+// at what happened, so it can be called at any time.
+func (in *installer) settle() (wrote bool, err error) {
+	wrote, err = in.bin.put(in.program)
+	if err != nil {
+		return wrote, err // without the plugin's file a list that names it makes no pods
+	}
+	if wrote {
+		in.log.Info("the plugin is in place", "file", in.bin.path())
+	}
+	path, err := in.net.chain()
+	if path != "" {
+		in.log.Info("nodens is chained", "file", path)
+	}
+	return wrote || path != "", err
+}
+
+// run settles until ctx is done, and then leaves everything as it is: pods that exist need the plugin to
+// be taken down. What somebody else undoes is put back, at longer and longer intervals.
+func (in *installer) run(ctx context.Context) error {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch folders: %w", err)
+	}
+	defer func() { _ = w.Close() }()
+	sweep(in.bin.disk, in.bin.dir)
+	sweep(in.net.disk, in.net.dir)
+	var said string
+	var fight fight
+	for {
+		// Watching comes before looking, so that nothing changes in between unseen. A folder that is
+		// not there yet is watched when the next look finds it.
+		_ = w.Add(in.net.dir)
+		_ = w.Add(in.bin.dir)
+		wrote, err := in.settle()
+		said = in.report(err, said)
+		if fight.round(wrote) == fighting {
+			in.log.Warn("somebody keeps undoing the installation; backing off (with Cilium set cni.exclusive=false; see who writes the folder)",
+				"folder", in.net.dir)
+		}
+		if !wait(ctx, w, fight.pause()) {
+			return nil
+		}
+	}
+}
+
+// report logs an error once, and that it is gone.
+func (in *installer) report(err error, said string) string {
+	now := ""
+	if err != nil {
+		now = err.Error()
+	}
+	switch {
+	case now == said:
+	case errors.Is(err, errWait):
+		in.log.Info(now)
+	case err != nil:
+		in.log.Error("cannot install; trying again", "error", err)
+	default:
+		in.log.Info("the installation is whole")
+	}
+	return now
+}
+
+// fight counts how often in a row something had to be put back.
+type fight struct{ rounds int }
+
+func (f *fight) round(wrote bool) int {
+	if wrote {
+		f.rounds++
+	} else {
+		f.rounds = 0
+	}
+	return f.rounds
+}
+
+// pause is how long to hold still before the next look.
+func (f *fight) pause() time.Duration {
+	if f.rounds < 2 {
+		return settling
+	}
+	return min(backOff<<min(f.rounds-2, 10), backMost)
+}
+
+// wait holds still for pause after something has changed, or after resync. It is false when ctx is done.
+func wait(ctx context.Context, w *fsnotify.Watcher, pause time.Duration) bool {
+	again := time.NewTimer(resync)
+	defer again.Stop()
+	if pause > settling { // a fight: look whether it is over even if nothing changes
+		again.Reset(pause)
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-w.Events:
+	case <-w.Errors: // too many to queue: look at all of it
+	case <-again.C:
+	}
+	hold := time.NewTimer(pause)
+	defer hold.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-w.Events:
+		case <-w.Errors:
+		case <-hold.C:
+			return true
+		}
+	}
+}
