@@ -37,6 +37,7 @@ func askCommands() []*cobra.Command {
 		ask("pods", "List the pods of this node and what is done for each", cobra.NoArgs,
 			func(ctx context.Context, c *admin.Client, _ []string) ([]admin.PodRow, error) { return c.Pods(ctx) }, admin.PrintPods),
 		explain,
+		queryLogCommand(),
 		{
 			Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
@@ -54,8 +55,8 @@ func ask[T any](use, short string, args cobra.PositionalArgs,
 	cmd := &cobra.Command{
 		Use: use, Short: short, Args: args,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if output != "text" && output != "json" {
-				return fmt.Errorf("-o %q: text or json", output)
+			if err := checkOutput(output); err != nil {
+				return err
 			}
 			v, err := get(cmd.Context(), admin.NewClient(socket), args)
 			if err != nil {
@@ -67,7 +68,19 @@ func ask[T any](use, short string, args cobra.PositionalArgs,
 			return text(cmd.OutOrStdout(), v)
 		},
 	}
-	cmd.Flags().StringVar(&socket, "socket", "/run/nodens/admin.sock", "admin socket of the daemon to ask")
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	addressFlags(cmd, &socket, &output)
 	return cmd
+}
+
+// addressFlags are what every command has that asks a running daemon.
+func addressFlags(cmd *cobra.Command, socket, output *string) {
+	cmd.Flags().StringVar(socket, "socket", "/run/nodens/admin.sock", "admin socket of the daemon to ask")
+	cmd.Flags().StringVarP(output, "output", "o", "text", "text or json")
+}
+
+func checkOutput(output string) error {
+	if output != "text" && output != "json" {
+		return fmt.Errorf("-o %q: text or json", output)
+	}
+	return nil
 }

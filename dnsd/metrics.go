@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/nodens-dns/nodens/dnsd/pods"
+	"github.com/nodens-dns/nodens/dnsd/upstream"
 )
 
 // metrics reads the counters its daemon's parts keep, when Prometheus asks and not before.
@@ -18,6 +19,9 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	queriesDesc     = desc("dns_queries_total", "DNS queries by what became of them.", "outcome")
+	answersDesc     = desc("dns_answers_total", "DNS queries by the pod's namespace (256 at most beside those with pods here, then \"(others)\"), where the answer came from, and its rcode.", "namespace", "source", "rcode")
+	waitedDesc      = desc("dns_forward_seconds", "Time until questions were answered, or given up, that had to be asked upstream.")
+	unloggedDesc    = desc("dns_querylog_lost_total", "Queries of pods with a query log that came too fast to be written.")
 	messagesDesc    = desc("dns_messages_total", "DNS messages received by transport.", "transport")
 	truncatedDesc   = desc("dns_truncated_total", "Answers sent with TC, with the records that fit.")
 	cacheDesc       = desc("upstream_cache_total", "Forwarded questions by what the cache did.", "result")
@@ -25,7 +29,7 @@ var (
 	loopsDesc       = desc("upstream_loops_total", "Questions of our own that came back to us.")
 	serverDesc      = desc("upstream_queries_total", "Queries sent to a nameserver.", "server")
 	serverFailDesc  = desc("upstream_failures_total", "Queries to a nameserver without a usable answer in time.", "server")
-	serverRTTDesc   = desc("upstream_rtt_seconds_total", "Time waited for a nameserver's answers.", "server")
+	serverRTTDesc   = desc("upstream_rtt_seconds", "Time a nameserver took to answer, by address; of those unused for 10 minutes 128 stay.", "server")
 	serverDownDesc  = desc("upstream_down", "1 while a nameserver is asked last because it does not answer.", "server")
 	podsDesc        = desc("pods", "Pods of this node by state.", "state")
 	namesDesc       = desc("names", "Names answered here.")
@@ -50,7 +54,9 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	m.dns(count, gauge)
+	m.dns(count, gauge, func(d *prometheus.Desc, h *upstream.Histogram, labels ...string) {
+		ch <- prometheus.MustNewConstHistogram(d, h.Total(), h.Sum.Seconds(), h.Buckets(), labels...)
+	})
 	m.mesh(count, gauge)
 	if counters, err := m.d.datapath.Counters(); err == nil {
 		for event, n := range counters {
@@ -62,14 +68,21 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 
 type send func(d *prometheus.Desc, v float64, labels ...string)
 
-func (m metrics) dns(count, gauge send) {
-	for outcome, n := range m.d.queries() {
+type sendAll func(d *prometheus.Desc, h *upstream.Histogram, labels ...string)
+
+func (m metrics) dns(count, gauge send, histogram sendAll) {
+	for outcome, n := range m.d.outcomes() {
 		count(queriesDesc, float64(n), outcome)
 	}
 	s := m.d.server.Stats()
 	count(messagesDesc, float64(s.UDP), "udp")
 	count(messagesDesc, float64(s.TCP), "tcp")
 	count(truncatedDesc, float64(s.Truncated))
+	count(unloggedDesc, float64(s.Unlogged))
+	for _, n := range s.Answers {
+		count(answersDesc, float64(n.Queries), n.Namespace, n.Source, n.Rcode)
+	}
+	histogram(waitedDesc, &s.Waited)
 
 	u := m.d.upstream.Stats()
 	for result, n := range map[string]uint64{
@@ -83,7 +96,7 @@ func (m metrics) dns(count, gauge send) {
 		addr := server.Addr.String()
 		count(serverDesc, float64(server.Queries), addr)
 		count(serverFailDesc, float64(server.Failures), addr)
-		count(serverRTTDesc, server.RTT.Seconds(), addr)
+		histogram(serverRTTDesc, &server.RTT, addr)
 		gauge(serverDownDesc, truth(server.Down), addr)
 	}
 }
@@ -126,8 +139,8 @@ func truth(b bool) float64 {
 	return 0
 }
 
-// queries counts DNS queries by what became of them.
-func (d *daemon) queries() map[string]uint64 {
+// outcomes counts DNS queries by what became of them.
+func (d *daemon) outcomes() map[string]uint64 {
 	s := d.server.Stats()
 	return map[string]uint64{
 		"answered": s.Answered, "nodata": s.NoData, "completed": s.Completed, "forwarded": s.Forwarded,

@@ -150,12 +150,10 @@ func texts(addrs []netip.Addr) []string {
 
 // explain says what a query for name from a pod meets, and what a connection to the answer does.
 func (d *daemon) explain(name, pod string) ([]string, error) {
-	list := d.pods.List()
-	i := slices.IndexFunc(list, func(p pods.Pod) bool { return podName(p) == pod || p.Key.ContainerID == pod })
-	if i < 0 {
-		return nil, fmt.Errorf("no pod %q on this node; `dnsd pods` lists them", pod)
+	p, err := d.pod(pod)
+	if err != nil {
+		return nil, err
 	}
-	p := list[i]
 	lines := []string{fmt.Sprintf("pod %s is %s%s", podName(p), p.State, because(p.Reason))}
 	for _, n := range p.Nameservers {
 		lines = append(lines, fmt.Sprintf("queries to %s:53 are turned to port %d of the pod's own address; what is not ours is asked of %[1]s from the pod", n.Addr, n.Port))

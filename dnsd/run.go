@@ -85,6 +85,7 @@ func run(ctx context.Context, c *Config, log *slog.Logger) error {
 	g.Go(func() error { return d.resolve(ctx) })
 	g.Go(func() error { return d.pods.Run(ctx) })
 	g.Go(func() error { return d.serveAdmin(ctx) })
+	g.Go(func() error { return d.logQueries(ctx) })
 	for _, s := range d.sources {
 		g.Go(func() error {
 			if err := s.run(ctx, d.hub.emit(ctx)); err != nil && ctx.Err() == nil {

@@ -19,7 +19,7 @@ func (d *daemon) serveAdmin(ctx context.Context) error {
 	s, err := admin.Listen(admin.Options{
 		Socket: d.config.adminSocket(), Listen: d.config.Listen,
 		Status: d.status, Names: d.nameRows, Clusters: d.clusterRows, Pods: d.podRows,
-		Explain: d.explain, Ready: d.ready, Registry: d.registry(),
+		Explain: d.explain, Queries: d.queries, Ready: d.ready, Registry: d.registry(),
 	})
 	if err != nil {
 		return err
@@ -53,7 +53,7 @@ func (d *daemon) status() admin.Status {
 		Kernel:   d.kernelStatus(now),
 		Names:    len(st.plan.Names),
 		Clusters: len(st.plan.Assignments),
-		Queries:  d.queries(),
+		Queries:  d.outcomes(),
 		Upstream: d.upstreamStatus(),
 	}
 	s.Node, _ = os.Hostname() // without one the line is shorter

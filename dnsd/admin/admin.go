@@ -1,4 +1,4 @@
-// Package admin shows what dnsd does and why: health, metrics, dumps and explanations, on a unix socket
+// Package admin shows what dnsd does and why: health, metrics, dumps, queries and explanations, on a unix socket
 // and a local port, and the client side of it.
 //
 // It knows nothing of the rest of dnsd. Whoever wires it hands in functions that fill the structs below;
@@ -177,6 +177,27 @@ type PodRow struct {
 	// State is captured, balanced, opening or failed; Reason says why it is not captured.
 	State, Reason string
 	Since         time.Time
+}
+
+// Query is one DNS query and what became of it.
+type Query struct {
+	// Time is when it came, Took how long its answer took from there.
+	Time time.Time
+	Took time.Duration
+	// Pod asked, from Client (address:port) over Network ("udp" or "tcp"), the Nameserver (address:port).
+	Pod, Client, Network, Nameserver string
+	// Name and Type are the question's.
+	Name, Type string
+	// Rcode is the answer's, "none" if there was none.
+	Rcode string
+	// Source is where the answer came from: a source of the mesh, "special", "cache", "stale",
+	// "upstream", "passed", "failed", "dropped" or "malformed".
+	Source string
+	// Object is what the name was declared by, Server the nameserver that answered.
+	Object string `json:",omitempty"`
+	Server string `json:",omitempty"`
+	// Lost is how many queries before this one could not be shown: they came too fast.
+	Lost uint64 `json:",omitempty"`
 }
 
 // NameserverRow is one captured nameserver.

@@ -20,6 +20,9 @@ func PrintJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
+// PrintJSONLine writes v as JSON on a line.
+func PrintJSONLine(w io.Writer, v any) error { return json.NewEncoder(w).Encode(v) }
+
 // PrintStatus writes the summary: first whether it works, then the parts, last what is wrong.
 func PrintStatus(w io.Writer, s Status) error {
 	return table(w, func(p printer) {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,7 +17,7 @@ import (
 )
 
 // Options are where to listen and what to show. Every function may be called at any moment and from
-// several goroutines at once; none may block for long.
+// several goroutines at once; none but Queries may block for long.
 type Options struct {
 	// Socket is the path of the unix socket. Its folder must exist.
 	Socket string
@@ -29,6 +30,10 @@ type Options struct {
 	Pods     func() []PodRow
 	// Explain says, step by step, what a query for name from pod ("namespace/name") meets.
 	Explain func(name, pod string) ([]string, error)
+	// Queries calls show with each query of pod (empty means all) as it is answered, or with one in every so
+	// many of them, until ctx is done, or with the error that show returns. Before the first it calls show
+	// with nil; more says that another query waits already.
+	Queries func(ctx context.Context, pod string, every int, show func(q *Query, more bool) error) error
 	// Ready returns why this daemon does not do its work yet; nil means it does.
 	Ready    func() error
 	Registry *prometheus.Registry
@@ -82,6 +87,7 @@ func (s *Server) Addr() net.Addr {
 // way gets a second to end.
 func (s *Server) Serve(ctx context.Context) error {
 	errs := make(chan error, 2)
+	s.http.BaseContext = func(net.Listener) context.Context { return ctx } // so that whoever watches queries goes, too
 	go func() { errs <- s.http.Serve(s.unix) }()
 	if s.tcp != nil {
 		go func() { errs <- s.local.Serve(s.tcp) }()
@@ -174,6 +180,33 @@ func dumps(mux *http.ServeMux, o Options) {
 		}
 		reply(w, steps)
 	})
+	mux.HandleFunc("GET /queries", func(w http.ResponseWriter, r *http.Request) { queries(w, r, o) })
+}
+
+// queries sends queries as they are answered, one JSON object a line, until whoever watches has gone.
+func queries(w http.ResponseWriter, r *http.Request, o Options) {
+	every, err := strconv.Atoi(r.FormValue("every"))
+	if err != nil || every < 1 {
+		http.Error(w, fmt.Sprintf("every=%q: a number from 1", r.FormValue("every")), http.StatusBadRequest)
+		return
+	}
+	out := http.NewResponseController(w)
+	_ = out.SetReadDeadline(time.Time{}) // the end of reading would be taken for the reader's going
+	lines := json.NewEncoder(w)
+	err = o.Queries(r.Context(), r.FormValue("pod"), every, func(q *Query, more bool) error {
+		// Nobody waits for a reader who has stopped reading but the reader himself.
+		err := out.SetWriteDeadline(time.Now().Add(30 * time.Second))
+		if q != nil {
+			err = errors.Join(err, lines.Encode(q))
+		}
+		if !more {
+			err = errors.Join(err, out.Flush())
+		}
+		return err
+	})
+	if err != nil && r.Context().Err() == nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
+	}
 }
 
 func reply(w http.ResponseWriter, v any) {

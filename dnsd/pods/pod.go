@@ -158,7 +158,7 @@ func (p *Pods) opened(q *pod, handle netns.NsHandle, err error) {
 	case len(q.listeners) == 0:
 		p.settle(q, Balanced, w.why, nil)
 	default:
-		p.settle(q, Captured, atADD(q.attachment.Problem), nil)
+		p.settle(q, Captured, cmp.Or(w.problem, atADD(q.attachment.Problem)), nil)
 	}
 }
 
@@ -235,6 +235,7 @@ func (p *Pods) enter(q *pod, row ebpf.Pod, w wish) error {
 			Pod:        q.name(),
 			Nameserver: netip.AddrPortFrom(l.nameserver, dnsPort),
 			Upstream:   p.upstream(q, i),
+			LogEvery:   w.logEvery,
 		})
 	}
 	if err := p.o.Kernel.PutPod(q.cookie, row); err != nil {

@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -14,6 +15,9 @@ import (
 // captureAnnotation on a pod, set to "off", leaves its DNS queries alone.
 const captureAnnotation = "nodens.io/capture"
 
+// logAnnotation on a pod has its queries logged: all of them ("on"), or one in so many ("1/100").
+const logAnnotation = "nodens.io/query-log"
+
 // maxNameservers is how many a row holds; resolvers use three.
 const maxNameservers = 4
 
@@ -26,6 +30,8 @@ type wish struct {
 	why          string // there is no nameserver to capture
 	client       names.Client
 	avoid        map[uint16]bool // ports of our band that the pod may want itself
+	logEvery     int             // of so many queries one is logged; 0 means none
+	problem      string          // what of its annotations makes no sense
 }
 
 func (p *Pods) wish(a attach.Attachment) wish {
@@ -44,6 +50,7 @@ func (p *Pods) wish(a attach.Attachment) wish {
 		domain := p.o.ClusterDomain
 		w.client.Search = []string{a.PodNamespace + ".svc." + domain, "svc." + domain, domain}
 	}
+	w.logEvery, w.problem = logged(a.Annotations[logAnnotation])
 	if a.Annotations[captureAnnotation] == "off" {
 		w.why = "opted out by its annotation " + captureAnnotation
 		return w
@@ -66,6 +73,22 @@ func (p *Pods) wish(a attach.Attachment) wish {
 		w.why = "none of its nameservers can be captured: they are its own, on loopback or link-local, or of a family it has no address of"
 	}
 	return w
+}
+
+// logged reads a logAnnotation. What cannot be read is no reason to leave the pod alone.
+func logged(annotation string) (every int, problem string) {
+	switch annotation {
+	case "", "off":
+		return 0, ""
+	case "on":
+		return 1, ""
+	}
+	if n, ok := strings.CutPrefix(annotation, "1/"); ok {
+		if every, err := strconv.Atoi(n); err == nil && every > 0 {
+			return every, ""
+		}
+	}
+	return 0, fmt.Sprintf("its queries are not logged: annotation %s is %q, not on, off or 1/N", logAnnotation, annotation)
 }
 
 // capturable leaves out what a listener cannot stand for. A nameserver inside the pod is the pod's own

@@ -74,6 +74,17 @@ func TestOptOut(t *testing.T) {
 	}
 }
 
+func TestQueryLogAnnotation(t *testing.T) {
+	for annotation, want := range map[string]int{
+		"": 0, "off": 0, "on": 1, "1/1": 1, "1/100": 100, "yes": -1, "1/0": -1, "1/-5": -1, "1/many": -1, "100": -1,
+	} {
+		every, problem := logged(annotation)
+		if every != max(want, 0) || (problem != "") != (want < 0) {
+			t.Errorf("%q: one in %d, %q; want one in %d", annotation, every, problem, want)
+		}
+	}
+}
+
 func TestWhoAsks(t *testing.T) {
 	kube := attach.Attachment{PodNamespace: "shop", PodName: "web-0", Addresses: prefixes("10.1.0.5/24")}
 	given := kube

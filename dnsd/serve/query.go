@@ -63,7 +63,7 @@ func (k *socket) dropped() verdict {
 func (k *socket) wait(ctx context.Context, later work) ([]byte, verdict) {
 	began := time.Now()
 	reply, v := later(ctx)
-	k.gate.counts.waited.observe(time.Since(began))
+	k.gate.counts.waited.add(time.Since(began))
 	return reply, v
 }
 

@@ -178,18 +178,6 @@ func TestAnswersAreCounted(t *testing.T) {
 	}
 }
 
-func TestHistogram(t *testing.T) {
-	var h histogram
-	for _, d := range []time.Duration{0, 250 * time.Microsecond, 251 * time.Microsecond, time.Hour} {
-		h.observe(d)
-	}
-	var got Histogram
-	h.addTo(&got)
-	if b := got.Buckets(); b[0.00025] != 2 || b[0.0005] != 3 || b[2.5] != 3 || got.Total() != 4 || got.Sum < time.Hour {
-		t.Errorf("%+v", got)
-	}
-}
-
 // BenchmarkQueryLog is what it costs to count a query and to show it, beside answering it: to nobody, and
 // to somebody who takes one in a hundred or all.
 func BenchmarkQueryLog(b *testing.B) {

@@ -2,10 +2,12 @@ package serve
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/miekg/dns"
 
 	"github.com/nodens-dns/nodens/dnsd/names"
+	"github.com/nodens-dns/nodens/dnsd/upstream"
 )
 
 // Stats is what a Server has counted since New. All but Connections only ever grow.
@@ -32,7 +34,7 @@ type Stats struct {
 	// Unlogged are the queries that the standing log of their pod lost: its lines were not read in time.
 	Unlogged uint64
 	// Waited says how long questions took that had to be asked upstream.
-	Waited Histogram
+	Waited upstream.Histogram
 	// Answers says who answered whom, and what.
 	Answers []AnswerCount
 }
@@ -101,8 +103,26 @@ type counters struct {
 	completed, forwarded, passed atomic.Uint64
 	failed, refused, dropped     atomic.Uint64
 	malformed, truncated         atomic.Uint64
-	waited                       histogram
+	waited                       waits
 	answers                      [maxSources][rcodes]atomic.Uint64
+}
+
+// waits is an upstream.Histogram that is being written.
+type waits struct {
+	counts [len(upstream.Histogram{}.Counts)]atomic.Uint64
+	sum    atomic.Int64
+}
+
+func (w *waits) add(d time.Duration) {
+	w.counts[upstream.Bucket(d)].Add(1)
+	w.sum.Add(int64(d))
+}
+
+func (w *waits) addTo(h *upstream.Histogram) {
+	for i := range w.counts {
+		h.Counts[i] += w.counts[i].Load()
+	}
+	h.Sum += time.Duration(w.sum.Load())
 }
 
 // own counts an answer that the table had by itself.

@@ -15,8 +15,10 @@ const (
 	// then after twice as long each time, up to the last.
 	probeFirst = time.Second
 	probeLast  = 30 * time.Second
-	// Of servers nobody asked for this long nothing is remembered but the counts.
+	// Of servers nobody asked for this long nothing is remembered but the counts, and those only while
+	// there are not more than so many: pods may name nameservers as they like, and come and go.
 	forgetAfter = 10 * time.Minute
+	maxCounted  = 128
 )
 
 // health remembers which servers answer. Reaching one may depend on where the question comes from, so
@@ -122,8 +124,7 @@ func (h *health) answered(scope string, addr netip.AddrPort, rtt time.Duration) 
 	back = at.down()
 	at.silent, at.answered = 0, now
 	n := h.count(addr)
-	n.Answers++
-	n.RTT += rtt
+	n.RTT.add(rtt)
 	return back
 }
 
@@ -187,6 +188,18 @@ func (h *health) sweep(now time.Time) {
 	for at, s := range h.servers {
 		if now.Sub(s.used) > forgetAfter {
 			delete(h.servers, at)
+		}
+	}
+	if len(h.counts) <= maxCounted {
+		return
+	}
+	inUse := make(map[netip.AddrPort]bool, len(h.servers))
+	for at := range h.servers {
+		inUse[at.addr] = true
+	}
+	for addr := range h.counts {
+		if !inUse[addr] {
+			delete(h.counts, addr)
 		}
 	}
 }

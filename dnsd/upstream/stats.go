@@ -1,9 +1,6 @@
 package upstream
 
-import (
-	"net/netip"
-	"time"
-)
+import "net/netip"
 
 // Stats is what a Client has counted since it was made. All but the sizes only ever grow.
 type Stats struct {
@@ -31,9 +28,8 @@ type ServerStats struct {
 	// Queries sent, and how many of them ended without a usable answer in time (Failures) or in an
 	// rcode that made us ask another server (Refusals).
 	Queries, Failures, Refusals uint64
-	// Answers is how many answers came, after RTT in all.
-	Answers uint64
-	RTT     time.Duration
+	// RTT is how long the answers took that came.
+	RTT Histogram
 	// Mismatched counts replies thrown away because they did not fit the question: a late reply, or
 	// somebody guessing.
 	Mismatched uint64

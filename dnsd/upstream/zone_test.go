@@ -75,7 +75,7 @@ func TestZoneHasACacheOfItsOwn(t *testing.T) {
 	if s.udp.Load() != 1 {
 		t.Errorf("asked %d times", s.udp.Load())
 	}
-	if n := c.Stats().Servers; len(n) != 1 || n[0].Addr != s.addr || n[0].Answers != 1 {
+	if n := c.Stats().Servers; len(n) != 1 || n[0].Addr != s.addr || n[0].RTT.Total() != 1 {
 		t.Errorf("counted %+v", n)
 	}
 }
