@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"sigs.k8s.io/yaml"
 
@@ -45,6 +46,8 @@ type Config struct {
 		V4 netip.Prefix `json:"v4"`
 		V6 netip.Prefix `json:"v6"`
 	} `json:"vips"`
+	// DrainTime is how long TCP connections go on when their endpoint has left, such as "30s".
+	DrainTime string `json:"drainTime"`
 	// File, when set, reads manifests from a folder.
 	File *struct {
 		Dir string `json:"dir"`
@@ -54,6 +57,7 @@ type Config struct {
 
 	resolvers []netip.AddrPort // Resolvers, parsed
 	zones     []upstream.Zone  // Zones, parsed
+	drain     time.Duration    // DrainTime, parsed
 }
 
 // XDSConfig says which control plane to ask and as whom.
@@ -76,6 +80,7 @@ func readConfig(path string) (*Config, error) {
 		RunDir:        "/run/nodens",
 		Listen:        "127.0.0.1:9553",
 		ClusterDomain: "cluster.local",
+		DrainTime:     defaultDrain.String(),
 	}
 	if path != "" {
 		data, err := os.ReadFile(path)
@@ -115,6 +120,9 @@ func (c *Config) check() error {
 	var err error
 	if c.zones, err = parseZones(c.Zones); err != nil {
 		errs = append(errs, err)
+	}
+	if c.drain, err = time.ParseDuration(c.DrainTime); err != nil || c.drain < 0 {
+		errs = append(errs, fmt.Errorf("drainTime: %q is no duration such as 30s or 10m", c.DrainTime))
 	}
 	if !c.VIPs.V4.IsValid() {
 		c.VIPs.V4 = netip.MustParsePrefix("240.240.0.0/16")

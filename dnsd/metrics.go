@@ -40,6 +40,7 @@ var (
 	planSecondsDesc = desc("plan_seconds", "How long the last pass took.")
 	planFailedDesc  = desc("plan_failed", "1 while the plan is not wholly applied.")
 	kernelDesc      = desc("kernel_events_total", "What the programs in the kernel did, by reason.", "event")
+	drainingDesc    = desc("connections_draining", "TCP connections whose endpoint has left, to be ended after the drain time.")
 	heartbeatDesc   = desc("kernel_heartbeat_age_seconds", "Age of the heartbeat the kernel sees.")
 )
 
@@ -63,6 +64,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 			count(kernelDesc, float64(n), event)
 		}
 	}
+	gauge(drainingDesc, float64(m.d.draining.Load()))
 	gauge(heartbeatDesc, m.d.datapath.Heartbeat().Seconds())
 }
 

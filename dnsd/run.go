@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -43,6 +44,7 @@ type daemon struct {
 	keep     *keeper
 	hub      *hub
 	sources  []source
+	draining atomic.Int64 // connections whose endpoint has left and that will be ended
 }
 
 // source is one place the mesh is learnt from.
@@ -84,6 +86,7 @@ func run(ctx context.Context, c *Config, log *slog.Logger) error {
 	g.Go(func() error { return d.keep.run(ctx) })
 	g.Go(func() error { return d.resolve(ctx) })
 	g.Go(func() error { return d.pods.Run(ctx) })
+	g.Go(func() error { return d.endSockets(ctx) })
 	g.Go(func() error { return d.serveAdmin(ctx) })
 	g.Go(func() error { return d.logQueries(ctx) })
 	for _, s := range d.sources {

@@ -226,6 +226,9 @@ func (o Options) spec() (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, name := range iterators {
+		delete(spec.Programs, name)
+	}
 	for name, n := range o.maxEntries {
 		spec.Maps[name].MaxEntries = n
 	}

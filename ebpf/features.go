@@ -22,7 +22,11 @@ func (d *Datapath) Features() []Feature {
 	if !errno.Present {
 		errno.Detail = "nothing behind an address: EPERM instead of ECONNREFUSED; needs bpf_set_retval, Linux 5.18"
 	}
-	return append(all, errno, d.orderFeature())
+	ends := Feature{Name: "ends", Present: haveSockDestroy(), Detail: "connections to a backend that has left are ended"}
+	if !ends.Present {
+		ends.Detail = "connections to a backend that has left are left alone; needs bpf_sock_destroy, Linux 6.5"
+	}
+	return append(all, errno, ends, d.orderFeature())
 }
 
 // orderFeature finds the first attachment this kernel knows by attaching a program that does nothing,

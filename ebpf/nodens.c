@@ -12,7 +12,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "udp.h"
+#include "terminate.h"
 
 /* Loaded as GPL: the coarse clock and others are for such programs only. */
 char LICENSE[] SEC("license") = "GPL";

@@ -63,7 +63,9 @@ const (
 	nodensCountCOUNT_LB_PROBES           nodensCount = 11
 	nodensCountCOUNT_TCP_CONNECT_FAILED  nodensCount = 12
 	nodensCountCOUNT_TCP_CONNECT_TIMEOUT nodensCount = 13
-	nodensCountCOUNTS                    nodensCount = 14
+	nodensCountCOUNT_TCP_ENDED           nodensCount = 14
+	nodensCountCOUNT_UDP_ENDED           nodensCount = 15
+	nodensCountCOUNTS                    nodensCount = 16
 )
 
 type nodensEndpoint struct {
@@ -180,8 +182,11 @@ const (
 	nodensMapSockets       = "sockets"
 	nodensProgConnect4     = "connect4"
 	nodensProgConnect6     = "connect6"
+	nodensProgEndTcp       = "end_tcp"
+	nodensProgEndUdp       = "end_udp"
 	nodensProgGetpeername4 = "getpeername4"
 	nodensProgGetpeername6 = "getpeername6"
+	nodensProgListLeft     = "list_left"
 	nodensProgRecvmsg4     = "recvmsg4"
 	nodensProgRecvmsg6     = "recvmsg6"
 	nodensProgSendmsg4     = "sendmsg4"
@@ -189,6 +194,7 @@ const (
 	nodensProgSockOps      = "sock_ops"
 	nodensProgSockRelease  = "sock_release"
 	nodensVarCanSetRetval  = "can_set_retval"
+	nodensVarDrain         = "drain"
 )
 
 // loadNodens returns the embedded CollectionSpec for nodens.
@@ -235,8 +241,11 @@ type nodensSpecs struct {
 type nodensProgramSpecs struct {
 	Connect4     *ebpf.ProgramSpec `ebpf:"connect4"`
 	Connect6     *ebpf.ProgramSpec `ebpf:"connect6"`
+	EndTcp       *ebpf.ProgramSpec `ebpf:"end_tcp"`
+	EndUdp       *ebpf.ProgramSpec `ebpf:"end_udp"`
 	Getpeername4 *ebpf.ProgramSpec `ebpf:"getpeername4"`
 	Getpeername6 *ebpf.ProgramSpec `ebpf:"getpeername6"`
+	ListLeft     *ebpf.ProgramSpec `ebpf:"list_left"`
 	Recvmsg4     *ebpf.ProgramSpec `ebpf:"recvmsg4"`
 	Recvmsg6     *ebpf.ProgramSpec `ebpf:"recvmsg6"`
 	Sendmsg4     *ebpf.ProgramSpec `ebpf:"sendmsg4"`
@@ -269,6 +278,7 @@ type nodensMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type nodensVariableSpecs struct {
 	CanSetRetval *ebpf.VariableSpec `ebpf:"can_set_retval"`
+	Drain        *ebpf.VariableSpec `ebpf:"drain"`
 }
 
 // nodensObjects contains all objects after they have been loaded into the kernel.
@@ -329,6 +339,7 @@ func (m *nodensMaps) Close() error {
 // It can be passed to loadNodensObjects or ebpf.CollectionSpec.LoadAndAssign.
 type nodensVariables struct {
 	CanSetRetval *ebpf.Variable `ebpf:"can_set_retval"`
+	Drain        *ebpf.Variable `ebpf:"drain"`
 }
 
 // nodensPrograms contains all programs after they have been loaded into the kernel.
@@ -337,8 +348,11 @@ type nodensVariables struct {
 type nodensPrograms struct {
 	Connect4     *ebpf.Program `ebpf:"connect4"`
 	Connect6     *ebpf.Program `ebpf:"connect6"`
+	EndTcp       *ebpf.Program `ebpf:"end_tcp"`
+	EndUdp       *ebpf.Program `ebpf:"end_udp"`
 	Getpeername4 *ebpf.Program `ebpf:"getpeername4"`
 	Getpeername6 *ebpf.Program `ebpf:"getpeername6"`
+	ListLeft     *ebpf.Program `ebpf:"list_left"`
 	Recvmsg4     *ebpf.Program `ebpf:"recvmsg4"`
 	Recvmsg6     *ebpf.Program `ebpf:"recvmsg6"`
 	Sendmsg4     *ebpf.Program `ebpf:"sendmsg4"`
@@ -351,8 +365,11 @@ func (p *nodensPrograms) Close() error {
 	return _NodensClose(
 		p.Connect4,
 		p.Connect6,
+		p.EndTcp,
+		p.EndUdp,
 		p.Getpeername4,
 		p.Getpeername6,
+		p.ListLeft,
 		p.Recvmsg4,
 		p.Recvmsg6,
 		p.Sendmsg4,

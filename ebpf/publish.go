@@ -59,12 +59,27 @@ func (s *Services) publish(name string, service Service, c *Changes, now time.Ti
 	set.Members += at.base
 	s.tables.sets.rows[id.base] = set
 	if known {
+		for id := range s.members(index) {
+			s.parted = s.parted || !slices.Contains(taken, id)
+		}
 		s.restSet(index, now)
 	}
 	word := &s.tables.words.rows[index]
 	atomic.StoreUint64(word, (*word>>32+1)<<32|uint64(id.base))
 	c.Services++
 	return nil
+}
+
+// tellLeft lets Left receive, if backends have left.
+func (s *Services) tellLeft() {
+	if !s.parted {
+		return
+	}
+	s.parted = false
+	select {
+	case s.left <- struct{}{}:
+	default: // it has been told before and not yet listened
+	}
 }
 
 // standby are the service's backends on standby, those it uses left out.

@@ -37,6 +37,9 @@ func (s *Services) writeRows(want map[nodensFrontend]string, c *Changes) error {
 			return fmt.Errorf("write frontend %s (%d of %d not written): %w", row, len(missing)-i, len(missing),
 				full(err, s.frontends, nodensMapFrontends))
 		}
+		if have, there := s.rows[row]; there && have != noService {
+			s.parted = true
+		}
 		s.rows[row] = index
 		if want[row] != nobody {
 			c.Frontends++
@@ -73,6 +76,7 @@ func (s *Services) deleteRows(want map[nodensFrontend]string, c *Changes, now ti
 		}
 		if s.rows[row] != noService {
 			c.Frontends++
+			s.parted = true
 		}
 		delete(s.rows, row)
 		s.erased = now

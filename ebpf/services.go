@@ -68,7 +68,14 @@ type Services struct {
 	uses   map[uint32]int            // services a backend is in
 	pools  struct{ services, sets, slots, backends *pool }
 	erased time.Time // when rows were last deleted
+
+	parted bool // a backend has left since left was last sent to
+	left   chan struct{}
 }
+
+// Left receives after an Apply that took a backend from a service or from a frontend: sockets may be
+// connected to it still, see [Terminator].
+func (s *Services) Left() <-chan struct{} { return s.left }
 
 // Services reads back what the kernel holds: backends keep their number and their count of open
 // connections over a restart.
@@ -85,6 +92,7 @@ func (d *Datapath) Services() (*Services, error) {
 		names:     make(map[string]uint32),
 		ids:       make(map[netip.AddrPort]uint32),
 		uses:      make(map[uint32]int),
+		left:      make(chan struct{}, 1),
 	}
 	var row nodensFrontend
 	var index uint32
@@ -168,6 +176,7 @@ func (s *Services) Apply(frontends map[Frontend]string, services map[string]Serv
 	}
 	errs = append(errs, s.writeRows(want, &c), s.deleteRows(want, &c, now))
 	s.retire(used, &c, now)
+	s.tellLeft()
 	return c, errors.Join(errs...)
 }
 

@@ -110,6 +110,16 @@ func (d *dialer) socket(to netip.Addr, kind int) (*os.File, error) {
 	return f, nil
 }
 
+// within runs f inside the pod's namespace.
+func (d *dialer) within(f func() error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return net.ErrClosed
+	}
+	return d.ns.do(f)
+}
+
 // connect connects f, a socket that does not block, and waits until that has worked, failed, or ctx is
 // done.
 func connect(ctx context.Context, f *os.File, to netip.AddrPort) error {

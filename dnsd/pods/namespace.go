@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -94,6 +95,30 @@ func (n namespace) do(f func() error) error {
 		done <- err
 	}()
 	return <-done
+}
+
+// Within runs f, which is quick and may not start a goroutine, on a thread inside the network namespace of
+// one of the pods here, named by its cookie, and returns f's error.
+func (p *Pods) Within(ctx context.Context, cookie uint64, f func() error) error {
+	found := make(chan *dialer, 1)
+	look := func() {
+		if q := p.holder(cookie, nil); q != nil {
+			found <- q.dialer
+		}
+		close(found)
+	}
+	select {
+	case p.queue <- look:
+	case <-p.ended:
+		return errors.New("dnsd is stopping")
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	d, ok := <-found
+	if !ok {
+		return errors.New("no pod has it, or it is not open yet")
+	}
+	return d.within(f)
 }
 
 // facts are what only the namespace itself knows.
