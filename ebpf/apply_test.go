@@ -279,7 +279,7 @@ func TestAdopt(t *testing.T) {
 	services := map[string]Service{
 		"a":  {Policy: LeastRequest, Backends: backends(8080, back4...)},
 		"a6": {Policy: Random, Backends: backends(8080, back6...)},
-		"b":  {Policy: RoundRobin, Backends: []Backend{{netip.AddrPortFrom(back4[0], 0), 7}, {netip.AddrPortFrom(back4[1], 0), 3}}},
+		"b":  {Policy: RoundRobin, Backends: []Backend{{Addr: netip.AddrPortFrom(back4[0], 0), Weight: 7}, {Addr: netip.AddrPortFrom(back4[1], 0), Weight: 3}}},
 	}
 	apply(t, s, f, services)
 	k := w.socket(t, unix.AF_INET, unix.SOCK_DGRAM, 0)

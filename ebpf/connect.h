@@ -69,11 +69,11 @@ static __always_inline enum verdict forward(struct bpf_sock_addr *ctx, struct en
 		}
 	}
 
-	__u64 view = pod->view;
+	struct client client = { .cookie = cookie, .view = pod->view, .addr = is_v4(&to->addr) ? pod->addr4 : pod->addr6 };
 
 	if (!(pod->flags & POD_LB) || !still_ours(pod, cookie))
 		return LEAVE;
-	return balance(ctx, view, to, connecting);
+	return balance(ctx, &client, to, connecting);
 }
 
 /* Who a peer or sender is to the application. */

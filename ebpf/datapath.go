@@ -6,7 +6,7 @@
 // enough, [Datapath.Features] names what a newer kernel would add.
 package ebpf
 
-//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel,bpfeb -type agreed -type address -type endpoint -type policy -type pod_flags -type count -type health -type translation nodens nodens.c -- -O2 -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/x86_64-linux-gnu
+//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel,bpfeb -type agreed -type address -type endpoint -type policy -type growth -type pod_flags -type count -type health -type translation nodens nodens.c -- -O2 -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/x86_64-linux-gnu
 
 import (
 	"cmp"
@@ -199,7 +199,6 @@ func (d *Datapath) check() (*Datapath, error) {
 
 func (o Options) pinPath() string { return cmp.Or(o.PinPath, DefaultPinPath) }
 
-// complete fills in the defaults.
 // hold completes the options and keeps other processes from changing the same pins until unlock.
 func (o Options) hold() (complete Options, unlock func(), err error) {
 	if o, err = o.complete(); err != nil {
@@ -209,6 +208,7 @@ func (o Options) hold() (complete Options, unlock func(), err error) {
 	return o, unlock, err
 }
 
+// complete fills in the defaults.
 func (o Options) complete() (Options, error) {
 	o.PinPath = o.pinPath()
 	if o.CgroupPath == "" {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 //
 // Every map, and with it every limit. All are pinned; dnsd is the only writer but for what sockets do:
-// cursors, backend_states, sockets, counters.
+// service_states, backend_states, sockets, affinities, counters.
 #pragma once
 
 #include "types.h"
@@ -72,15 +72,15 @@ struct {
 	PINNED;
 } services SEC(".maps");
 
-/* By service: how many connections ROUND_ROBIN has placed. */
+/* By service. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 32768);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, struct service_state);
 	PINNED;
-} cursors SEC(".maps");
+} service_states SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -94,7 +94,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 262144);
+	__uint(max_entries, 1048576);
 	__type(key, __u32);
 	__type(value, struct slot);
 	PINNED;
@@ -103,7 +103,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 131072);
 	__type(key, __u32);
 	__type(value, struct backend);
 	PINNED;
@@ -113,7 +113,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 131072);
 	__type(key, __u32);
 	__type(value, struct backend_state);
 	PINNED;
@@ -127,6 +127,26 @@ struct {
 	__type(value, struct socket);
 	PINNED;
 } sockets SEC(".maps");
+
+/* Full of clients that may still come back, it forgets the one who was longest away. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct affinity_key);
+	__type(value, struct affinity);
+	PINNED;
+} affinities SEC(".maps");
+
+/* Where virtual addresses are given from, for each family. */
+enum { RANGE_V4, RANGE_V6, RANGES };
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, RANGES);
+	__type(key, __u32);
+	__type(value, struct range);
+	PINNED;
+} ranges SEC(".maps");
 
 static __always_inline void count(enum count what)
 {

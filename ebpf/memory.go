@@ -38,11 +38,12 @@ func (m *memory[T]) Close() error {
 
 // tables are the balancing arrays.
 type tables struct {
-	words, cursors *memory[uint64]
-	sets           *memory[nodensSet]
-	slots          *memory[nodensSlot]
-	backends       *memory[nodensBackend]
-	states         *memory[nodensBackendState]
+	words    *memory[uint64]
+	services *memory[nodensServiceState]
+	sets     *memory[nodensSet]
+	slots    *memory[nodensSlot]
+	backends *memory[nodensBackend]
+	states   *memory[nodensBackendState]
 }
 
 // mapTables maps the balancing arrays, once for a Datapath.
@@ -55,7 +56,7 @@ func (d *Datapath) mapTables() (*tables, error) {
 	var t tables
 	var errs [6]error
 	t.words, errs[0] = mapMemory[uint64](d.maps.Services)
-	t.cursors, errs[1] = mapMemory[uint64](d.maps.Cursors)
+	t.services, errs[1] = mapMemory[nodensServiceState](d.maps.ServiceStates)
 	t.sets, errs[2] = mapMemory[nodensSet](d.maps.Sets)
 	t.slots, errs[3] = mapMemory[nodensSlot](d.maps.Slots)
 	t.backends, errs[4] = mapMemory[nodensBackend](d.maps.Backends)
@@ -69,6 +70,6 @@ func (d *Datapath) mapTables() (*tables, error) {
 
 // Close unmaps what was mapped.
 func (t *tables) Close() error {
-	return errors.Join(t.words.Close(), t.cursors.Close(), t.sets.Close(), t.slots.Close(), t.backends.Close(),
+	return errors.Join(t.words.Close(), t.services.Close(), t.sets.Close(), t.slots.Close(), t.backends.Close(),
 		t.states.Close())
 }

@@ -18,6 +18,20 @@ type nodensAddress struct {
 	Word [4]uint32
 }
 
+type nodensAffinity struct {
+	_           structs.HostLayout
+	Last        uint64
+	Backend     uint32
+	Incarnation uint32
+}
+
+type nodensAffinityKey struct {
+	_       structs.HostLayout
+	Client  uint64
+	Service uint32
+	Pad     uint32
+}
+
 type nodensAgreed uint32
 
 const (
@@ -39,10 +53,10 @@ type nodensBackend struct {
 type nodensBackendState struct {
 	_           structs.HostLayout
 	Active      uint32
-	Ejections   uint32
+	Streak      uint32
 	Connections uint64
 	Failures    uint64
-	EjectUntil  uint64
+	FailedAt    uint64
 	Pad         [4]uint64
 }
 
@@ -61,11 +75,14 @@ const (
 	nodensCountCOUNT_LB_UNTRACKED        nodensCount = 9
 	nodensCountCOUNT_LB_ALL_EJECTED      nodensCount = 10
 	nodensCountCOUNT_LB_PROBES           nodensCount = 11
-	nodensCountCOUNT_TCP_CONNECT_FAILED  nodensCount = 12
-	nodensCountCOUNT_TCP_CONNECT_TIMEOUT nodensCount = 13
-	nodensCountCOUNT_TCP_ENDED           nodensCount = 14
-	nodensCountCOUNT_UDP_ENDED           nodensCount = 15
-	nodensCountCOUNTS                    nodensCount = 16
+	nodensCountCOUNT_LB_OVER_LIMIT       nodensCount = 12
+	nodensCountCOUNT_LB_NOBODYS          nodensCount = 13
+	nodensCountCOUNT_LB_RETURNED         nodensCount = 14
+	nodensCountCOUNT_TCP_CONNECT_FAILED  nodensCount = 15
+	nodensCountCOUNT_TCP_CONNECT_TIMEOUT nodensCount = 16
+	nodensCountCOUNT_TCP_ENDED           nodensCount = 17
+	nodensCountCOUNT_UDP_ENDED           nodensCount = 18
+	nodensCountCOUNTS                    nodensCount = 19
 )
 
 type nodensEndpoint struct {
@@ -83,6 +100,13 @@ type nodensFrontend struct {
 	Pad      [5]uint8
 	View     uint64
 }
+
+type nodensGrowth uint32
+
+const (
+	nodensGrowthDOUBLING nodensGrowth = 0
+	nodensGrowthLINEAR   nodensGrowth = 1
+)
 
 type nodensHealth uint32
 
@@ -123,24 +147,51 @@ const (
 	nodensPolicyRANDOM        nodensPolicy = 0
 	nodensPolicyROUND_ROBIN   nodensPolicy = 1
 	nodensPolicyLEAST_REQUEST nodensPolicy = 2
+	nodensPolicyRING_HASH     nodensPolicy = 3
+	nodensPolicyMAGLEV        nodensPolicy = 4
 )
 
+type nodensRange struct {
+	_    structs.HostLayout
+	Addr nodensAddress
+	Mask nodensAddress
+}
+
+type nodensServiceState struct {
+	_           structs.HostLayout
+	Cursor      uint64
+	Refused     uint64
+	Active      uint32
+	Incarnation uint32
+	Pad         uint64
+}
+
 type nodensSet struct {
-	_       structs.HostLayout
-	Policy  nodensPolicy
-	Base    uint32
-	Count   uint32
-	Members uint32
-	Size    uint32
-	Standby uint32
-	Lasting uint32
-	Used    uint32
+	_              structs.HostLayout
+	Policy         nodensPolicy
+	Base           uint32
+	Count          uint32
+	Members        uint32
+	Size           uint32
+	Standby        uint32
+	Lasting        uint32
+	Used           uint32
+	Affinity       uint32
+	MaxConnections uint32
+	Consecutive    uint32
+	Ejection       uint32
+	MaxEjection    uint32
+	Growth         nodensGrowth
+	MaxPercent     uint32
+	Pad            uint32
 }
 
 type nodensSlot struct {
 	_       structs.HostLayout
 	Backend uint32
-	Weight  uint32
+	Weight  uint16
+	Always  uint8
+	V4      uint8
 }
 
 type nodensSocket struct {
@@ -150,6 +201,8 @@ type nodensSocket struct {
 	Counted     uint32
 	Health      nodensHealth
 	Next        uint32
+	Service     uint32
+	Admitted    uint32
 	Pad         uint32
 	Ring        [4]nodensTranslation
 }
@@ -167,15 +220,17 @@ type nodensTranslation struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	nodensMapAffinities    = "affinities"
 	nodensMapBackendStates = "backend_states"
 	nodensMapBackends      = "backends"
 	nodensMapCounters      = "counters"
-	nodensMapCursors       = "cursors"
 	nodensMapFrontends     = "frontends"
 	nodensMapHeartbeat     = "heartbeat"
 	nodensMapListeners     = "listeners"
 	nodensMapPods          = "pods"
+	nodensMapRanges        = "ranges"
 	nodensMapSchema        = "schema"
+	nodensMapServiceStates = "service_states"
 	nodensMapServices      = "services"
 	nodensMapSets          = "sets"
 	nodensMapSlots         = "slots"
@@ -258,15 +313,17 @@ type nodensProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type nodensMapSpecs struct {
+	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
 	BackendStates *ebpf.MapSpec `ebpf:"backend_states"`
 	Backends      *ebpf.MapSpec `ebpf:"backends"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
-	Cursors       *ebpf.MapSpec `ebpf:"cursors"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
 	Heartbeat     *ebpf.MapSpec `ebpf:"heartbeat"`
 	Listeners     *ebpf.MapSpec `ebpf:"listeners"`
 	Pods          *ebpf.MapSpec `ebpf:"pods"`
+	Ranges        *ebpf.MapSpec `ebpf:"ranges"`
 	Schema        *ebpf.MapSpec `ebpf:"schema"`
+	ServiceStates *ebpf.MapSpec `ebpf:"service_states"`
 	Services      *ebpf.MapSpec `ebpf:"services"`
 	Sets          *ebpf.MapSpec `ebpf:"sets"`
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
@@ -301,15 +358,17 @@ func (o *nodensObjects) Close() error {
 //
 // It can be passed to loadNodensObjects or ebpf.CollectionSpec.LoadAndAssign.
 type nodensMaps struct {
+	Affinities    *ebpf.Map `ebpf:"affinities"`
 	BackendStates *ebpf.Map `ebpf:"backend_states"`
 	Backends      *ebpf.Map `ebpf:"backends"`
 	Counters      *ebpf.Map `ebpf:"counters"`
-	Cursors       *ebpf.Map `ebpf:"cursors"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
 	Heartbeat     *ebpf.Map `ebpf:"heartbeat"`
 	Listeners     *ebpf.Map `ebpf:"listeners"`
 	Pods          *ebpf.Map `ebpf:"pods"`
+	Ranges        *ebpf.Map `ebpf:"ranges"`
 	Schema        *ebpf.Map `ebpf:"schema"`
+	ServiceStates *ebpf.Map `ebpf:"service_states"`
 	Services      *ebpf.Map `ebpf:"services"`
 	Sets          *ebpf.Map `ebpf:"sets"`
 	Slots         *ebpf.Map `ebpf:"slots"`
@@ -318,15 +377,17 @@ type nodensMaps struct {
 
 func (m *nodensMaps) Close() error {
 	return _NodensClose(
+		m.Affinities,
 		m.BackendStates,
 		m.Backends,
 		m.Counters,
-		m.Cursors,
 		m.Frontends,
 		m.Heartbeat,
 		m.Listeners,
 		m.Pods,
+		m.Ranges,
 		m.Schema,
+		m.ServiceStates,
 		m.Services,
 		m.Sets,
 		m.Slots,

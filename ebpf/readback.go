@@ -7,26 +7,31 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
+	"time"
 )
 
 // ServiceState is a service as the kernel has it.
 type ServiceState struct {
 	Name      string // "" until an Apply has named it
-	Policy    Policy
-	Lasting   bool
+	Service   Service
 	Frontends []Frontend
-	Backends  []BackendState
+	Backends  []BackendState // of Service.Backends and Service.Standby, by address
+	Active    uint32         // connections that count against Service.MaxConnections
+	Refused   uint64         // connections over it
 }
 
 // BackendState is a backend as the kernel has it. Its numbers are of the whole node, not of the one
-// service.
+// service; whether it is ejected is the service's own view.
 type BackendState struct {
 	Addr        netip.AddrPort
 	Weight      uint32 // reduced; 0: on standby
 	Active      uint32 // connected sockets
 	Connections uint64 // ever placed on it
 	Failures    uint64 // handshakes that failed
-	Ejected     bool   // rests since a handshake failed, until one succeeds
+	// Ejected says that it rests since handshakes failed, until one succeeds. From EjectedUntil on one
+	// connection at a time tries.
+	Ejected      bool
+	EjectedUntil time.Time
 }
 
 // Dump reads every service, in the order of their names.
@@ -43,9 +48,7 @@ func (s *Services) Dump() []ServiceState {
 	for index := range s.live {
 		state := ServiceState{Name: names[index], Frontends: frontends[index]}
 		if s.tables.words.rows[index] != 0 {
-			set := s.tables.sets.rows[s.setOf(index)]
-			state.Policy, state.Lasting = Policy(set.Policy), set.Lasting != 0
-			state.Backends = s.dumpBackends(index)
+			s.dump(index, &state)
 		}
 		all = append(all, state)
 	}
@@ -56,21 +59,38 @@ func (s *Services) Dump() []ServiceState {
 	return all
 }
 
-func (s *Services) dumpBackends(index uint32) []BackendState {
-	var all []BackendState
-	for id, weight := range s.members(index) {
-		state := &s.tables.states.rows[id]
-		all = append(all, BackendState{
-			Addr:        s.tables.backends.rows[id].addrPort(),
-			Weight:      weight,
-			Active:      atomic.LoadUint32(&state.Active),
-			Connections: atomic.LoadUint64(&state.Connections),
-			Failures:    atomic.LoadUint64(&state.Failures),
-			Ejected:     atomic.LoadUint64(&state.EjectUntil) != 0,
-		})
+// dump reads what a published service is made of.
+func (s *Services) dump(index uint32, state *ServiceState) {
+	set := s.tables.sets.rows[s.setOf(index)]
+	state.Service = set.service()
+	state.Active = atomic.LoadUint32(&s.tables.services.rows[index].Active)
+	state.Refused = atomic.LoadUint64(&s.tables.services.rows[index].Refused)
+	for i, slot := range s.tables.slots.rows[set.Members : set.Members+set.Size+set.Standby] {
+		b := s.backendState(set, slot.Backend)
+		if i < int(set.Size) {
+			b.Weight = uint32(slot.Weight)
+			state.Service.Backends = append(state.Service.Backends, Backend{b.Addr, b.Weight, slot.Always != 0})
+		} else {
+			state.Service.Standby = append(state.Service.Standby, b.Addr)
+		}
+		state.Backends = append(state.Backends, b)
 	}
-	slices.SortFunc(all, func(a, b BackendState) int { return a.Addr.Compare(b.Addr) })
-	return all
+	slices.SortFunc(state.Service.Backends, func(a, b Backend) int { return a.Addr.Compare(b.Addr) })
+	slices.SortFunc(state.Backends, func(a, b BackendState) int { return a.Addr.Compare(b.Addr) })
+}
+
+// backendState reads a backend as a service with that set sees it.
+func (s *Services) backendState(set nodensSet, id uint32) BackendState {
+	row := &s.tables.states.rows[id]
+	until := set.ejectedUntil(row)
+	return BackendState{
+		Addr:         s.tables.backends.rows[id].addrPort(),
+		Active:       atomic.LoadUint32(&row.Active),
+		Connections:  atomic.LoadUint64(&row.Connections),
+		Failures:     atomic.LoadUint64(&row.Failures),
+		Ejected:      !until.IsZero(),
+		EjectedUntil: until,
+	}
 }
 
 // setOf is the set a service's word names.
@@ -82,16 +102,12 @@ func (s *Services) slotsOf(index uint32) run {
 	return run{set.Base, max(set.Count, set.Members-set.Base+set.Size+set.Standby)}
 }
 
-// members are the backends of a published service and their weights, 0 for those on standby.
-func (s *Services) members(index uint32) map[uint32]uint32 {
+// membersOf are the numbers of the backends of a published service, those on standby last.
+func (s *Services) membersOf(index uint32) []uint32 {
 	set := s.tables.sets.rows[s.setOf(index)]
-	members := make(map[uint32]uint32, set.Size)
-	for _, slot := range s.tables.slots.rows[set.Members : set.Members+set.Size] {
-		members[slot.Backend] = slot.Weight
-	}
-	end := set.Members + set.Size
-	for _, slot := range s.tables.slots.rows[end : end+set.Standby] {
-		members[slot.Backend] = 0
+	members := make([]uint32, 0, set.Size+set.Standby)
+	for _, slot := range s.tables.slots.rows[set.Members : set.Members+set.Size+set.Standby] {
+		members = append(members, slot.Backend)
 	}
 	return members
 }

@@ -25,11 +25,14 @@ type Frontend struct {
 type Policy uint32
 
 // The policies of Envoy's that the programs know. LeastRequest takes the less busy of two, by open
-// connections.
+// connections. RingHash and Maglev send a pod, by its address, to the same backend always; when that one
+// is gone or ejected, to another, and hardly any other pod elsewhere.
 const (
 	Random       = Policy(nodensPolicyRANDOM)
 	RoundRobin   = Policy(nodensPolicyROUND_ROBIN)
 	LeastRequest = Policy(nodensPolicyLEAST_REQUEST)
+	RingHash     = Policy(nodensPolicyRING_HASH)
+	Maglev       = Policy(nodensPolicyMAGLEV)
 )
 
 // Service is what stands behind frontends. With no backend of a frontend's family it refuses.
@@ -40,12 +43,22 @@ type Service struct {
 	Standby []netip.AddrPort
 	// Lasting connections stay with a backend that is in neither any more.
 	Lasting bool
+	// TableSize is the least number of entries of a RingHash or Maglev table. Without it, and in any
+	// case, there are a hundred for each backend, but never more than 65537.
+	TableSize uint32
+	// Affinity is how long after its last connection or datagram a pod is sent where that went; 0: not.
+	Affinity time.Duration
+	// MaxConnections is how many TCP connections may be open at once; one more is refused. 0: any number.
+	// Those that were open before there was a limit are not counted.
+	MaxConnections uint32
+	Outlier        Outlier
 }
 
 // Backend is where connections go. One address is one backend, in however many services.
 type Backend struct {
 	Addr   netip.AddrPort // port 0: the one the client asked for
 	Weight uint32         // relative to the service's others; 0 counts as 1
+	Always bool           // used even while it is ejected: there are too few others
 }
 
 // Changes counts what an Apply wrote; zero when the kernel was as it should be.
@@ -61,13 +74,15 @@ type Services struct {
 	frontends *ebpf.Map
 	tables    *tables
 
-	rows   map[nodensFrontend]uint32 // the frontends map
-	live   map[uint32]bool           // indexes of services in use
-	names  map[string]uint32         // their indexes, as far as their names are known
-	ids    map[netip.AddrPort]uint32 // backends, resting ones too
-	uses   map[uint32]int            // services a backend is in
-	pools  struct{ services, sets, slots, backends *pool }
-	erased time.Time // when rows were last deleted
+	rows  map[nodensFrontend]uint32 // the frontends map
+	live  map[uint32]bool           // indexes of services in use
+	names map[string]uint32         // their indexes, as far as their names are known
+	ids   map[netip.AddrPort]uint32 // backends, resting ones too
+	uses  map[uint32]int            // services a backend is in
+	// What services were last made of, by index; nothing for those read back.
+	published map[uint32]published
+	pools     struct{ services, sets, slots, backends *pool }
+	erased    time.Time // when rows were last deleted
 
 	parted bool // a backend has left since left was last sent to
 	left   chan struct{}
@@ -92,6 +107,7 @@ func (d *Datapath) Services() (*Services, error) {
 		names:     make(map[string]uint32),
 		ids:       make(map[netip.AddrPort]uint32),
 		uses:      make(map[uint32]int),
+		published: make(map[uint32]published),
 		left:      make(chan struct{}, 1),
 	}
 	var row nodensFrontend
@@ -123,7 +139,7 @@ func (s *Services) readBack(now time.Time) {
 		for i := range taken.n {
 			slots[taken.base+i] = true
 		}
-		for id := range s.members(index) {
+		for _, id := range s.membersOf(index) {
 			s.uses[id]++
 		}
 	}

@@ -268,7 +268,7 @@ func TestStandby(t *testing.T) {
 			}
 		}
 		got := state(t, s, "web")
-		if !slices.Equal(active(t, s, "web"), want) || got.Backends[1].Weight != 0 || !got.Lasting {
+		if !slices.Equal(active(t, s, "web"), want) || got.Backends[1].Weight != 0 || !got.Service.Lasting {
 			t.Errorf("the kernel has %+v", got)
 		}
 	}

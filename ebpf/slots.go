@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -141,7 +143,7 @@ func reduce(weights []uint32) []uint32 {
 		total += w
 	}
 	reduced := make([]uint32, len(weights))
-	limit := uint64(max(resolution, 2*len(weights)))
+	limit := uint64(min(max(resolution, 2*len(weights)), math.MaxUint16))
 	for i := range weights {
 		w := uint64(max(weights[i], 1))
 		if total/divisor <= limit {
@@ -183,24 +185,41 @@ func spread(weights []uint32) []int {
 	return cycle
 }
 
-// layout makes a set's slots, relative to its first: backends as often as they weigh, then, unless that
-// was once, each once, then those on standby.
-func layout(policy Policy, ids, weights, standby []uint32) (nodensSet, []nodensSlot) {
-	weights = reduce(weights)
-	var slots []nodensSlot
-	for _, i := range spread(weights) {
-		slots = append(slots, nodensSlot{Backend: ids[i], Weight: weights[i]})
+// layout makes a set's slots, relative to its first: the cycle of backends as often as they weigh, or a
+// hash table, then, unless that is the same, each backend once, then those on standby. Members are sorted
+// by their numbers.
+func layout(service Service, members, standby []member) (nodensSet, []nodensSlot) {
+	weights := make([]uint32, len(members))
+	for i, m := range members {
+		weights[i] = m.weight
 	}
-	set := nodensSet{Policy: nodensPolicy(policy), Count: uint32(len(slots)), Size: uint32(len(ids)),
-		Standby: uint32(len(standby)), Used: 1}
+	weights = reduce(weights)
+	slot := func(i int) nodensSlot {
+		return nodensSlot{Backend: members[i].id, Weight: uint16(weights[i]),
+			Always: uint8(flag(members[i].always)), V4: uint8(flag(members[i].addr.Addr().Is4()))}
+	}
+	set := service.set()
+	cycle := spread(weights)
+	if service.Policy == RingHash || service.Policy == Maglev {
+		addrs := make([]netip.AddrPort, len(members))
+		for i, m := range members {
+			addrs[i] = m.addr
+		}
+		cycle = hashTable(service.Policy, addrs, weights, service.TableSize)
+	}
+	set.Count, set.Size, set.Standby = uint32(len(cycle)), uint32(len(members)), uint32(len(standby))
+	slots := make([]nodensSlot, 0, len(cycle)+len(members))
+	for _, i := range cycle {
+		slots = append(slots, slot(i))
+	}
 	if set.Count > set.Size {
 		set.Members = set.Count
-		for i, id := range ids {
-			slots = append(slots, nodensSlot{Backend: id, Weight: weights[i]})
+		for i := range members {
+			slots = append(slots, slot(i))
 		}
 	}
-	for _, id := range standby {
-		slots = append(slots, nodensSlot{Backend: id, Weight: 1})
+	for _, m := range standby {
+		slots = append(slots, nodensSlot{Backend: m.id, Weight: 1})
 	}
 	return set, slots
 }

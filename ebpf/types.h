@@ -59,23 +59,36 @@ struct frontend {
 /* The service index of an address's {any port, any protocol, everybody} row that only says "ours". */
 #define NO_SERVICE 0xffffffffu
 
-enum policy { RANDOM, ROUND_ROBIN, LEAST_REQUEST };
+enum policy { RANDOM, ROUND_ROBIN, LEAST_REQUEST, RING_HASH, MAGLEV };
+
+/* How long a backend rests whose handshakes go on failing: twice as long each time, or longer by the first. */
+enum growth { DOUBLING, LINEAR };
 
 /* Never edited once a service's word has named it. */
 struct set {
 	enum policy policy;
-	__u32 base;    /* slots[base, base+count): every backend weight times, evenly spread */
+	__u32 base;    /* slots[base, base+count): every backend weight times and evenly spread, or the hash table */
 	__u32 count;
-	__u32 members; /* slots[members, members+size): every backend once */
+	__u32 members; /* slots[members, members+size): every backend once, by number */
 	__u32 size;
 	__u32 standby; /* the slots after the members: no new connection goes there, those of before stay */
 	__u32 lasting; /* 1: connections stay, too, with a backend that is none of this any more */
 	__u32 used;    /* 1 once the row was ever written */
+	__u32 affinity;        /* ms for which a client that comes back is sent where it was; 0: at once elsewhere */
+	__u32 max_connections; /* open at once; 0: any number */
+	__u32 consecutive;     /* handshakes that fail in a row and eject a backend */
+	__u32 ejection;        /* ms that the first ejection lasts */
+	__u32 max_ejection;    /* ms that none exceeds */
+	enum growth growth;
+	__u32 max_percent;     /* of the members that may be ejected; one always may */
+	__u32 pad;
 };
 
 struct slot {
 	__u32 backend;
-	__u32 weight;
+	__u16 weight;
+	__u8 always; /* 1: used although ejected, there are too few others */
+	__u8 v4;     /* 1: the backend's address is one of IPv4 */
 };
 
 struct backend {
@@ -85,14 +98,44 @@ struct backend {
 	__u32 incarnation; /* goes up when the index is given to another address; 0: never used */
 };
 
-/* One cache line each, so that busy backends do not slow their neighbours down. */
+/*
+ * Facts about a backend, whoever noticed; what follows from them is up to the settings of each service.
+ * One cache line each, so that busy backends do not slow their neighbours down.
+ */
 struct backend_state {
 	__u32 active;
-	__u32 ejections; /* in a row, the present one included */
+	__u32 streak; /* handshakes that failed since one succeeded, as far as they count */
 	__u64 connections;
 	__u64 failures;
-	__u64 eject_until; /* ns, monotonic; 0: healthy */
+	__u64 failed_at; /* ns, monotonic: when the streak last grew, or a probe was let through */
 	__u64 pad[4];
+};
+
+struct service_state {
+	__u64 cursor;      /* connections ROUND_ROBIN has placed */
+	__u64 refused;     /* for max_connections */
+	__u32 active;      /* connections counted against max_connections */
+	__u32 incarnation; /* goes up when the index is given to another service */
+	__u64 pad;
+};
+
+/* Whose connections are sent to one backend for a time. */
+struct affinity_key {
+	__u64 client; /* netns cookie */
+	__u32 service;
+	__u32 pad;
+};
+
+struct affinity {
+	__u64 last; /* ns, monotonic: the newest connection */
+	__u32 backend;
+	__u32 incarnation; /* the backend's */
+};
+
+/* Addresses that are ours alone. No range: all zero. */
+struct range {
+	struct address addr;
+	struct address mask;
 };
 
 /* What a socket was told about one backend: replies from it are shown as coming from the frontend. */
@@ -112,6 +155,8 @@ struct socket {
 	__u32 counted; /* 1 while this socket is in the backend's active */
 	enum health health; /* likewise */
 	__u32 next;    /* ring entry to overwrite next */
+	__u32 service;  /* likewise */
+	__u32 admitted; /* the service's incarnation while this socket is in its active, else 0 */
 	__u32 pad;
 	struct translation ring[RING];
 };
@@ -130,6 +175,9 @@ enum count {
 	COUNT_LB_UNTRACKED,
 	COUNT_LB_ALL_EJECTED,
 	COUNT_LB_PROBES,
+	COUNT_LB_OVER_LIMIT,
+	COUNT_LB_NOBODYS,
+	COUNT_LB_RETURNED,
 	COUNT_TCP_CONNECT_FAILED,
 	COUNT_TCP_CONNECT_TIMEOUT,
 	COUNT_TCP_ENDED,

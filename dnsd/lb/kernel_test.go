@@ -32,7 +32,7 @@ func open(t *testing.T, o ebpf.Options) *ebpf.Services {
 func held(s *ebpf.Services) string {
 	var b strings.Builder
 	for _, state := range s.Dump() {
-		fmt.Fprintf(&b, "%s by %d:", state.Name, state.Policy)
+		fmt.Fprintf(&b, "%s by %d:", state.Name, state.Service.Policy)
 		for _, f := range state.Frontends {
 			fmt.Fprintf(&b, " %s:%d/%d", f.Addr, f.Port, f.Protocol)
 		}

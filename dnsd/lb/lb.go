@@ -58,15 +58,7 @@ func New(k kernel, o Options) *Balancer {
 	}
 	for i, held := range k.Dump() {
 		name := fmt.Sprintf("%s %d", formerly, i) // the kernel does not keep names
-		service := ebpf.Service{Policy: held.Policy, Lasting: held.Lasting}
-		for _, backend := range held.Backends {
-			if backend.Weight == 0 {
-				service.Standby = append(service.Standby, backend.Addr)
-				continue
-			}
-			service.Backends = append(service.Backends, ebpf.Backend{Addr: backend.Addr, Weight: backend.Weight})
-		}
-		b.services[name] = service
+		b.services[name] = held.Service
 		for _, f := range held.Frontends {
 			b.frontends[f] = name
 		}

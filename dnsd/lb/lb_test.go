@@ -282,12 +282,13 @@ func TestPartial(t *testing.T) {
 func TestAdopts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := recorder{held: []ebpf.ServiceState{{
-			Policy: ebpf.Random,
+			Service: ebpf.Service{
+				Policy: ebpf.Random, Backends: []ebpf.Backend{{Addr: netip.MustParseAddrPort("10.0.0.1:80"), Weight: 3}},
+			},
 			Frontends: []ebpf.Frontend{
 				{Addr: netip.MustParseAddr("240.241.0.1"), Port: 80, Protocol: ebpf.TCP},
 				{Addr: netip.MustParseAddr("240.241.0.2"), Port: 80, Protocol: ebpf.TCP},
 			},
-			Backends: []ebpf.BackendState{{Addr: netip.MustParseAddrPort("10.0.0.1:80"), Weight: 3}},
 		}}}
 		b := New(&k, Options{})
 		plan := mesh.Plan{
@@ -358,7 +359,7 @@ func BenchmarkApply(b *testing.B) {
 func TestWarming(t *testing.T) {
 	held := ebpf.ServiceState{
 		Frontends: []ebpf.Frontend{{Addr: netip.MustParseAddr("240.241.0.1"), Port: 80, Protocol: ebpf.TCP}},
-		Backends:  []ebpf.BackendState{{Addr: netip.MustParseAddrPort("10.0.0.1:80"), Weight: 1}},
+		Service:   ebpf.Service{Backends: []ebpf.Backend{{Addr: netip.MustParseAddrPort("10.0.0.1:80"), Weight: 1}}},
 	}
 	k := recorder{held: []ebpf.ServiceState{held}}
 	b := New(&k, Options{})

@@ -32,9 +32,8 @@ func TestStandby(t *testing.T) {
 
 	back, rest := netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("10.0.1.1:80")
 	former := recorder{held: []ebpf.ServiceState{{
-		Lasting:   true,
+		Service:   ebpf.Service{Lasting: true, Backends: []ebpf.Backend{{Addr: back, Weight: 1}}, Standby: []netip.AddrPort{rest}},
 		Frontends: []ebpf.Frontend{{Addr: netip.MustParseAddr("240.241.0.1"), Port: 80, Protocol: ebpf.TCP}},
-		Backends:  []ebpf.BackendState{{Addr: back, Weight: 1}, {Addr: rest}},
 	}}}
 	apply(t, New(&former, Options{}), &mesh.Plan{Partial: true})
 	if s := former.services["formerly 0"]; !s.Lasting || len(s.Backends) != 1 || len(s.Standby) != 1 || s.Standby[0] != rest {
