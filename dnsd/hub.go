@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,17 +28,18 @@ const retry = time.Second
 // wait is when to try again after a pass that took so long.
 func wait(took time.Duration) time.Duration { return max(retry, 5*took) }
 
-// hub is where everything known meets. One goroutine owns the inputs: it compiles them, then tells the
+// hub is where everything known meets. One goroutine owns the compiler: it hands it the inputs, then tells the
 // disk (virtual addresses), the kernel, the names and the resolver, in that order, so that a name is
 // never answered before its address can be connected to.
 type hub struct {
 	log      *slog.Logger
 	sources  []string // in order of precedence
-	inputs   map[string]mesh.Input
+	compiler *mesh.Compiler
 	emitted  chan mesh.Input
-	ended    chan struct{} // closed when run has returned: nobody takes inputs any more
-	vips     *mesh.VIPs
-	kernel   sync.Mutex // held to use services, by the hub to write and by admin to read
+	ended    chan struct{}     // closed when run has returned: nobody takes inputs any more
+	vips     *mesh.VIPs        // the compiler's
+	resolved []mesh.Resolution // when dnsd last ran
+	kernel   sync.Mutex        // held to use services, by the hub to write and by admin to read
 	services *ebpf.Services
 	balancer *lb.Balancer // writes services
 	server   *serve.Server
@@ -52,31 +54,38 @@ type hub struct {
 type hubState struct {
 	plan   *mesh.Plan
 	vips   mesh.Usage
-	inputs map[string]mesh.Input
+	said   map[string]said
 	spoke  map[string]time.Time // when each source last said something in this process
 	err    error                // why the last pass is not wholly applied
 	passes uint64
 	took   time.Duration
-	// What the kernel holds, lingering frontends among it.
-	frontends, backends int
+}
+
+// said is how much a source has told of.
+type said struct {
+	pending                   bool
+	hosts, clusters, problems int
 }
 
 // newHub starts with what each source said before the last stop; a source that never spoke is pending.
-func newHub(log *slog.Logger, sources []string, keep *keeper) *hub {
+func newHub(log *slog.Logger, vips *mesh.VIPs, sources []string, keep *keeper) *hub {
 	h := &hub{
-		log: log, sources: sources, keep: keep,
-		inputs:  map[string]mesh.Input{},
-		emitted: make(chan mesh.Input),
-		ended:   make(chan struct{}),
+		log: log, sources: sources, keep: keep, vips: vips,
+		compiler: mesh.NewCompiler(vips, sources),
+		emitted:  make(chan mesh.Input),
+		ended:    make(chan struct{}),
 	}
+	h.state.Store(&hubState{plan: &mesh.Plan{Partial: true}, said: map[string]said{}, spoke: map[string]time.Time{}})
 	for _, name := range sources {
 		in, err := keep.load(name)
 		if err != nil {
 			log.Warn("what the source last said is lost; waiting for it to speak", "source", name, "error", err)
 		}
-		h.inputs[name] = in
+		h.hear(in)
+		if name == "resolve" {
+			h.resolved = in.Resolutions
+		}
 	}
-	h.state.Store(&hubState{plan: &mesh.Plan{Partial: true}, spoke: map[string]time.Time{}})
 	return h
 }
 
@@ -115,17 +124,23 @@ func (h *hub) run(ctx context.Context, due time.Time) error {
 	}
 }
 
+// take hears a source and remembers, also on disk, that it has spoken.
 func (h *hub) take(in mesh.Input) {
-	h.inputs[in.Source] = in
 	h.keep.save(in)
-	old := h.state.Load()
-	next := *old
-	next.spoke = make(map[string]time.Time, len(old.spoke)+1)
-	for k, v := range old.spoke {
-		next.spoke[k] = v
-	}
+	next := h.hear(in)
+	next.spoke = maps.Clone(next.spoke)
 	next.spoke[in.Source] = time.Now()
+	h.state.Store(next)
+}
+
+// hear hands an input to the compiler, and returns the state with what it amounts to.
+func (h *hub) hear(in mesh.Input) *hubState {
+	h.compiler.Take(in)
+	next := *h.state.Load()
+	next.said = maps.Clone(next.said)
+	next.said[in.Source] = said{in.Pending, len(in.Hosts), len(in.Clusters), len(in.Problems)}
 	h.state.Store(&next)
+	return &next
 }
 
 // drain takes what else arrives within one burst.
@@ -148,11 +163,7 @@ func (h *hub) drain(ctx context.Context) {
 // source speaks: zero for never.
 func (h *hub) pass() (due time.Time) {
 	start := time.Now()
-	ordered := make([]mesh.Input, 0, len(h.sources))
-	for _, name := range h.sources {
-		ordered = append(ordered, h.inputs[name])
-	}
-	plan, due, err := h.apply(mesh.Compile(ordered, h.vips))
+	plan, due, err := h.apply(h.compiler.Compile())
 
 	old := h.state.Load()
 	took := time.Since(start)
@@ -165,15 +176,9 @@ func (h *hub) pass() (due time.Time) {
 		h.log.Info("the plan is wholly applied again")
 	}
 	logProblems(h.log, old.plan.Problems, plan.Problems)
-	next := &hubState{plan: plan, vips: h.vips.Usage(), inputs: map[string]mesh.Input{}, spoke: old.spoke, err: err,
-		passes: old.passes + 1, took: took}
-	h.kernel.Lock()
-	next.frontends, next.backends = h.balancer.Held()
-	h.kernel.Unlock()
-	for k, v := range h.inputs {
-		next.inputs[k] = v
-	}
-	h.state.Store(next)
+	next := *old
+	next.plan, next.vips, next.err, next.passes, next.took = plan, h.vips.Usage(), err, old.passes+1, took
+	h.state.Store(&next)
 	return due
 }
 
@@ -197,6 +202,13 @@ func (h *hub) apply(plan *mesh.Plan) (applied *mesh.Plan, due time.Time, err err
 	h.server.Store(names.Build(plan, h.names))
 	h.resolver.Watch(plan.Watch)
 	return plan, due, errors.Join(saved, written)
+}
+
+// held counts what the kernel holds, lingering frontends among it.
+func (h *hub) held() (frontends, backends int) {
+	h.kernel.Lock()
+	defer h.kernel.Unlock()
+	return h.balancer.Held()
 }
 
 // backends returns what is behind each assignment as the kernel has it.

@@ -57,12 +57,12 @@ func testHub(t *testing.T, dir string, kernel *recorder, sources ...string) *hub
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := newHub(log, append(sources, "resolve"), keep)
-	h.vips, err = mesh.OpenVIPs(filepath.Join(dir, "vips.json"),
+	vips, err := mesh.OpenVIPs(filepath.Join(dir, "vips.json"),
 		netip.MustParsePrefix("240.240.0.0/16"), netip.MustParsePrefix("2001:2::/48"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	h := newHub(log, vips, append(sources, "resolve"), keep)
 	h.balancer = lb.New(kernel, lb.Options{})
 	h.server = serve.New(serve.Options{})
 	h.resolver = resolve.New(resolve.Options{
@@ -153,7 +153,7 @@ func TestRestartKnowsEverything(t *testing.T) {
 	if got := address(t, again, "a.example"); got != want || !want.IsValid() {
 		t.Errorf("after a restart a.example is %v, was %v", got, want)
 	}
-	if again.inputs["file"].Pending {
+	if again.state.Load().said["file"].pending {
 		t.Error("the source is pending although it had spoken")
 	}
 }
@@ -193,7 +193,7 @@ func TestBrokenMemoryIsPending(t *testing.T) {
 	}
 	h := testHub(t, dir, &recorder{}, "file")
 	h.pass()
-	if !h.inputs["file"].Pending || !h.state.Load().plan.Partial {
+	if !h.state.Load().said["file"].pending || !h.state.Load().plan.Partial {
 		t.Error("a source whose memory is broken must be waited for")
 	}
 }

@@ -37,9 +37,9 @@ func (d *daemon) nameRows(filter string) []admin.NameRow {
 // clusterRows lists the plan's assignments with what the kernel does for each.
 func (d *daemon) clusterRows() []admin.ClusterRow {
 	st := d.hub.state.Load()
-	lookups := map[string]resolve.Status{} // by name: a cluster's names are few, its families one
+	lookups := map[mesh.Lookup]resolve.Status{}
 	for _, l := range d.resolver.Status() {
-		lookups[l.Lookup.Name] = l
+		lookups[l.Lookup] = l
 	}
 	rows := make([]admin.ClusterRow, 0, len(st.plan.Assignments))
 	at := map[string]int{}
@@ -47,20 +47,12 @@ func (d *daemon) clusterRows() []admin.ClusterRow {
 		at[a.Name] = i
 		rows = append(rows, admin.ClusterRow{
 			Name: a.Name, Source: a.Source, Type: string(a.Discovery), Policy: string(a.LbPolicy), Frontends: []string{},
+			Lookups: lookupRows(a.Lookups, lookups),
 		})
 	}
 	for _, f := range st.plan.Frontends {
 		row := &rows[at[f.Assignment]]
 		row.Frontends = append(row.Frontends, frontendText(f))
-	}
-	for _, in := range st.inputs {
-		for _, c := range in.Clusters {
-			i, used := at[in.Source+"/"+c.Name]
-			if !used || c.DNS == nil {
-				continue
-			}
-			rows[i].Lookups = lookupRows(c, lookups)
-		}
 	}
 	for name, list := range d.hub.backends() {
 		if i, ok := at[name]; ok {
@@ -75,19 +67,17 @@ func (d *daemon) clusterRows() []admin.ClusterRow {
 	return rows
 }
 
-func lookupRows(c mesh.Cluster, lookups map[string]resolve.Status) []admin.LookupRow {
+func lookupRows(of []mesh.Lookup, lookups map[mesh.Lookup]resolve.Status) []admin.LookupRow {
 	var rows []admin.LookupRow
-	for _, loc := range c.Localities {
-		for _, e := range loc.Endpoints {
-			l, ok := lookups[strings.ToLower(strings.TrimSuffix(e.Address, "."))]
-			if !ok {
-				continue
-			}
-			rows = append(rows, admin.LookupRow{
-				Name: l.Lookup.Name, Family: string(l.Lookup.Family), Addresses: texts(l.Addresses),
-				Asked: l.Success, Next: l.Due, Error: l.Error,
-			})
+	for _, lookup := range of {
+		l, ok := lookups[lookup]
+		if !ok {
+			continue
 		}
+		rows = append(rows, admin.LookupRow{
+			Name: l.Lookup.Name, Family: string(l.Lookup.Family), Addresses: texts(l.Addresses),
+			Asked: l.Success, Next: l.Due, Error: l.Error,
+		})
 	}
 	return rows
 }
@@ -102,7 +92,7 @@ func endpointRows(list []ebpf.BackendState) []admin.EndpointRow {
 	return rows
 }
 
-func frontendText(f mesh.Frontend) string {
+func frontendText(f *mesh.Frontend) string {
 	s := netip.AddrPortFrom(f.Address, f.Port).String() + "/" + f.Protocol.String()
 	if f.Port == 0 {
 		s = f.Address.String() + " other ports"
@@ -191,7 +181,7 @@ func (d *daemon) explainConnect(p pods.Pod, name string) []string {
 	return lines
 }
 
-func endpointText(a mesh.Assignment) string {
+func endpointText(a *mesh.Assignment) string {
 	var list []string
 	for _, l := range a.Localities {
 		for _, e := range l.Endpoints {

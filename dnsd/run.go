@@ -120,7 +120,7 @@ func wire(ctx context.Context, c *Config, log *slog.Logger) (*daemon, error) {
 	for _, s := range d.sources {
 		order = append(order, s.name)
 	}
-	d.hub = newHub(log, append(order, "resolve"), d.keep)
+	d.hub = newHub(log, d.vips, append(order, "resolve"), d.keep)
 
 	if d.datapath, err = ebpf.Upgrade(d.ebpfOptions()); err != nil {
 		return nil, fmt.Errorf("attach the kernel half: %w", err)
@@ -132,7 +132,7 @@ func wire(ctx context.Context, c *Config, log *slog.Logger) (*daemon, error) {
 	d.server = serve.New(serve.Options{Upstream: d.upstream})
 	d.resolver = resolve.New(resolve.Options{
 		Exchange: d.upstream.Ask, Servers: d.resolvers, Emit: d.hub.emit(ctx),
-		Initial: d.hub.inputs["resolve"].Resolutions, Log: log,
+		Initial: d.hub.resolved, Log: log,
 	})
 	d.adopted = make(chan struct{})
 	adopted := sync.OnceFunc(func() { close(d.adopted) })
@@ -141,7 +141,7 @@ func wire(ctx context.Context, c *Config, log *slog.Logger) (*daemon, error) {
 		Nameservers: c.Nameservers, ClusterDomain: c.ClusterDomain, Log: log,
 		Changed: func() { adopted(); d.resolver.Reask() },
 	})
-	d.hub.vips, d.hub.server, d.hub.resolver = d.vips, d.server, d.resolver
+	d.hub.server, d.hub.resolver = d.server, d.resolver
 	d.hub.balancer = lb.New(d.hub.services, lb.Options{})
 	d.hub.names = names.Options{ClusterDomain: c.ClusterDomain, VIPs: []netip.Prefix{c.VIPs.V4, c.VIPs.V6}}
 	return d, nil

@@ -35,7 +35,7 @@ func (d *daemon) ready() error {
 	st := d.hub.state.Load()
 	var pending []string
 	for _, s := range d.sources {
-		if st.inputs[s.name].Pending {
+		if st.said[s.name].pending {
 			pending = append(pending, s.name)
 		}
 	}
@@ -61,10 +61,10 @@ func (d *daemon) status() admin.Status {
 		s.NotReady = oneLine(err)
 	}
 	for _, src := range d.sources {
-		in := st.inputs[src.name]
+		said := st.said[src.name]
 		s.Sources = append(s.Sources, admin.Source{
-			Name: src.name, Spoke: st.spoke[src.name], Pending: in.Pending,
-			Hosts: len(in.Hosts), Clusters: len(in.Clusters), Problems: len(in.Problems),
+			Name: src.name, Spoke: st.spoke[src.name], Pending: said.pending,
+			Hosts: said.hosts, Clusters: said.clusters, Problems: said.problems,
 		})
 	}
 	for _, p := range d.pods.List() {
@@ -82,7 +82,7 @@ func (d *daemon) status() admin.Status {
 	for _, p := range d.pods.Problems() {
 		s.Problems = append(s.Problems, admin.Problem{Source: "pods", Object: p.Object, Reason: p.Reason})
 	}
-	s.Frontends, s.Backends = st.frontends, st.backends
+	s.Frontends, s.Backends = d.hub.held()
 	s.VIPs = admin.VIPs{
 		V4: d.config.VIPs.V4.String(), V6: d.config.VIPs.V6.String(),
 		Used: st.vips.Used, Resting: st.vips.Resting, Size: st.vips.Size,

@@ -15,7 +15,7 @@ import (
 
 // TestMissing names the hosts that cannot be reached as the plan says.
 func TestMissing(t *testing.T) {
-	of := func(host string, f mesh.Frontend) mesh.Frontend {
+	of := func(host string, f *mesh.Frontend) *mesh.Frontend {
 		f.Host = host
 		return f
 	}
@@ -23,7 +23,7 @@ func TestMissing(t *testing.T) {
 		{Addr: netip.MustParseAddr("240.241.0.1"), Port: 80, Protocol: ebpf.TCP},
 		{Addr: netip.MustParseAddr("240.241.0.2"), Port: 80, Protocol: ebpf.TCP, View: ebpf.ViewOf("ns1")},
 	}}}}
-	plan := mesh.Plan{Frontends: []mesh.Frontend{
+	plan := mesh.Plan{Frontends: []*mesh.Frontend{
 		of("whole", front("240.241.0.1:80", "a")), of("seen by one", inView(front("240.241.0.2:80", "a"), "ns1")),
 		of("half", front("240.241.0.1:80", "a")), of("half", front("240.241.0.1:81", "a")),
 		of("other view", inView(front("240.241.0.2:80", "a"), "ns2")),

@@ -55,8 +55,8 @@ func TestKernel(t *testing.T) {
 		}
 	})
 	plan := mesh.Plan{
-		Frontends: []mesh.Frontend{front("240.241.0.1:80", "a"), front("[2001:2::1]:80", "a"), front("240.241.0.2:80", "b")},
-		Assignments: []mesh.Assignment{
+		Frontends: []*mesh.Frontend{front("240.241.0.1:80", "a"), front("[2001:2::1]:80", "a"), front("240.241.0.2:80", "b")},
+		Assignments: []*mesh.Assignment{
 			assignment("a", locality(0, 1, "10.0.0.1:80*200 10.0.0.2:80*100 10.0.0.1:80*100 [2001:db8::1]:80")),
 			assignment("b"),
 		},

@@ -76,18 +76,18 @@ func apply(t *testing.T, b *Balancer, p *mesh.Plan) time.Time {
 	return next
 }
 
-func front(addr, assignment string) mesh.Frontend {
+func front(addr, assignment string) *mesh.Frontend {
 	ap := netip.MustParseAddrPort(addr)
-	return mesh.Frontend{Address: ap.Addr(), Port: ap.Port(), Protocol: mesh.TCP, Assignment: assignment}
+	return &mesh.Frontend{Address: ap.Addr(), Port: ap.Port(), Protocol: mesh.TCP, Assignment: assignment}
 }
 
-func inView(f mesh.Frontend, view string) mesh.Frontend {
+func inView(f *mesh.Frontend, view string) *mesh.Frontend {
 	f.View = view
 	return f
 }
 
-func assignment(name string, localities ...mesh.AssignedLocality) mesh.Assignment {
-	return mesh.Assignment{Name: name, Balancing: mesh.Balancing{LbPolicy: mesh.RoundRobin}, Localities: localities}
+func assignment(name string, localities ...mesh.AssignedLocality) *mesh.Assignment {
+	return &mesh.Assignment{Name: name, Balancing: mesh.Balancing{LbPolicy: mesh.RoundRobin}, Localities: localities}
 }
 
 // locality is written "192.0.2.1:80 192.0.2.2:80*5".
@@ -111,13 +111,13 @@ func TestApply(t *testing.T) {
 	b := New(&k, Options{})
 	both := locality(0, 1, "10.0.0.2:80 10.0.0.1:80*3 [2001:db8::1]:80")
 	apply(t, b, &mesh.Plan{
-		Frontends: []mesh.Frontend{
+		Frontends: []*mesh.Frontend{
 			front("240.241.0.1:80", "both"), front("[2001:2::1]:80", "both"), front("240.241.0.2:80", "six"),
 			inView(front("240.241.0.1:80", "random"), "ns1"),
 			{Address: netip.MustParseAddr("240.241.0.1"), Assignment: "any"},
 			{Address: netip.MustParseAddr("240.241.0.1"), Port: 53, Protocol: mesh.UDP, Assignment: "both"},
 		},
-		Assignments: []mesh.Assignment{
+		Assignments: []*mesh.Assignment{
 			assignment("both", both),
 			assignment("six", locality(0, 1, "[2001:db8::1]:80")),
 			{Name: "random", Balancing: mesh.Balancing{LbPolicy: mesh.Random}, Localities: []mesh.AssignedLocality{both}},
@@ -165,7 +165,7 @@ func TestWeights(t *testing.T) {
 			a := assignment("a", tc.localities...)
 			a.LocalityWeighted = tc.weighted
 			got := ""
-			for _, b := range service(&a, true).Backends {
+			for _, b := range service(a, true).Backends {
 				got += fmt.Sprintf(" %s*%d", b.Addr, b.Weight)
 			}
 			if got != tc.want {
@@ -182,8 +182,8 @@ func TestLinger(t *testing.T) {
 		var k recorder
 		b := New(&k, Options{})
 		a := mesh.Plan{
-			Frontends:   []mesh.Frontend{front("240.241.0.1:80", "a"), front("240.241.0.2:80", "b")},
-			Assignments: []mesh.Assignment{assignment("a", locality(0, 1, "10.0.0.1:80")), assignment("b", locality(0, 1, "10.0.0.2:80"))},
+			Frontends:   []*mesh.Frontend{front("240.241.0.1:80", "a"), front("240.241.0.2:80", "b")},
+			Assignments: []*mesh.Assignment{assignment("a", locality(0, 1, "10.0.0.1:80")), assignment("b", locality(0, 1, "10.0.0.2:80"))},
 		}
 		if next := apply(t, b, &a); !next.IsZero() {
 			t.Errorf("nothing lingers, but Apply wants to be called at %s", next)
@@ -221,8 +221,8 @@ func TestComesBack(t *testing.T) {
 		var k recorder
 		b := New(&k, Options{Linger: time.Minute})
 		a := mesh.Plan{
-			Frontends:   []mesh.Frontend{front("240.241.0.1:80", "a")},
-			Assignments: []mesh.Assignment{assignment("a", locality(0, 1, "10.0.0.1:80"))},
+			Frontends:   []*mesh.Frontend{front("240.241.0.1:80", "a")},
+			Assignments: []*mesh.Assignment{assignment("a", locality(0, 1, "10.0.0.1:80"))},
 		}
 		apply(t, b, &a)
 		apply(t, b, &mesh.Plan{})
@@ -241,12 +241,12 @@ func TestLingersWithNewestBackends(t *testing.T) {
 	var k recorder
 	b := New(&k, Options{})
 	apply(t, b, &mesh.Plan{
-		Frontends:   []mesh.Frontend{front("240.241.0.1:80", "a"), front("240.241.0.2:80", "a")},
-		Assignments: []mesh.Assignment{assignment("a", locality(0, 1, "10.0.0.1:80"))},
+		Frontends:   []*mesh.Frontend{front("240.241.0.1:80", "a"), front("240.241.0.2:80", "a")},
+		Assignments: []*mesh.Assignment{assignment("a", locality(0, 1, "10.0.0.1:80"))},
 	})
 	apply(t, b, &mesh.Plan{
-		Frontends:   []mesh.Frontend{front("240.241.0.1:80", "a")},
-		Assignments: []mesh.Assignment{assignment("a", locality(0, 1, "10.0.0.7:80"))},
+		Frontends:   []*mesh.Frontend{front("240.241.0.1:80", "a")},
+		Assignments: []*mesh.Assignment{assignment("a", locality(0, 1, "10.0.0.7:80"))},
 	})
 	wantKernel(t, &k,
 		"240.241.0.1:80 6 -> a|v4 by 1: 10.0.0.7:80*1",
@@ -259,8 +259,8 @@ func TestPartial(t *testing.T) {
 		var k recorder
 		b := New(&k, Options{})
 		apply(t, b, &mesh.Plan{
-			Frontends:   []mesh.Frontend{front("240.241.0.1:80", "a")},
-			Assignments: []mesh.Assignment{assignment("a", locality(0, 1, "10.0.0.1:80"))},
+			Frontends:   []*mesh.Frontend{front("240.241.0.1:80", "a")},
+			Assignments: []*mesh.Assignment{assignment("a", locality(0, 1, "10.0.0.1:80"))},
 		})
 		row := "240.241.0.1:80 6 -> a|v4 by 1: 10.0.0.1:80*1"
 		if next := apply(t, b, &mesh.Plan{Partial: true}); !next.IsZero() {
@@ -293,8 +293,8 @@ func TestAdopts(t *testing.T) {
 		b := New(&k, Options{})
 		plan := mesh.Plan{
 			Partial:     true,
-			Frontends:   []mesh.Frontend{front("240.241.0.2:80", "a")},
-			Assignments: []mesh.Assignment{assignment("a", locality(0, 1, "10.0.0.1:80"))},
+			Frontends:   []*mesh.Frontend{front("240.241.0.2:80", "a")},
+			Assignments: []*mesh.Assignment{assignment("a", locality(0, 1, "10.0.0.1:80"))},
 		}
 		former, ours := "240.241.0.1:80 6 -> formerly 0 by 0: 10.0.0.1:80*3", "240.241.0.2:80 6 -> a|v4 by 1: 10.0.0.1:80*1"
 		apply(t, b, &plan)
@@ -326,8 +326,8 @@ func TestKernelFails(t *testing.T) {
 	k := recorder{err: errors.New("the map is full")}
 	b := New(&k, Options{})
 	plan := mesh.Plan{
-		Frontends:   []mesh.Frontend{front("240.241.0.1:80", "a")},
-		Assignments: []mesh.Assignment{assignment("a", locality(0, 1, "10.0.0.1:80"))},
+		Frontends:   []*mesh.Frontend{front("240.241.0.1:80", "a")},
+		Assignments: []*mesh.Assignment{assignment("a", locality(0, 1, "10.0.0.1:80"))},
 	}
 	if _, err := b.Apply(&plan); !errors.Is(err, k.err) {
 		t.Errorf("got %v, want the kernel's error", err)
@@ -342,7 +342,7 @@ func BenchmarkApply(b *testing.B) {
 	for i := range 10_000 {
 		name := fmt.Sprintf("file/outbound|80||host%d.test", i)
 		addr := netip.AddrFrom4([4]byte{240, 241, byte(i >> 8), byte(i)})
-		plan.Frontends = append(plan.Frontends, mesh.Frontend{Address: addr, Port: 80, Protocol: mesh.TCP, Assignment: name})
+		plan.Frontends = append(plan.Frontends, &mesh.Frontend{Address: addr, Port: 80, Protocol: mesh.TCP, Assignment: name})
 		plan.Assignments = append(plan.Assignments, assignment(name, locality(0, 1, "10.0.0.1:80 10.0.0.2:80 10.0.0.3:80")))
 	}
 	balancer := New(&recorder{}, Options{})
@@ -364,18 +364,18 @@ func TestWarming(t *testing.T) {
 	k := recorder{held: []ebpf.ServiceState{held}}
 	b := New(&k, Options{})
 	plan := mesh.Plan{
-		Frontends:   []mesh.Frontend{front("240.241.0.1:80", "a")},
-		Assignments: []mesh.Assignment{{Name: "a", Warming: true}},
+		Frontends:   []*mesh.Frontend{front("240.241.0.1:80", "a")},
+		Assignments: []*mesh.Assignment{{Name: "a", Warming: true}},
 	}
 	apply(t, b, &plan)
 	wantKernel(t, &k, "240.241.0.1:80 6 -> a|v4 by 0: 10.0.0.1:80*1")
 
-	plan.Assignments = []mesh.Assignment{assignment("a", locality(0, 1, "10.0.0.2:80"))}
+	plan.Assignments = []*mesh.Assignment{assignment("a", locality(0, 1, "10.0.0.2:80"))}
 	apply(t, b, &plan)
 	wantKernel(t, &k, "240.241.0.1:80 6 -> a|v4 by 1: 10.0.0.2:80*1")
 
-	plan.Frontends = []mesh.Frontend{front("240.241.0.1:80", "b")} // another cluster, not looked up
-	plan.Assignments = []mesh.Assignment{{Name: "b", Warming: true}}
+	plan.Frontends = []*mesh.Frontend{front("240.241.0.1:80", "b")} // another cluster, not looked up
+	plan.Assignments = []*mesh.Assignment{{Name: "b", Warming: true}}
 	apply(t, b, &plan)
 	wantKernel(t, &k, "240.241.0.1:80 6 -> b|v4 by 1: 10.0.0.2:80*1")
 

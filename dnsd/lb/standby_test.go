@@ -20,8 +20,8 @@ func TestStandby(t *testing.T) {
 	logical := assignment("logical", locality(0, 1, "10.0.2.1:80"))
 	logical.Discovery = mesh.LogicalDNS
 	apply(t, b, &mesh.Plan{
-		Frontends:   []mesh.Frontend{front("240.241.0.1:80", "a"), front("240.241.0.2:80", "logical")},
-		Assignments: []mesh.Assignment{a, logical},
+		Frontends:   []*mesh.Frontend{front("240.241.0.1:80", "a"), front("240.241.0.2:80", "logical")},
+		Assignments: []*mesh.Assignment{a, logical},
 	})
 	if got, want := fmt.Sprint(k.services["a|v4"].Standby), "[10.0.0.2:80 10.0.1.1:80]"; got != want {
 		t.Errorf("on standby are %s, want %s", got, want)

@@ -14,7 +14,7 @@ const family4, family6 = "|v4", "|v6"
 func translate(plan *mesh.Plan) (map[ebpf.Frontend]string, map[string]ebpf.Service) {
 	assignments := make(map[string]*mesh.Assignment, len(plan.Assignments))
 	for i := range plan.Assignments {
-		assignments[plan.Assignments[i].Name] = &plan.Assignments[i]
+		assignments[plan.Assignments[i].Name] = plan.Assignments[i]
 	}
 	frontends := make(map[ebpf.Frontend]string, len(plan.Frontends))
 	services := make(map[string]ebpf.Service, len(plan.Assignments))
@@ -31,7 +31,7 @@ func translate(plan *mesh.Plan) (map[ebpf.Frontend]string, map[string]ebpf.Servi
 	return frontends, services
 }
 
-func frontend(f mesh.Frontend) ebpf.Frontend {
+func frontend(f *mesh.Frontend) ebpf.Frontend {
 	return ebpf.Frontend{Addr: f.Address, Port: f.Port, Protocol: ebpf.Protocol(f.Protocol), View: ebpf.ViewOf(f.View)}
 }
 

@@ -3,15 +3,20 @@ package mesh
 import (
 	"cmp"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 )
 
-// assigned is an Assignment in the making, with what its names need.
+// assigned is an Assignment, with what its names need. It is what it is for as long as it is in use.
 type assigned struct {
-	Assignment
+	*Assignment
+	reports    // about the cluster; they count while it is in use
 	has4, has6 bool
 	wants      []want
+
+	parts int  // how many use it
+	stale bool // a name behind it has other addresses now
 }
 
 // want is a lookup a cluster needs, on its own schedule.
@@ -21,34 +26,54 @@ type want struct {
 	ordered  bool
 }
 
-// refusing returns an assignment without endpoints: connections to it are refused at once.
-func (c *compiler) refusing(name, cluster, source string) *assigned {
-	a := c.assigned[name]
-	if a == nil {
-		a = &assigned{Assignment: Assignment{Name: name, Cluster: cluster, Source: source, Discovery: Static, Balancing: Balancing{LbPolicy: LeastRequest}}}
-		c.assigned[name] = a
+// find returns the assignment of that name, if it is there and good.
+func (r *run) find(name string) *assigned {
+	if a := r.fresh[name]; a != nil {
+		return a
 	}
+	return r.assigned[name]
+}
+
+// enter makes a the assignment of its name. One that says the same as another did before becomes that.
+func (r *run) enter(a *assigned) *assigned {
+	a.Warming, a.Lookups = r.warming(a), lookupsOf(a.wants)
+	switch old := r.former[a.Name]; {
+	case old == nil || !reflect.DeepEqual(old.Assignment, a.Assignment):
+	case slices.Equal(old.wants, a.wants) && slices.Equal(old.all, a.all):
+		old.stale = false
+		a = old
+	default:
+		a.Assignment = old.Assignment
+	}
+	r.fresh[a.Name] = a
 	return a
 }
 
-// assign returns what a cluster's connections are spread over, once for all frontends.
-func (c *compiler) assign(s *source, cl *Cluster) *assigned {
-	name := s.name + "/" + cl.Name
-	if a := c.assigned[name]; a != nil {
+// refusing returns an assignment without endpoints: connections to it are refused at once.
+func (r *run) refusing(name, cluster, source string) *assigned {
+	if a := r.find(name); a != nil {
 		return a
 	}
-	a := c.resolve(s, name, cl)
+	return r.enter(&assigned{Assignment: &Assignment{Name: name, Cluster: cluster, Source: source, Discovery: Static, Balancing: Balancing{LbPolicy: LeastRequest}}})
+}
+
+// assign returns what a cluster's connections are spread over, once for all frontends.
+func (r *run) assign(s *source, cl *Cluster) *assigned {
+	name := s.name + "/" + cl.Name
+	if a := r.find(name); a != nil {
+		return a
+	}
+	a := r.resolve(s, name, cl)
 	a.Cluster = cl.Name
-	c.reportEmpty(s, cl, a)
-	c.assigned[name] = a
-	return a
+	a.reportEmpty(s, cl)
+	return r.enter(a)
 }
 
 // anyPort returns what serves the undeclared ports of a row's virtual addresses: the addresses its
 // name has upstream, if a cluster of it looks that very name up, else nothing.
-func (c *compiler) anyPort(r *row) *assigned {
+func (b *binder) anyPort(r *row) *assigned {
 	for _, p := range r.ports {
-		cl := r.source.clusters[p.Cluster]
+		cl := b.cluster(r.source, p.Cluster)
 		if cl == nil || !looksUp(cl, r.host) {
 			continue
 		}
@@ -56,17 +81,17 @@ func (c *compiler) anyPort(r *row) *assigned {
 		if r.view != "" {
 			name += "@" + r.view
 		}
-		if c.assigned[name] == nil {
-			a := c.resolve(r.source, name, &Cluster{
-				Name: cl.Name, Discovery: cl.Discovery, Balancing: cl.Balancing, DNS: cl.DNS,
-				Localities: []Locality{{Endpoints: []Endpoint{{Address: r.host}}}},
-			})
-			a.Cluster = cl.Name
-			c.assigned[name] = a
+		if a := b.find(name); a != nil {
+			return a
 		}
-		return c.assigned[name]
+		a := b.resolve(r.source, name, &Cluster{
+			Name: cl.Name, Discovery: cl.Discovery, Balancing: cl.Balancing, DNS: cl.DNS,
+			Localities: []Locality{{Endpoints: []Endpoint{{Address: r.host}}}},
+		})
+		a.Cluster = cl.Name
+		return b.enter(a)
 	}
-	return c.refusing("refuse", "", "")
+	return b.refusing("refuse", "", "")
 }
 
 // looksUp says whether one of the names a cluster looks up is host.
@@ -82,12 +107,12 @@ func looksUp(cl *Cluster, host string) bool {
 }
 
 // resolve makes an assignment of a cluster by putting the newest addresses in the place of names.
-func (c *compiler) resolve(s *source, name string, cl *Cluster) *assigned {
-	a := &assigned{Assignment: Assignment{
+func (r *run) resolve(s *source, name string, cl *Cluster) *assigned {
+	a := &assigned{Assignment: &Assignment{
 		Name: name, Source: s.name, Discovery: cl.Discovery,
 		Balancing: cl.Balancing,
 	}}
-	a.LbPolicy = c.policy(s, cl)
+	a.LbPolicy = a.policy(s, cl)
 	dns := DNS{}
 	if cl.DNS != nil {
 		dns = *cl.DNS
@@ -95,7 +120,7 @@ func (c *compiler) resolve(s *source, name string, cl *Cluster) *assigned {
 	dns.Schedule = withDefaults(dns.Schedule)
 	localities := cl.Localities
 	if cl.Discovery == LogicalDNS {
-		localities = c.single(s, cl)
+		localities = a.single(s, cl)
 	}
 	for _, loc := range localities {
 		al := AssignedLocality{
@@ -104,7 +129,7 @@ func (c *compiler) resolve(s *source, name string, cl *Cluster) *assigned {
 		}
 		for _, e := range loc.Endpoints {
 			if !e.RequiresTLS {
-				al.Endpoints = c.endpoint(al.Endpoints, s, cl, e, &dns, a)
+				al.Endpoints = r.endpoint(al.Endpoints, s, cl, e, &dns, a)
 			}
 		}
 		if len(al.Endpoints) > 0 {
@@ -123,18 +148,18 @@ func (c *compiler) resolve(s *source, name string, cl *Cluster) *assigned {
 }
 
 // endpoint adds the addresses of one endpoint to list, each with its full weight as in Envoy.
-func (c *compiler) endpoint(list []AssignedEndpoint, s *source, cl *Cluster, e Endpoint, dns *DNS, a *assigned) []AssignedEndpoint {
+func (r *run) endpoint(list []AssignedEndpoint, s *source, cl *Cluster, e Endpoint, dns *DNS, a *assigned) []AssignedEndpoint {
 	var addrs []netip.Addr
 	if ip, ok := literal(e.Address); ok {
 		addrs = []netip.Addr{ip}
 	} else if cl.Discovery == Static {
-		c.report(s, clusterObject(cl), "endpoint %q is not an address; it is left out", e.Address)
+		a.report(s, clusterObject(cl), "endpoint %q is not an address; it is left out", e.Address)
 	} else if host, err := dnsName(e.Address); err != nil {
-		c.report(s, clusterObject(cl), "endpoint %v; it is left out", err)
+		a.report(s, clusterObject(cl), "endpoint %v; it is left out", err)
 	} else {
 		l := lookup(host, dns)
 		a.wants = append(a.wants, want{l, dns.Schedule, cl.Discovery == LogicalDNS})
-		addrs = addresses(c.resolved[l], cl.Discovery)
+		addrs = addresses(r.resolution(l), cl.Discovery)
 	}
 	for _, addr := range addrs {
 		list = append(list, AssignedEndpoint{netip.AddrPortFrom(addr, e.Port), max(e.Weight, 1), e.Unhealthy})
@@ -167,7 +192,7 @@ func addresses(r *Resolution, d DiscoveryType) []netip.Addr {
 
 // single returns the one endpoint a LOGICAL_DNS cluster may have. Envoy rejects a cluster with more;
 // serving the first of the first priority is of more use than serving none.
-func (c *compiler) single(s *source, cl *Cluster) []Locality {
+func (a *assigned) single(s *source, cl *Cluster) []Locality {
 	var first *Locality
 	count := 0
 	for i := range cl.Localities {
@@ -181,7 +206,7 @@ func (c *compiler) single(s *source, cl *Cluster) []Locality {
 		return nil
 	}
 	if count > 1 {
-		c.report(s, clusterObject(cl), "LOGICAL_DNS has one endpoint, this cluster %d; only %s is used", count, first.Endpoints[0].Address)
+		a.report(s, clusterObject(cl), "LOGICAL_DNS has one endpoint, this cluster %d; only %s is used", count, first.Endpoints[0].Address)
 	}
 	one := *first
 	one.Priority = 0
@@ -210,12 +235,12 @@ func compareEndpoints(a, b AssignedEndpoint) int {
 
 // warming says that an assignment has no endpoints only because none of its names has been answered so
 // far, neither with addresses nor with a definite no.
-func (c *compiler) warming(a *assigned) bool {
+func (r *run) warming(a *assigned) bool {
 	if len(a.Localities) > 0 || len(a.wants) == 0 {
 		return false
 	}
 	return !slices.ContainsFunc(a.wants, func(w want) bool {
-		r := c.resolved[w.lookup]
-		return r != nil && (r.Negative || len(r.Addresses) > 0)
+		res := r.resolution(w.lookup)
+		return res != nil && (res.Negative || len(res.Addresses) > 0)
 	})
 }

@@ -16,32 +16,88 @@ import (
 // about one port the first by name counts. What a namespace sees is compiled for it whole.
 //
 // Connections: every address and port of a host goes to the port's cluster, or to what a listener of
-// the same source says, a namespace's own before everybody's. Left alone, as if we did not know them, are headless addresses, ORIGINAL_DST
-// and clusters that want TLS. Refused is what would otherwise put a packet for a virtual address on
-// the wire: a cluster that is not there (yet), that has no endpoint or that waits for its first
-// lookup, and a port nobody declared, unless the host's own address is among the cluster's lookups.
+// the same source says, a namespace's own before everybody's. Left alone, as if we did not know them,
+// are headless addresses, ORIGINAL_DST and clusters that want TLS. Refused is what would otherwise put
+// a packet for a virtual address on the wire: a cluster that is not there (yet), that has no endpoint
+// or that waits for its first lookup, and a port nobody declared, unless the host's own address is
+// among the cluster's lookups.
 //
 // Nothing in the inputs stops the rest of them from working: what cannot be used becomes a Problem.
 func Compile(inputs []Input, vips *VIPs) *Plan {
-	c := newCompiler(inputs, vips)
-	rows := c.rows()
-	c.giveAddresses(rows)
-	rows = c.distinguish(rows)
-	c.frontends = make(map[frontendKey]binding, 4*len(rows))
-	for _, s := range c.sources {
-		for _, r := range rows {
-			if r.source == s {
-				c.bindRow(r)
-			}
-		}
-		c.bindListeners(s)
+	names := make([]string, len(inputs))
+	for i := range inputs {
+		names[i] = inputs[i].Source
 	}
-	c.bindGuards()
-	plan := &Plan{Partial: c.partial}
-	plan.Frontends, plan.Assignments, plan.Watch = c.connections()
-	plan.Names = c.names(rows)
-	plan.Problems = c.sortedProblems(inputs)
-	return plan
+	c := NewCompiler(vips, names)
+	for i := range inputs {
+		c.Take(inputs[i])
+	}
+	return c.Compile()
+}
+
+// Compiler makes the plan of what its sources said last, again and again. It remembers the plan before,
+// and what that followed from: the work is in proportion to what is news, and what follows from nothing
+// new is not only equal in both plans but the same memory. In all else its plans are those of Compile.
+//
+// What is compiled together is a part: hosts that have an address in common, and the listeners there.
+// What a part depends on beside that, it notes: the clusters it has asked for, and the lookups behind
+// them. One that depends on news is taken apart and compiled anew.
+//
+// A Compiler belongs to one goroutine, as its VIPs do.
+type Compiler struct {
+	vips    *VIPs
+	sources []*source // in order of precedence
+	partial bool
+
+	units    map[string]*unit       // by host
+	uneasy   map[*unit]bool         // those that must be looked at every time
+	at       map[netip.Addr]*part   // whose an address is
+	parts    []*part                // all
+	assigned map[string]*assigned   // in use, by name
+	wanters  map[Lookup][]*assigned // of those, which a lookup is for
+	plan     *Plan                  // the last one
+}
+
+// NewCompiler returns a Compiler for sources that have not spoken yet, the strongest first.
+func NewCompiler(vips *VIPs, sources []string) *Compiler {
+	c := &Compiler{
+		vips:     vips,
+		units:    make(map[string]*unit),
+		uneasy:   make(map[*unit]bool),
+		at:       make(map[netip.Addr]*part),
+		assigned: make(map[string]*assigned),
+		wanters:  make(map[Lookup][]*assigned),
+	}
+	for i, name := range sources {
+		c.sources = append(c.sources, newSource(i, name))
+	}
+	return c
+}
+
+// Take makes in what its source says from now on. What it repeats of before is forgotten, in favour of
+// what it was said with then. An input of a source that NewCompiler was not told of is left out.
+func (c *Compiler) Take(in Input) {
+	for _, s := range c.sources {
+		if s.name == in.Source {
+			s.take(&in, c.vips)
+			return
+		}
+	}
+}
+
+// Compile returns the plan of all that has been taken. It gives and frees pairs of VIPs.
+func (c *Compiler) Compile() *Plan {
+	r := c.begin()
+	if !r.any && len(r.queue) == 0 && c.plan != nil {
+		return c.plan
+	}
+	r.giveAddresses()
+	r.gather()
+	for _, p := range r.come {
+		r.compile(p)
+	}
+	c.plan = r.finish()
+	return c.plan
 }
 
 // Without returns the plan less the names and frontends of some hosts: of those it cannot be kept for
@@ -51,8 +107,8 @@ func (p *Plan) Without(hosts map[string]bool) *Plan {
 		return p
 	}
 	less := *p
-	less.Names = slices.DeleteFunc(slices.Clone(p.Names), func(n Name) bool { return hosts[n.Host] })
-	less.Frontends = slices.DeleteFunc(slices.Clone(p.Frontends), func(f Frontend) bool { return hosts[f.Host] })
+	less.Names = slices.DeleteFunc(slices.Clone(p.Names), func(n *Name) bool { return hosts[n.Host] })
+	less.Frontends = slices.DeleteFunc(slices.Clone(p.Frontends), func(f *Frontend) bool { return hosts[f.Host] })
 	return &less
 }
 
@@ -65,29 +121,24 @@ var virtualRanges = [...]netip.Prefix{
 
 var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
-// compiler holds what one Compile has gathered so far.
-type compiler struct {
-	vips      *VIPs
-	partial   bool
-	sources   []*source
-	resolved  map[Lookup]*Resolution
-	announced map[netip.Addr]bool // by any source, for any host or listener
-
-	assigned  map[string]*assigned // by name
-	frontends map[frontendKey]binding
-	guarded   map[netip.Addr]*row // see guard
-	problems  []Problem
+// virtual says whether a packet to addr could only get lost.
+func (c *Compiler) virtual(addr netip.Addr) bool {
+	for _, p := range virtualRanges {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return c.vips.contains(addr)
 }
 
-// source is an Input with its clusters and listeners found by what they are asked for.
-type source struct {
-	rank      int // place in the order of precedence, 0 the strongest
-	name      string
-	hosts     []Host
-	clusters  map[string]*Cluster
-	listeners map[frontendKey]*Listener
-	binds     []frontendKey     // of listeners, sorted
-	private   map[bind][]string // where namespaces have listeners of their own, and which do
+// resolution returns the newest outcome of a lookup, or nil.
+func (c *Compiler) resolution(l Lookup) *Resolution {
+	for _, s := range c.sources {
+		if res := s.resolutions.one(l); res != nil {
+			return res
+		}
+	}
+	return nil
 }
 
 // bind is what a connection asks for.
@@ -121,92 +172,9 @@ func compareKeys(a, b frontendKey) int {
 	)
 }
 
-func newCompiler(inputs []Input, vips *VIPs) *compiler {
-	c := &compiler{
-		vips:      vips,
-		resolved:  make(map[Lookup]*Resolution),
-		announced: make(map[netip.Addr]bool),
-		assigned:  make(map[string]*assigned),
-		guarded:   make(map[netip.Addr]*row),
-		problems:  slices.Clone(vips.problems),
-	}
-	for i := range inputs {
-		in := &inputs[i]
-		c.partial = c.partial || in.Pending
-		for j := range in.Resolutions {
-			r := &in.Resolutions[j]
-			if c.resolved[r.Lookup] == nil {
-				c.resolved[r.Lookup] = r
-			}
-		}
-		s := &source{rank: i, name: in.Source, hosts: in.Hosts}
-		c.indexClusters(s, in.Clusters)
-		c.indexListeners(s, in.Listeners)
-		c.sources = append(c.sources, s)
-	}
-	return c
-}
+// reports collects problems.
+type reports struct{ all []Problem }
 
-// virtual says whether a packet to addr could only get lost.
-func (c *compiler) virtual(addr netip.Addr) bool {
-	for _, p := range virtualRanges {
-		if p.Contains(addr) {
-			return true
-		}
-	}
-	return c.vips.contains(addr)
-}
-
-func (c *compiler) report(s *source, object, format string, args ...any) {
-	c.problems = append(c.problems, Problem{Source: s.name, Object: object, Reason: fmt.Sprintf(format, args...)})
-}
-
-// sortedProblems returns the problems of all sources and our own, each once.
-func (c *compiler) sortedProblems(inputs []Input) []Problem {
-	for i := range inputs {
-		c.problems = append(c.problems, inputs[i].Problems...)
-	}
-	slices.SortFunc(c.problems, func(a, b Problem) int {
-		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.Object, b.Object), cmp.Compare(a.Reason, b.Reason))
-	})
-	return slices.Compact(c.problems)
-}
-
-// names turns rows into what DNS answers. A host with nothing to answer has no name of ours and goes
-// upstream; a headless Kubernetes service without endpoints is ours, and empty.
-func (c *compiler) names(rows []*row) []Name {
-	names := make([]Name, 0, len(rows))
-	for _, r := range rows {
-		if len(r.addrs) == 0 && len(r.records) == 0 && r.externalName == "" && (!r.kubernetes || !r.headless) {
-			continue
-		}
-		n := c.name(r)
-		if r.all != nil {
-			all := c.name(r.all)
-			if slices.Equal(n.Addr4, all.Addr4) && slices.Equal(n.Addr6, all.Addr6) && n.Virtual == all.Virtual {
-				continue // only its connections differ
-			}
-		}
-		names = append(names, n)
-	}
-	return names
-}
-
-func (c *compiler) name(r *row) Name {
-	n := Name{
-		Host: r.host, View: r.view,
-		Source: r.source.name, Object: r.object,
-		Namespace: r.namespace, Kubernetes: r.kubernetes, Virtual: r.balanced,
-		CNAME: r.externalName, Ports: r.ports, Records: r.records,
-	}
-	for _, addr := range r.addrs {
-		switch {
-		case c.virtual(addr) && r.deaf(addr):
-		case addr.Is4():
-			n.Addr4 = append(n.Addr4, addr)
-		default:
-			n.Addr6 = append(n.Addr6, addr)
-		}
-	}
-	return n
+func (r *reports) report(s *source, object, format string, args ...any) {
+	r.all = append(r.all, Problem{Source: s.name, Object: object, Reason: fmt.Sprintf(format, args...)})
 }

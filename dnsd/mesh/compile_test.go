@@ -74,7 +74,7 @@ func show(p *Plan, vips *VIPs) string {
 	return b.String()
 }
 
-func showFrontends(frontends []Frontend, addr func(netip.Addr) string) string {
+func showFrontends(frontends []*Frontend, addr func(netip.Addr) string) string {
 	lines := make(map[string]bool)
 	for _, f := range frontends {
 		lines[fmt.Sprintf("front %s:%d/%s%s -> %s\n", addr(f.Address), f.Port, f.Protocol, at(f.View), f.Assignment)] = true

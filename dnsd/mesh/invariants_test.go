@@ -63,7 +63,7 @@ func checkPlan(t *testing.T, p *Plan, vips *VIPs) {
 			t.Errorf("assignment %s serves nobody", name)
 		}
 	}
-	c := compiler{vips: vips}
+	c := Compiler{vips: vips}
 	names := make(map[string]bool)
 	for _, n := range p.Names {
 		if names[n.Host+at(n.View)] {

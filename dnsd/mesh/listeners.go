@@ -2,105 +2,102 @@ package mesh
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 )
 
-// indexListeners checks a source's listeners and finds them by what they bind.
-func (c *compiler) indexListeners(s *source, listeners []Listener) {
-	s.listeners = make(map[frontendKey]*Listener, len(listeners))
-	s.private = make(map[bind][]string)
-	sorted := make([]*Listener, len(listeners))
-	for i := range listeners {
-		sorted[i] = &listeners[i]
+// checkListener says what is wrong with a listener, or nil.
+func checkListener(l *Listener) error {
+	if err := checkAddress(l.Address); err != nil {
+		return fmt.Errorf("%w; it is left out", err)
 	}
-	slices.SortFunc(sorted, func(a, b *Listener) int {
-		return cmp.Or(cmp.Compare(a.Name, b.Name), slices.CompareFunc(a.Clusters, b.Clusters, compareWeighted))
-	})
-	for _, l := range sorted {
-		if err := checkAddress(l.Address); err != nil {
-			c.report(s, listenerObject(l), "%v; it is left out", err)
-			continue
-		}
-		if l.Port == 0 || (l.Protocol != TCP && l.Protocol != UDP) || len(l.Clusters) == 0 {
-			c.report(s, listenerObject(l), "it needs a TCP or UDP port and a cluster; it is left out")
-			continue
-		}
-		at := frontendKey{bind{l.Address.Unmap(), l.Port, l.Protocol}, l.View}
-		if first := s.listeners[at]; first != nil {
+	if l.Port == 0 || (l.Protocol != TCP && l.Protocol != UDP) || len(l.Clusters) == 0 {
+		return errors.New("it needs a TCP or UDP port and a cluster; it is left out")
+	}
+	return nil
+}
+
+func listenerKey(l *Listener) (frontendKey, bool) {
+	return frontendKey{bind{l.Address.Unmap(), l.Port, l.Protocol}, l.View}, checkListener(l) == nil
+}
+
+// checkListeners reports those that bind nothing.
+func (s *source) checkListeners(r *reports) {
+	for _, i := range s.listeners.bad {
+		l := &s.listeners.list[i]
+		r.report(s, listenerObject(l), "%v", checkListener(l))
+	}
+	for at := range s.listeners.twins {
+		first := s.listener(at)
+		for l := range s.listeners.all(at) {
 			if !slices.Equal(first.Clusters, l.Clusters) {
-				c.report(s, listenerObject(l), "%s is bound by listener %q already, which counts", at, first.Name)
+				r.report(s, listenerObject(l), "%s is bound by listener %q already, which counts", at, first.Name)
 			}
-			continue
 		}
-		s.listeners[at] = l
-		if l.View != "" {
-			s.private[at.bind] = append(s.private[at.bind], l.View)
-		}
-		s.binds = append(s.binds, at)
-		c.announced[at.addr] = true
 	}
-	slices.SortFunc(s.binds, compareKeys)
+}
+
+// listener returns what a source has bound there, the first by name, or nil.
+func (s *source) listener(at frontendKey) (first *Listener) {
+	for l := range s.listeners.all(at) {
+		if first == nil || cmp.Or(cmp.Compare(l.Name, first.Name), slices.CompareFunc(l.Clusters, first.Clusters, compareWeighted)) < 0 {
+			first = l
+		}
+	}
+	return first
 }
 
 func compareWeighted(a, b WeightedCluster) int {
 	return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Weight, b.Weight))
 }
 
-// bindListeners makes the frontends of the listeners no host took. What a stronger source has is not
-// theirs to take: it may well be the same host, with the address adopted from this source.
-func (c *compiler) bindListeners(s *source) {
-	for _, at := range s.binds { // everybody's before those of views
-		l := s.listeners[at]
-		first, taken := c.frontends[at]
+// bindListeners makes the frontends of a source's listeners at an address that no host took. What a
+// stronger source has is not theirs to take: it may well be the same host, with the address adopted from
+// this source.
+func (b *binder) bindListeners(s *source, addr netip.Addr) {
+	for _, at := range s.bound(addr) { // everybody's before those of views
+		l := s.listener(at)
+		first, taken := b.frontends[at]
 		if !taken {
-			first, taken = c.frontends[frontendKey{bind: at.bind}]
+			first, taken = b.frontends[frontendKey{bind: at.bind}]
 		}
 		if taken && first.source != s {
 			continue
 		}
-		serves, known := c.listening(s, l)
+		serves, known := b.listening(s, l)
 		switch {
-		case !known && !taken && c.virtual(at.addr):
-			serves = c.refusing(s.name+"/"+l.Clusters[0].Name, l.Clusters[0].Name, s.name)
+		case !known && !taken && b.virtual(at.addr):
+			serves = b.refusing(s.name+"/"+l.Clusters[0].Name, l.Clusters[0].Name, s.name)
 		case known && serves == nil && taken && at.view != "":
-			c.report(s, listenerObject(l), "it leaves %s alone, which cannot be had for one namespace: connections reach what serves %s", at, first.host)
+			b.report(s, listenerObject(l), "it leaves %s alone, which cannot be had for one namespace: connections reach what serves %s", at, first.host)
 		}
 		if serves != nil {
 			r := &row{host: l.Name, view: l.View, object: listenerObject(l), source: s}
-			c.bind(r, at, serves)
-			c.guard(r, at.addr)
+			b.bind(r, at, serves)
+			b.guard(r, at.addr)
 		}
 	}
 }
 
-// distinguish adds rows for the views in which listeners serve ports of a row that everybody sees: what a
-// namespace is answered must fit what its connections reach.
-func (c *compiler) distinguish(rows []*row) []*row {
-	all := make([]*row, 0, len(rows))
-	for len(rows) > 0 {
-		n := 1
-		for n < len(rows) && rows[n].host == rows[0].host {
-			n++
-		}
-		all = append(all, rows[:n]...)
-		all = append(all, distinct(rows[:n])...)
-		rows = rows[n:]
-	}
-	slices.SortFunc(all, func(a, b *row) int { return cmp.Or(cmp.Compare(a.host, b.host), cmp.Compare(a.view, b.view)) })
-	return all
-}
-
-// distinct returns the rows that listeners add to those of one host.
+// distinct returns the rows that listeners add to those of one host: one for each view in which a listener
+// serves a port of the row that everybody sees. What a namespace is answered must fit what its
+// connections reach.
 func distinct(rows []*row) (more []*row) {
+	if len(rows) == 0 {
+		return nil
+	}
 	all := rows[0] // sorted by view, so that everybody's comes first
-	if all.view != "" || all.headless || len(all.source.private) == 0 {
+	if all.view != "" || all.headless || len(all.source.binds) == 0 {
 		return nil
 	}
 	var views []string
 	for _, addr := range all.addrs {
-		for _, p := range all.ports {
-			views = append(views, all.source.private[bind{addr, p.Number, p.Protocol}]...)
+		for _, at := range all.source.bound(addr) {
+			if at.view != "" && slices.ContainsFunc(all.ports, func(p Port) bool { return p.Number == at.port && p.Protocol == at.protocol }) {
+				views = append(views, at.view)
+			}
 		}
 	}
 	slices.Sort(views)
@@ -116,25 +113,25 @@ func distinct(rows []*row) (more []*row) {
 
 // listening says what a listener's connections are spread over; nil means they are left alone. known
 // is false when no cluster of the listener exists, so that the host's own rule may decide.
-func (c *compiler) listening(s *source, l *Listener) (serves *assigned, known bool) {
+func (b *binder) listening(s *source, l *Listener) (serves *assigned, known bool) {
 	var shares []share
 	for _, wc := range l.Clusters {
-		switch use, cl := c.judge(s, wc.Name, l.Address.Unmap()); use {
+		switch use, cl := b.judge(s, wc.Name, l.Address.Unmap()); use {
 		case leave:
 			if len(l.Clusters) > 1 {
-				c.report(s, listenerObject(l), "its cluster %q cannot be balanced, so the whole split is left alone", wc.Name)
+				b.report(s, listenerObject(l), "its cluster %q cannot be balanced, so the whole split is left alone", wc.Name)
 			}
 			return nil, true
 		case absent:
-			c.report(s, listenerObject(l), "the source has no cluster %q (it may still come)", wc.Name)
+			b.report(s, listenerObject(l), "the source has no cluster %q (it may still come)", wc.Name)
 		case balance:
-			shares = append(shares, share{c.assign(s, cl), wc.Weight})
+			shares = append(shares, share{b.assign(s, cl), wc.Weight})
 		}
 	}
 	if len(shares) == 0 {
 		return nil, false
 	}
-	return c.split(s, shares), true
+	return b.split(s, shares), true
 }
 
 func listenerObject(l *Listener) string { return fmt.Sprintf("listener %q", l.Name) }

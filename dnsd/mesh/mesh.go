@@ -273,16 +273,17 @@ type Resolution struct {
 }
 
 // Plan is what follows from all inputs together. It is sorted, so equal inputs give equal plans, and
-// immutable once returned.
+// immutable once returned, with all that it points to. What a Compiler has to say again in its next plan
+// it says with the same pointer: whoever compares two plans need not look behind those.
 type Plan struct {
 	// Partial means a source has not spoken yet: nothing may be removed on the word of this plan.
 	Partial bool
 	// Names is what DNS answers.
-	Names []Name
+	Names []*Name
 	// Frontends is what connect() is balanced on.
-	Frontends []Frontend
+	Frontends []*Frontend
 	// Assignments are the endpoints behind the frontends, addresses only, no names.
-	Assignments []Assignment
+	Assignments []*Assignment
 	// Watch is what must be looked up for the DNS-type clusters in use.
 	Watch []Watch
 	// Problems is every object skipped, by a source or by Compile.

@@ -50,43 +50,38 @@ func (r *row) reach(a *assigned) {
 	r.serve4, r.serve6 = r.serve4 || a.has4, r.serve6 || a.has6
 }
 
-// rows returns all hosts in all views, sorted, without virtual addresses of ours so far.
-func (c *compiler) rows() []*row {
-	claims := c.claims()
-	rows := make([]*row, 0, len(claims))
-	for len(claims) > 0 {
-		n := 1
-		for n < len(claims) && claims[n].host.Name == claims[0].host.Name {
-			n++
-		}
-		for _, view := range viewsOf(claims[:n]) {
-			if r := c.hear(claims[:n], view); r != nil {
-				rows = append(rows, r)
-			}
-		}
-		claims = claims[n:]
-	}
-	return rows
-}
-
-// claims returns what all sources say about hosts, sorted by host and then by who is believed first.
-func (c *compiler) claims() []*claim {
+// hear returns what one host is in all views, sorted, without virtual addresses of ours so far, and notes
+// what of it concerns the next plan. There are none if nobody declares the host any more.
+func (r *run) hear(u *unit) []*row {
+	e := ear{vips: r.vips}
 	var claims []*claim
-	for _, s := range c.sources {
-		for i := range s.hosts {
-			if cl := c.check(s, &s.hosts[i]); cl != nil {
+	for _, s := range r.sources {
+		for host := range s.hosts.all(u.name) {
+			if cl := e.check(s, host); cl != nil {
 				claims = append(claims, cl)
 			}
 		}
 	}
-	slices.SortFunc(claims, func(a, b *claim) int {
-		return cmp.Or(
-			cmp.Compare(a.host.Name, b.host.Name),
-			cmp.Compare(a.source.rank, b.source.rank),
-			compareHosts(&a.host, &b.host),
-		)
-	})
-	return claims
+	if len(claims) > 1 {
+		slices.SortFunc(claims, func(a, b *claim) int {
+			return cmp.Or(cmp.Compare(a.source.rank, b.source.rank), compareHosts(&a.host, &b.host))
+		})
+	}
+	rows := make([]*row, 0, len(claims))
+	for _, view := range viewsOf(claims) {
+		if row := e.hear(claims, view); row != nil {
+			rows = append(rows, row)
+		}
+	}
+	u.all, u.announced = e.all, e.announced
+	return rows
+}
+
+// ear hears the claims about one host, and what is to be reported about them.
+type ear struct {
+	reports
+	vips      *VIPs
+	announced []netip.Addr // of those that pairs are given from
 }
 
 // compareHosts orders the objects of one source about one host: the Kubernetes service before what
@@ -112,7 +107,7 @@ func comparePorts(a, b Port) int {
 // viewsOf returns every view that one of the claims names, sorted.
 func viewsOf(claims []*claim) []string {
 	if len(claims) == 1 {
-		return claims[0].views
+		return claims[0].views // the usual case
 	}
 	var views []string
 	for _, cl := range claims {
@@ -124,7 +119,7 @@ func viewsOf(claims []*claim) []string {
 
 // hear makes a view's row of the claims about one host. It returns nil where the row would only
 // repeat everybody's: when the strongest source has nothing to tell this namespace in particular.
-func (c *compiler) hear(claims []*claim, view string) *row {
+func (e *ear) hear(claims []*claim, view string) *row {
 	var heard []*claim
 	for _, cl := range claims {
 		if cl.seenBy(view) || cl.seenBy("") {
@@ -142,7 +137,7 @@ func (c *compiler) hear(claims []*claim, view string) *row {
 	for n < len(heard) && heard[n].source == heard[0].source {
 		n++
 	}
-	r := c.unite(heard[:n], view)
+	r := e.unite(heard[:n], view)
 	if r.allocate && len(r.addrs) == 0 && !r.headless && r.externalName == "" {
 		r.addrs = adopt(heard[n:])
 	}
@@ -150,7 +145,7 @@ func (c *compiler) hear(claims []*claim, view string) *row {
 }
 
 // unite makes a row of what one source's objects say; the first decides what kind of host it is.
-func (c *compiler) unite(claims []*claim, view string) *row {
+func (e *ear) unite(claims []*claim, view string) *row {
 	first := claims[0]
 	r := &row{
 		host:         first.host.Name,
@@ -164,7 +159,7 @@ func (c *compiler) unite(claims []*claim, view string) *row {
 	for _, cl := range claims {
 		h := &cl.host
 		if h.Headless != r.headless || h.ExternalName != r.externalName {
-			c.report(cl.source, h.Object, "%s is another kind of host in %s, which counts; this one is left out", h.Name, first.host.Object)
+			e.report(cl.source, h.Object, "%s is another kind of host in %s, which counts; this one is left out", h.Name, first.host.Object)
 			continue
 		}
 		if h.Object != first.host.Object {
@@ -173,7 +168,7 @@ func (c *compiler) unite(claims []*claim, view string) *row {
 		r.kubernetes = r.kubernetes || h.Kubernetes
 		r.allocate = r.allocate || h.Allocate
 		r.addrs = append(r.addrs, h.Addresses...)
-		c.unitePorts(r, cl, first.seenBy(view) != cl.seenBy(view))
+		e.unitePorts(r, cl, first.seenBy(view) != cl.seenBy(view))
 		r.records = append(r.records, h.Records...)
 	}
 	r.addrs = sortAddrs(r.addrs)
@@ -184,14 +179,14 @@ func (c *compiler) unite(claims []*claim, view string) *row {
 
 // unitePorts adds a claim's ports to the row. A port that is there already stays as it is; quiet
 // means that this is intended, since a namespace's own word counts for more than everybody's.
-func (c *compiler) unitePorts(r *row, cl *claim, quiet bool) {
+func (e *ear) unitePorts(r *row, cl *claim, quiet bool) {
 	for _, p := range cl.host.Ports {
 		i := slices.IndexFunc(r.ports, func(q Port) bool { return q.Number == p.Number && q.Protocol == p.Protocol })
 		switch {
 		case i < 0:
 			r.ports = append(r.ports, p)
 		case r.ports[i].Cluster != p.Cluster && !quiet:
-			c.report(cl.source, cl.host.Object, "port %d/%s of %s goes to cluster %q already, by another object; cluster %q gets nothing from it",
+			e.report(cl.source, cl.host.Object, "port %d/%s of %s goes to cluster %q already, by another object; cluster %q gets nothing from it",
 				p.Number, p.Protocol, r.host, r.ports[i].Cluster, p.Cluster)
 		}
 	}
@@ -238,40 +233,41 @@ func uniteRecords(records []Record) []Record {
 
 // check returns what an object says about a host, or nil if nobody is to see it. Parts that cannot be
 // right are reported and left out.
-func (c *compiler) check(s *source, h *Host) *claim {
+func (e *ear) check(s *source, h *Host) *claim {
 	name, err := hostName(h.Name)
 	if err != nil {
-		c.report(s, h.Object, "host %v", err)
-		return nil
+		return nil // the source has reported it
 	}
-	cl := &claim{source: s, host: *h, views: c.viewsOfHost(s, h)}
+	cl := &claim{source: s, host: *h, views: e.viewsOfHost(s, h)}
 	if len(cl.views) == 0 {
 		return nil
 	}
 	cl.host.Name = name
 	if h.ExternalName != "" {
 		if cl.host.ExternalName, err = dnsName(h.ExternalName); err != nil {
-			c.report(s, h.Object, "external name %v", err)
+			e.report(s, h.Object, "external name %v", err)
 			return nil
 		}
 		if len(h.Addresses) > 0 {
-			c.report(s, h.Object, "%s has an external name, so its addresses are left out", name)
+			e.report(s, h.Object, "%s has an external name, so its addresses are left out", name)
 		}
 		cl.host.Addresses = nil
 		return cl
 	}
-	cl.host.Addresses = c.checkAddrs(s, h.Object, h.Addresses)
+	cl.host.Addresses = e.checkAddrs(s, h.Object, h.Addresses)
 	for _, addr := range cl.host.Addresses {
-		c.announced[addr] = true
+		if e.vips.contains(addr) {
+			e.announced = append(e.announced, addr)
+		}
 	}
-	cl.host.Ports = c.checkPorts(s, h)
-	cl.host.Records = c.checkRecords(s, h)
+	cl.host.Ports = e.checkPorts(s, h)
+	cl.host.Records = e.checkRecords(s, h)
 	return cl
 }
 
 // viewsOfHost reads ExportTo the way Istio means it: "*" everybody, "." the object's own namespace,
 // "~" nobody, else a namespace.
-func (c *compiler) viewsOfHost(s *source, h *Host) []string {
+func (e *ear) viewsOfHost(s *source, h *Host) []string {
 	if len(h.ExportTo) == 0 || slices.Contains(h.ExportTo, "*") {
 		return []string{""}
 	}
@@ -284,18 +280,18 @@ func (c *compiler) viewsOfHost(s *source, h *Host) []string {
 		case h.Namespace != "":
 			views = append(views, h.Namespace)
 		default:
-			c.report(s, h.Object, `%s is exported to its own namespace ("."), but has none; nobody sees it`, h.Name)
+			e.report(s, h.Object, `%s is exported to its own namespace ("."), but has none; nobody sees it`, h.Name)
 		}
 	}
 	slices.Sort(views)
 	return slices.Compact(views)
 }
 
-func (c *compiler) checkAddrs(s *source, object string, addrs []netip.Addr) []netip.Addr {
+func (e *ear) checkAddrs(s *source, object string, addrs []netip.Addr) []netip.Addr {
 	var good []netip.Addr
 	for _, addr := range addrs {
 		if err := checkAddress(addr); err != nil {
-			c.report(s, object, "%v; it is left out", err)
+			e.report(s, object, "%v; it is left out", err)
 			continue
 		}
 		good = append(good, addr.Unmap())
@@ -303,24 +299,24 @@ func (c *compiler) checkAddrs(s *source, object string, addrs []netip.Addr) []ne
 	return good
 }
 
-func (c *compiler) checkPorts(s *source, h *Host) []Port {
+func (e *ear) checkPorts(s *source, h *Host) []Port {
 	bad := func(p Port) bool { return p.Number == 0 || (p.Protocol != TCP && p.Protocol != UDP) }
 	if !slices.ContainsFunc(h.Ports, bad) {
 		return h.Ports
 	}
-	c.report(s, h.Object, "%s has ports that are not TCP or UDP ports from 1 to 65535; they are left out", h.Name)
+	e.report(s, h.Object, "%s has ports that are not TCP or UDP ports from 1 to 65535; they are left out", h.Name)
 	return slices.DeleteFunc(slices.Clone(h.Ports), bad)
 }
 
-func (c *compiler) checkRecords(s *source, h *Host) []Record {
+func (e *ear) checkRecords(s *source, h *Host) []Record {
 	var good []Record
 	for _, rec := range h.Records {
 		label, err := dnsName(rec.Label)
 		if err != nil || strings.HasPrefix(h.Name, "*.") {
-			c.report(s, h.Object, "record %q below %s: not a name that can be asked for", rec.Label, h.Name)
+			e.report(s, h.Object, "record %q below %s: not a name that can be asked for", rec.Label, h.Name)
 			continue
 		}
-		rec.Label, rec.Addresses = label, c.checkAddrs(s, h.Object, rec.Addresses)
+		rec.Label, rec.Addresses = label, e.checkAddrs(s, h.Object, rec.Addresses)
 		good = append(good, rec)
 	}
 	return good

@@ -19,7 +19,7 @@ const splitScale = 3_603_600
 
 // split returns what weighted clusters are together: each endpoint's weight becomes its part of its
 // cluster's part. Clusters without a weight get nothing, unless none has one.
-func (c *compiler) split(s *source, shares []share) *assigned {
+func (r *run) split(s *source, shares []share) *assigned {
 	total := uint64(0)
 	for _, sh := range shares {
 		total += uint64(sh.weight)
@@ -40,11 +40,11 @@ func (c *compiler) split(s *source, shares []share) *assigned {
 	}
 	cluster := strings.Join(parts, " + ")
 	name := s.name + "/" + cluster
-	if a := c.assigned[name]; a != nil {
+	if a := r.find(name); a != nil {
 		return a
 	}
 	first := shares[0].of
-	a := &assigned{Assignment: Assignment{
+	a := &assigned{Assignment: &Assignment{
 		Name: name, Cluster: cluster, Source: s.name, Discovery: first.Discovery, Balancing: first.unweighted(),
 	}}
 	for _, sh := range shares {
@@ -52,11 +52,11 @@ func (c *compiler) split(s *source, shares []share) *assigned {
 		a.Localities = append(a.Localities, sh.of.scaled(part)...)
 		a.has4, a.has6 = a.has4 || sh.of.has4, a.has6 || sh.of.has6
 		a.wants = append(a.wants, sh.of.wants...)
+		a.all = append(a.all, sh.of.all...)
 	}
 	reduce(a.Localities)
 	slices.SortFunc(a.Localities, compareLocalities)
-	c.assigned[name] = a
-	return a
+	return r.enter(a)
 }
 
 // unweighted is how a split whose first share is a spreads its connections: as a does, but for the

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"hash/fnv"
+	"iter"
 	"net/netip"
 	"slices"
 	"time"
@@ -78,32 +79,34 @@ func (v *VIPs) holder(addr netip.Addr) string {
 	return v.hosts[slot]
 }
 
-// assign gives every wanted host its pair: the one it has, the one it had, a slot nobody ever had,
-// or the one that has been free for longest. Slots of announced addresses are not ours to give; a
+// settle gives every fresh host, which is wanted and has no pair, one: the one it had, a slot nobody ever
+// had, or the one that has been free for longest. Slots of announced addresses are not ours to give; a
 // host keeps one it already has, though. Hosts that are not wanted lose theirs unless keep is set.
-// A host missing from the result found every slot in use or resting.
-func (v *VIPs) assign(wanted []string, announced map[netip.Addr]bool, keep bool) map[string]vipPair {
+// A host without a pair afterwards found every slot in use or resting.
+func (v *VIPs) settle(wanted func(host string) bool, fresh []string, announced iter.Seq[netip.Addr], keep bool) {
+	if !keep {
+		v.free(wanted)
+	}
+	if len(fresh) == 0 {
+		return
+	}
 	taken := make(map[uint32]bool)
 	for addr := range announced {
 		if slot := v.slot(addr); slot != 0 {
 			taken[slot] = true
 		}
 	}
-	if !keep {
-		v.free(wanted)
+	slices.Sort(fresh)
+	v.giveNew(v.giveBack(fresh, taken), taken)
+}
+
+// pair returns the addresses that a host has, if it has any.
+func (v *VIPs) pair(host string) (pair vipPair, ok bool) {
+	slot, ok := v.given[host]
+	if !ok {
+		return vipPair{}, false
 	}
-	if fresh := slices.DeleteFunc(slices.Clone(wanted), v.has); len(fresh) > 0 {
-		slices.Sort(fresh)
-		fresh = v.giveBack(fresh, taken)
-		v.giveNew(fresh, taken)
-	}
-	pairs := make(map[string]vipPair, len(wanted))
-	for _, host := range wanted {
-		if slot, ok := v.given[host]; ok {
-			pairs[host] = vipPair{address(v.v4, slot), address(v.v6, slot)}
-		}
-	}
-	return pairs
+	return vipPair{address(v.v4, slot), address(v.v6, slot)}, true
 }
 
 func (v *VIPs) has(host string) bool {
@@ -189,14 +192,10 @@ func (v *VIPs) give(host string, slot uint32) {
 }
 
 // free lets go of every host that is not wanted; their slots begin to rest.
-func (v *VIPs) free(wanted []string) {
-	want := make(map[string]bool, len(wanted))
-	for _, host := range wanted {
-		want[host] = true
-	}
+func (v *VIPs) free(wanted func(host string) bool) {
 	now := time.Now().UTC().Round(0) // Round: a monotonic reading means nothing after a restart
 	for host, slot := range v.given {
-		if !want[host] {
+		if !wanted(host) {
 			delete(v.given, host)
 			v.freed[slot] = now
 			v.dirty = true

@@ -361,3 +361,16 @@ func write(t *testing.T, path, content string) {
 		t.Fatal(err)
 	}
 }
+
+// assign settles who is wanted, and returns the pairs they have then.
+func (v *VIPs) assign(wanted []string, announced map[netip.Addr]bool, keep bool) map[string]vipPair {
+	v.settle(func(host string) bool { return slices.Contains(wanted, host) },
+		slices.DeleteFunc(slices.Clone(wanted), v.has), maps.Keys(announced), keep)
+	pairs := make(map[string]vipPair, len(wanted))
+	for _, host := range wanted {
+		if pair, ok := v.pair(host); ok {
+			pairs[host] = pair
+		}
+	}
+	return pairs
+}

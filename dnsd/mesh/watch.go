@@ -43,13 +43,17 @@ func orDefault(d, def time.Duration) time.Duration {
 }
 
 // watches returns the lookups sorted, each with its distinct schedules.
-func watches(wants map[Lookup][]want) []Watch {
-	watches := make([]Watch, 0, len(wants))
-	for l, all := range wants {
+func watches(wanters map[Lookup][]*assigned) []Watch {
+	watches := make([]Watch, 0, len(wanters))
+	for l, all := range wanters {
 		w := Watch{Lookup: l}
-		for _, one := range all {
-			w.Schedules = append(w.Schedules, one.schedule)
-			w.Ordered = w.Ordered || one.ordered
+		for _, a := range all {
+			for _, one := range a.wants {
+				if one.lookup == l {
+					w.Schedules = append(w.Schedules, one.schedule)
+					w.Ordered = w.Ordered || one.ordered
+				}
+			}
 		}
 		slices.SortFunc(w.Schedules, compareSchedules)
 		w.Schedules = slices.Compact(w.Schedules)

@@ -55,7 +55,7 @@ type Table struct {
 	domain string // the cluster's, with its final dot
 	ttl    uint32
 	vips   []netip.Prefix
-	rows   []mesh.Name
+	rows   []*mesh.Name
 	views  map[string]*view // by namespace; "" is everybody's
 }
 
@@ -99,7 +99,7 @@ func Build(p *mesh.Plan, o Options) *Table {
 	}
 	t := &Table{domain: fqdn(o.ClusterDomain), ttl: o.TTL, vips: o.VIPs, rows: p.Names, views: map[string]*view{}}
 	for i := range t.rows {
-		t.add(&t.rows[i], uint32(i)+1)
+		t.add(t.rows[i], uint32(i)+1)
 	}
 	return t
 }
@@ -164,7 +164,7 @@ func (t *Table) Row(a *Answer) *Row {
 	if a.Row == 0 {
 		return nil
 	}
-	return &t.rows[a.Row-1]
+	return t.rows[a.Row-1]
 }
 
 // Len is the number of rows.
@@ -179,7 +179,7 @@ func (t *Table) Len() int {
 func (t *Table) All() iter.Seq[*mesh.Name] {
 	return func(yield func(*mesh.Name) bool) {
 		for i := range t.Len() {
-			if !yield(&t.rows[i]) {
+			if !yield(t.rows[i]) {
 				return
 			}
 		}

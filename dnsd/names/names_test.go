@@ -24,7 +24,7 @@ func addrs(texts ...string) (all []netip.Addr) {
 // sample is a plan with one row of every sort.
 func sample() *mesh.Plan {
 	http := mesh.Port{Name: "http", Number: 80, Protocol: mesh.TCP}
-	return &mesh.Plan{Names: []mesh.Name{
+	return &mesh.Plan{Names: []*mesh.Name{
 		{Host: "api.partner.test", Source: "file", Object: "ServiceEntry shop/api", Virtual: true,
 			Addr4: addrs("240.240.0.1"), Addr6: addrs("2001:2::1"), Ports: []mesh.Port{{Name: "mongodb", Number: 27017, Protocol: mesh.TCP}}},
 		{Host: "plain.partner.test", Addr4: addrs("192.0.2.1", "192.0.2.2"), Addr6: addrs("2001:db8::1")},
@@ -210,7 +210,7 @@ func TestFamiliesDecideAlike(t *testing.T) {
 		}
 		plan := &mesh.Plan{}
 		for range 12 {
-			n := mesh.Name{Host: name(), Kubernetes: r.IntN(2) == 0, Virtual: r.IntN(2) == 0, View: []string{"", "shop", "a"}[r.IntN(3)]}
+			n := &mesh.Name{Host: name(), Kubernetes: r.IntN(2) == 0, Virtual: r.IntN(2) == 0, View: []string{"", "shop", "a"}[r.IntN(3)]}
 			switch r.IntN(6) {
 			case 0:
 				n.Host = "*." + n.Host
@@ -249,7 +249,7 @@ func TestNilTableKnowsNothing(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	plan := &mesh.Plan{Names: []mesh.Name{{Host: "cart.shop.svc.corp.test", Kubernetes: true, Addr4: addrs("10.0.0.1")}}}
+	plan := &mesh.Plan{Names: []*mesh.Name{{Host: "cart.shop.svc.corp.test", Kubernetes: true, Addr4: addrs("10.0.0.1")}}}
 	table := Build(plan, Options{ClusterDomain: "corp.test", TTL: 7})
 	if a := table.Lookup(shop, "cart.shop.", dns.TypeA); a.describe("") != "10.0.0.1, for 7 s" {
 		t.Error(a.describe(""))
@@ -292,8 +292,8 @@ func big(n int) *Table {
 	for i := range n {
 		a := netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)})
 		plan.Names = append(plan.Names,
-			mesh.Name{Host: fmt.Sprintf("svc-%d.ns%d.svc.cluster.local", i, i%100), Kubernetes: true, Addr4: []netip.Addr{a}},
-			mesh.Name{Host: fmt.Sprintf("api-%d.example.test", i), Virtual: true, Addr4: []netip.Addr{a}})
+			&mesh.Name{Host: fmt.Sprintf("svc-%d.ns%d.svc.cluster.local", i, i%100), Kubernetes: true, Addr4: []netip.Addr{a}},
+			&mesh.Name{Host: fmt.Sprintf("api-%d.example.test", i), Virtual: true, Addr4: []netip.Addr{a}})
 	}
 	return Build(plan, Options{})
 }

@@ -14,10 +14,10 @@ import (
 func TestUndeclared(t *testing.T) {
 	plan := sample()
 	plan.Names = append(plan.Names,
-		mesh.Name{Host: "localhost.shop.svc.cluster.local", Kubernetes: true, Addr4: addrs("10.96.9.9")},
-		mesh.Name{Host: "web.onion.svc.cluster.local", Kubernetes: true, Addr4: addrs("10.96.9.10")},
-		mesh.Name{Host: "declared.invalid", Addr4: addrs("192.0.2.77")},
-		mesh.Name{Host: "secret.wh.svc.cluster.local", View: "wh", Kubernetes: true, Addr4: addrs("240.241.0.9")})
+		&mesh.Name{Host: "localhost.shop.svc.cluster.local", Kubernetes: true, Addr4: addrs("10.96.9.9")},
+		&mesh.Name{Host: "web.onion.svc.cluster.local", Kubernetes: true, Addr4: addrs("10.96.9.10")},
+		&mesh.Name{Host: "declared.invalid", Addr4: addrs("192.0.2.77")},
+		&mesh.Name{Host: "secret.wh.svc.cluster.local", View: "wh", Kubernetes: true, Addr4: addrs("240.241.0.9")})
 	table := Build(plan, Options{VIPs: []netip.Prefix{netip.MustParsePrefix("240.240.0.0/15"), netip.MustParsePrefix("2001:2::/48")}})
 	nibbles := strings.Repeat("0.", 19)
 	for _, tc := range []struct {

@@ -125,7 +125,7 @@ func beat(t testing.TB, kernel *ebpf.Datapath) {
 // start starts dnsd; it ends with stop, or with the test.
 func (n *node) start() {
 	n.t.Helper()
-	table := names.Build(&mesh.Plan{Names: []mesh.Name{{
+	table := names.Build(&mesh.Plan{Names: []*mesh.Name{{
 		Host: "vip.example.com", Source: "file", Object: "test", Virtual: true, Addr4: []netip.Addr{ours},
 	}}}, names.Options{})
 	server := serve.New(serve.Options{Upstream: upstream.New(upstream.Options{})})

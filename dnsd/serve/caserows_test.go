@@ -22,7 +22,7 @@ type nameInfo struct {
 }
 
 // tableRows are the rows of a name table.
-func (tc *dnsCase) tableRows() (rows []mesh.Name) {
+func (tc *dnsCase) tableRows() (rows []*mesh.Name) {
 	for host, info := range *tc.NameTable {
 		addrs := parsed(info.IPs)
 		if len(addrs) == 0 {
@@ -71,18 +71,18 @@ type caseWorkload struct {
 }
 
 // istiodRows are the rows of the name table that istiod makes of the services for the case's client.
-func (tc *dnsCase) istiodRows() (rows []mesh.Name) {
+func (tc *dnsCase) istiodRows() (rows []*mesh.Name) {
 	for i := range tc.Services {
 		r := tc.istiodRow(&tc.Services[i])
 		if r == nil {
 			continue
 		}
-		at := slices.IndexFunc(rows, func(other mesh.Name) bool { return other.Host == r.Host })
+		at := slices.IndexFunc(rows, func(other *mesh.Name) bool { return other.Host == r.Host })
 		switch {
 		case at < 0:
-			rows = append(rows, *r)
+			rows = append(rows, r)
 		case r.Kubernetes:
-			rows[at] = *r
+			rows[at] = r
 		case !rows[at].Kubernetes:
 			rows[at].Addr4 = append(rows[at].Addr4, r.Addr4...)
 			rows[at].Addr6 = append(rows[at].Addr6, r.Addr6...)
@@ -102,13 +102,13 @@ func (tc *dnsCase) istiodRow(s *caseService) *mesh.Name {
 			}
 			addrs := parsed(e.IPs)
 			if e.Hostname != "" && e.Subdomain != "" {
-				addRecord(&r, e.Hostname, addrs)
+				addRecord(r, e.Hostname, addrs)
 			}
 			if tc.MulticlusterHeadless || !differ(e.Cluster, tc.Client.Cluster) {
-				addAddresses(&r, addrs)
+				addAddresses(r, addrs)
 			}
 		}
-		return &r
+		return r
 	}
 	texts := []string{s.Address}
 	switch {
@@ -124,12 +124,12 @@ func (tc *dnsCase) istiodRow(s *caseService) *mesh.Name {
 	if slices.ContainsFunc(r.Addr4, netip.Addr.IsUnspecified) || len(r.Addr4)+len(r.Addr6) == 0 {
 		return nil
 	}
-	return &r
+	return r
 }
 
 // ztunnelRows are the rows of the services that ztunnel is told of: where several have one host, a
 // namespace sees its own, and the others the preferred, the canonical or the first one.
-func (tc *dnsCase) ztunnelRows() (rows []mesh.Name) {
+func (tc *dnsCase) ztunnelRows() (rows []*mesh.Name) {
 	everybody := map[string]*caseService{}
 	rank := func(s *caseService) int {
 		switch {
@@ -147,13 +147,13 @@ func (tc *dnsCase) ztunnelRows() (rows []mesh.Name) {
 			continue
 		}
 		r.View = s.Namespace
-		rows = append(rows, *r)
+		rows = append(rows, r)
 		if best := everybody[s.Hostname]; s.Visibility != "NAMESPACE" && (best == nil || rank(s) > rank(best)) {
 			everybody[s.Hostname] = s
 		}
 	}
 	for _, s := range everybody {
-		rows = append(rows, *tc.ztunnelRow(s))
+		rows = append(rows, tc.ztunnelRow(s))
 	}
 	return rows
 }
@@ -165,7 +165,7 @@ func (tc *dnsCase) ztunnelRow(s *caseService) *mesh.Name {
 	r := row(s.Hostname, s.Namespace, strings.HasSuffix(s.Hostname, ".svc."+tc.ClusterDomain), nil)
 	for _, vip := range s.VIPs {
 		if vip.Network == tc.Client.Network {
-			addAddresses(&r, parsed([]string{vip.Address}))
+			addAddresses(r, parsed([]string{vip.Address}))
 		}
 	}
 	for _, e := range s.Endpoints {
@@ -175,16 +175,16 @@ func (tc *dnsCase) ztunnelRow(s *caseService) *mesh.Name {
 		if s.IPFamilies == "IPV6_ONLY" {
 			addrs = slices.DeleteFunc(addrs, netip.Addr.Is4)
 		}
-		addAddresses(&r, addrs)
+		addAddresses(r, addrs)
 		// Workloads have no name in the file, but are asked for by one: w0 is pod0.
-		addRecord(&r, strings.Replace(e.UID, "w", "pod", 1), addrs)
+		addRecord(r, strings.Replace(e.UID, "w", "pod", 1), addrs)
 	}
-	return &r
+	return r
 }
 
-func row(host, namespace string, kubernetes bool, addrs []netip.Addr) mesh.Name {
-	r := mesh.Name{Host: host, Namespace: namespace, Kubernetes: kubernetes, Virtual: !kubernetes}
-	addAddresses(&r, addrs)
+func row(host, namespace string, kubernetes bool, addrs []netip.Addr) *mesh.Name {
+	r := &mesh.Name{Host: host, Namespace: namespace, Kubernetes: kubernetes, Virtual: !kubernetes}
+	addAddresses(r, addrs)
 	return r
 }
 

@@ -15,7 +15,7 @@ import (
 // cluster is a zone of every sort of service that the specification knows.
 func cluster() *names.Table {
 	https := mesh.Port{Name: "https", Number: 443, Protocol: mesh.TCP}
-	return names.Build(&mesh.Plan{Names: []mesh.Name{
+	return names.Build(&mesh.Plan{Names: []*mesh.Name{
 		{Host: "kubernetes.default.svc.cluster.local", Kubernetes: true, Addr4: addrs("10.3.0.1"), Addr6: addrs("2001:db8::1"),
 			Ports: []mesh.Port{https, {Name: "dns", Number: 53, Protocol: mesh.UDP}, {Number: 9999, Protocol: mesh.TCP}}},
 		{Host: "headless.default.svc.cluster.local", Kubernetes: true, Addr4: addrs("10.3.0.100", "10.3.0.101", "10.3.0.102"),

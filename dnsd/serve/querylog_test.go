@@ -36,7 +36,7 @@ func next(t *testing.T, tap *Tap) string {
 
 // declared is a table whose rows say where they are from.
 func declared() *names.Table {
-	return names.Build(&mesh.Plan{Names: []mesh.Name{
+	return names.Build(&mesh.Plan{Names: []*mesh.Name{
 		{Host: "api.partner.test", Source: "file", Object: "ServiceEntry shop/api", Addr4: addrs("198.51.100.1")},
 		{Host: "stock.partner.test", Source: "xds", Object: "stock", Addr4: addrs("198.51.100.2")},
 		{Host: "out.shop.svc.cluster.local", Source: "file", Object: "Service shop/out", Kubernetes: true, CNAME: "public.example"},

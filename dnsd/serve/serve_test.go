@@ -116,7 +116,7 @@ func table() *names.Table {
 	for i := range byte(100) {
 		many = append(many, netip.AddrFrom4([4]byte{10, 244, 0, i}))
 	}
-	return names.Build(&mesh.Plan{Names: []mesh.Name{
+	return names.Build(&mesh.Plan{Names: []*mesh.Name{
 		{Host: "api.partner.test", Virtual: true, Addr4: many[:1], Addr6: []netip.Addr{netip.MustParseAddr("2001:2::1")},
 			Ports: []mesh.Port{{Name: "mongodb", Number: 27017, Protocol: mesh.TCP}}},
 		{Host: "few.partner.test", Addr4: many[:4]},
