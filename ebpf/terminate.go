@@ -46,7 +46,11 @@ func (d *Datapath) Terminator(drain time.Duration) (*Terminator, error) {
 		TCP  *ebpf.Program `ebpf:"end_tcp"`
 		UDP  *ebpf.Program `ebpf:"end_udp"`
 	}
-	if err := spec.LoadAndAssign(&programs, &ebpf.CollectionOptions{MapReplacements: d.pinned()}); err != nil {
+	maps := d.pinned()
+	for name, m := range maps {
+		spec.Maps[name].MaxEntries = m.MaxEntries() // for tests, whose maps are smaller
+	}
+	if err := spec.LoadAndAssign(&programs, &ebpf.CollectionOptions{MapReplacements: maps}); err != nil {
 		return nil, fmt.Errorf("load the programs that end sockets (Linux 6.5 or later has bpf_sock_destroy): %w", err)
 	}
 	t := &Terminator{drain: time.Duration(seconds) * time.Second}
@@ -84,7 +88,8 @@ type Ended struct {
 // End ends what is due at the moment of the call. It looks through the sockets that were ever sent to a
 // backend, and only in namespaces where one of them is due through all. A connection whose backend has
 // come back is spared. Namespaces that cannot be entered are in the error and do not keep it from the
-// others.
+// others. An MPTCP connection loses this one path, and ends when the kernel has waited for another, a
+// minute, unless its peer speaks TCP.
 func (t *Terminator) End(within Within) (Ended, error) {
 	left, err := t.list()
 	if err != nil {

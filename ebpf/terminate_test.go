@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -31,6 +30,7 @@ type leavers struct {
 }
 
 func newLeavers(t testing.TB) *leavers {
+	needSockDestroy(t)
 	w, s := lbWorld(t)
 	w.serveBackends(t)
 	l := &leavers{world: w, Services: s, t: t, frontends: map[Frontend]string{}, services: map[string]Service{
@@ -48,6 +48,22 @@ func newLeavers(t testing.TB) *leavers {
 	default:
 	}
 	return l
+}
+
+// needSockDestroy skips the test on kernels before the one that has it.
+func needSockDestroy(t testing.TB) {
+	t.Helper()
+	if haveSockDestroy() {
+		return
+	}
+	var u unix.Utsname
+	must(t, unix.Uname(&u))
+	release := unix.ByteSliceToString(u.Release[:])
+	var major, minor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil || major > 6 || major == 6 && minor >= 5 {
+		t.Fatalf("Linux %s has no bpf_sock_destroy (%v)", release, err)
+	}
+	t.Skipf("Linux before 6.5: %s", release)
 }
 
 func (l *leavers) apply() { l.t.Helper(); apply(l.t, l.Services, l.frontends, l.services) }
@@ -264,86 +280,6 @@ func TestEndLargeSet(t *testing.T) {
 	l.want(long, 0, 0, 0)
 }
 
-// Nobody else's: whoever goes to the same backend by itself, or for another service, or has gone
-// elsewhere since; listeners, the server's side, pods that are not enrolled.
-func TestEndNobodyElses(t *testing.T) {
-	l := newLeavers(t)
-	direct := netip.AddrPortFrom(back4[0], 8080)
-	spared := map[string]sock{}
-	for name, kind := range map[string]int{"udp": unix.SOCK_DGRAM, "tcp": unix.SOCK_STREAM} {
-		spared[name+", direct"] = l.connected(unix.AF_INET, kind, direct)
-		spared[name+", direct and mapped"] = l.connected(unix.AF_INET6, kind, direct)
-		spared[name+", for another service"] = l.connected(unix.AF_INET, kind, other)
-	}
-	moved := l.connected(unix.AF_INET, unix.SOCK_DGRAM, web)
-	must(t, moved.connect(netip.AddrPortFrom(back4[1], 8080)))
-	spared["udp, gone elsewhere"] = moved
-	back := l.connected(unix.AF_INET, unix.SOCK_DGRAM, web)
-	must(t, back.connect(direct))
-	spared["udp, gone to the same backend by itself"] = back
-
-	// Disconnected, and sending without being connected, from a port that is theirs.
-	free := l.connected(unix.AF_INET, unix.SOCK_DGRAM, web)
-	must(t, disconnect(free.fd))
-	must(t, unix.Bind(free.fd, &unix.SockaddrInet4{}))
-	loose := l.socket(t, unix.AF_INET, unix.SOCK_DGRAM, 0)
-	loose6 := l.socket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)
-	for _, k := range []sock{free, loose, loose6} {
-		must(t, k.sendto(web))
-		k.expect(back4[0].String(), web)
-	}
-	ports := []int{port(t, free), port(t, loose), port(t, loose6)}
-
-	l.serve("web", back4[1])
-	l.want(0, 0, 0, 0)
-	for name, k := range spared {
-		k.wantAlive(name)
-	}
-	for i, k := range []sock{free, loose, loose6} {
-		if port(t, k) != ports[i] {
-			t.Errorf("the port of socket %d changed from %d to %d", i, ports[i], port(t, k))
-		}
-		must(t, k.sendto(web))
-		k.expect(back4[1].String(), web)
-	}
-
-	gone := l.connected(unix.AF_INET, unix.SOCK_DGRAM, web)
-	must(t, l.DeletePod(l.cookie))
-	l.serve("web", back4[2])
-	l.want(0, 0, 0, 0)
-	gone.wantAlive("udp of a pod that is not enrolled any more")
-}
-
-// disconnect undoes a connect(), connect(2).
-func disconnect(fd int) error {
-	var nobody unix.RawSockaddrAny // AF_UNSPEC
-	if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&nobody)), unix.SizeofSockaddrAny); errno != 0 {
-		return errno
-	}
-	return nil
-}
-
-func port(t testing.TB, k sock) int {
-	t.Helper()
-	sa, err := unix.Getsockname(k.fd)
-	must(t, err)
-	return int(addrPort(sa).Port())
-}
-
-// The same address can be another service in another pod; each pod's sockets are judged by what they see.
-func TestEndInView(t *testing.T) {
-	l := newLeavers(t)
-	l.frontends[Frontend{Addr: vip4, Port: 80, Protocol: UDP, View: ViewOf("shop")}] = "shop"
-	l.services["shop"] = Service{Backends: backends(8080, back4[0])}
-	l.apply()
-	k := l.connected(unix.AF_INET, unix.SOCK_DGRAM, web)
-	l.serve("web", back4[1])
-	l.want(0, 0, 0, 0)
-	l.serve("shop", back4[1])
-	l.want(0, 1, 0, 0)
-	k.wantAborted("the shop's socket")
-}
-
 // Whoever comes after a restart ends what the one before had left draining, and what left in between.
 func TestEndAfterRestart(t *testing.T) {
 	l := newLeavers(t)
@@ -398,19 +334,23 @@ func TestEndEntersFew(t *testing.T) {
 	l.want(long, 1, 0, 0)
 }
 
-// An MPTCP connection ends like any other.
-func TestEndMultipath(t *testing.T) {
-	l := newLeavers(t)
-	k := l.socket(t, unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP)
-	must(t, k.connect(web))
-	_, _, err := k.receive()
+// What ends sockets is loaded by itself: a kernel without it has all the rest.
+func TestTerminatorIsApart(t *testing.T) {
+	all, err := loadNodens()
 	must(t, err)
-	l.serve("web", back4[1])
-	l.want(long, 0, 0, 1)
-	l.want(0, 0, 1, 0)
-	k.wantAborted("MPTCP")
-	if n := sum(active(t, l.Services, "web")); n != 0 {
-		t.Errorf("%d connections are counted, want none", n)
+	attached, err := Options{}.spec()
+	must(t, err)
+	if len(attached.Programs) != len(hooks) || len(all.Programs) != len(hooks)+len(iterators) {
+		t.Errorf("%d programs are loaded of %d, want the %d of the hooks", len(attached.Programs), len(all.Programs), len(hooks))
+	}
+	d := ensure(t, options(t))
+	terminator, err := d.Terminator(0)
+	if err == nil {
+		must(t, terminator.Close())
+	}
+	i := slices.IndexFunc(d.Features(), func(f Feature) bool { return f.Name == "ends" })
+	if i < 0 || d.Features()[i].Present != (err == nil) {
+		t.Errorf("features %+v, and loading it says %v", d.Features(), err)
 	}
 }
 
