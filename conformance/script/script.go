@@ -59,6 +59,27 @@ func Run(t *testing.T, s Suite) {
 	})
 }
 
+// NewWorld makes a world for a test that is no script. It is closed when the test ends.
+func NewWorld(t *testing.T) *world.World {
+	t.Helper()
+	sandbox.Root(t)
+	w, err := world.New(world.Options{Bin: build(t), Label: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		log := w.DnsdLog()
+		if t.Failed() {
+			t.Log("dnsd said:\n" + log)
+		}
+		if err := w.Close(); err != nil {
+			t.Errorf("close the world: %v", err)
+		}
+		checkRaces(t, log)
+	})
+	return w
+}
+
 // setenv tells the script where things are.
 func setenv(env *testscript.Env, w *world.World) {
 	env.Setenv("NS", world.Nameservers[0].String())
@@ -84,6 +105,11 @@ func finish(t *testing.T, env *testscript.Env, w *world.World) {
 	if err := w.Close(); err != nil {
 		t.Errorf("close the world: %v", err)
 	}
+	checkRaces(t, log)
+}
+
+func checkRaces(t *testing.T, log string) {
+	t.Helper()
 	if strings.Contains(log, "WARNING: DATA RACE") {
 		t.Errorf("dnsd has a data race:\n%s", log)
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // Binaries is a folder with every program a world runs: dnsd, the CNI plugin nodens, nodens-install and
-// its stub, cnitool and the reference plugins bridge and host-local.
+// its stub, cnitool and the reference plugins.
 type Binaries string
 
 func (b Binaries) path(name string) string { return filepath.Join(string(b), name) }
@@ -59,6 +59,13 @@ func Build(ctx context.Context, dir string, race bool) (Binaries, error) {
 		{"cnitool", "github.com/containernetworking/cni/cnitool", false},
 		{"bridge", "github.com/containernetworking/plugins/plugins/main/bridge", false},
 		{"host-local", "github.com/containernetworking/plugins/plugins/ipam/host-local", false},
+		{"ptp", "github.com/containernetworking/plugins/plugins/main/ptp", false},
+		{"macvlan", "github.com/containernetworking/plugins/plugins/main/macvlan", false},
+		{"ipvlan", "github.com/containernetworking/plugins/plugins/main/ipvlan", false},
+		{"portmap", "github.com/containernetworking/plugins/plugins/meta/portmap", false},
+		{"tuning", "github.com/containernetworking/plugins/plugins/meta/tuning", false},
+		{"bandwidth", "github.com/containernetworking/plugins/plugins/meta/bandwidth", false},
+		{"firewall", "github.com/containernetworking/plugins/plugins/meta/firewall", false},
 		{"nodens", module + "/cni", false},
 		{"dnsd", module + "/dnsd", race},
 		{"nodens-install", module + "/install", race},

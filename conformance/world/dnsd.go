@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -76,6 +77,40 @@ func (w *World) writeConfig() error {
 
 // WriteNetwork replaces the configuration list of the IPv4 pods' network by a text, whatever it says.
 func (w *World) WriteNetwork(text []byte) error { return w.writeNetwork(w.Network(), text) }
+
+// WriteChain writes the configuration list of one more network, for pods that name it: the plugins given,
+// with nodens where one is nil.
+func (w *World) WriteChain(name string, plugins ...map[string]any) error {
+	chain := make([]any, len(plugins))
+	for i, p := range plugins {
+		if p == nil {
+			p = w.pluginConf()
+		}
+		chain[i] = p
+	}
+	name = w.Network() + "-" + name
+	text, err := json.MarshalIndent(map[string]any{"cniVersion": "1.0.0", "name": name, "plugins": chain}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return w.writeNetwork(name, text)
+}
+
+// Ipam is the section of a plugin that gives addresses of the subnets from host-local; the gateway of
+// each is its first address.
+func (w *World) Ipam(subnets ...netip.Prefix) map[string]any {
+	var ranges, routes []any
+	for _, subnet := range subnets {
+		masked := subnet.Masked()
+		ranges = append(ranges, []any{map[string]any{"subnet": masked.String()}})
+		all := "0.0.0.0/0"
+		if masked.Addr().Is6() {
+			all = "::/0"
+		}
+		routes = append(routes, map[string]any{"dst": all})
+	}
+	return map[string]any{"type": "host-local", "dataDir": w.path("ipam"), "ranges": ranges, "routes": routes}
+}
 
 func (w *World) writeNetwork(name string, text []byte) error {
 	return os.WriteFile(filepath.Join(w.netDir(), name+".conflist"), text, 0o644)

@@ -20,7 +20,9 @@ func (w *World) linkPlugins() error {
 	if err := os.Mkdir(w.pluginDir(), 0o755); err != nil {
 		return err
 	}
-	for _, name := range []string{"bridge", "host-local", "nodens"} {
+	for _, name := range []string{
+		"bridge", "ptp", "macvlan", "ipvlan", "host-local", "portmap", "tuning", "bandwidth", "firewall", "nodens",
+	} {
 		if err := os.Symlink(w.Program(name), filepath.Join(w.pluginDir(), name)); err != nil {
 			return err
 		}

@@ -58,7 +58,7 @@ func (w *World) Links() ([]string, error) {
 	err := w.Node.Do(func() error {
 		links, err := netlink.LinkList()
 		for _, l := range links {
-			if name := l.Attrs().Name; l.Type() == "veth" && name != uplink && !strings.HasPrefix(name, canaryPrefix) {
+			if name := l.Attrs().Name; l.Type() == "veth" && name != Uplink && !strings.HasPrefix(name, canaryPrefix) {
 				names = append(names, name)
 			}
 		}

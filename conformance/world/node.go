@@ -24,10 +24,14 @@ var (
 	}
 	nodeUplink     = []netip.Prefix{netip.MustParsePrefix("172.31.0.1/30"), netip.MustParsePrefix("fd31::1/64")}
 	internetUplink = []netip.Prefix{netip.MustParsePrefix("172.31.0.2/30"), netip.MustParsePrefix("fd31::2/64")}
-	everything     = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	// LinkSubnets are those of pods that sit on the cable itself, as macvlan makes them: their gateway,
+	// whose address this is, is the internet.
+	LinkSubnets = []netip.Prefix{netip.MustParsePrefix("172.31.1.1/24"), netip.MustParsePrefix("fd31:1::1/64")}
+	everything  = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 )
 
-const uplink = "uplink"
+// Uplink is the node's end of the cable to the internet.
+const Uplink = "uplink"
 
 // wire makes the two namespaces and the cable between them. The node routes; in the internet every
 // address in the world is local, so a packet that should never have left the node is answered too, and
@@ -46,7 +50,7 @@ func (w *World) wire() error {
 			return err
 		}
 	}
-	if err := sandbox.Veth(uplink, w.Node, texts(nodeUplink), w.Internet, texts(internetUplink)); err != nil {
+	if err := sandbox.Veth(Uplink, w.Node, texts(nodeUplink), w.Internet, texts(append(slices.Clone(internetUplink), LinkSubnets...))); err != nil {
 		return err
 	}
 	if err := w.Node.Do(func() error {
@@ -56,7 +60,7 @@ func (w *World) wire() error {
 			}
 		}
 		for i, dst := range everything {
-			if err := addRoute(uplink, dst, internetUplink[i].Addr(), unix.RTN_UNICAST); err != nil {
+			if err := addRoute(Uplink, dst, internetUplink[i].Addr(), unix.RTN_UNICAST); err != nil {
 				return err
 			}
 		}
@@ -72,7 +76,7 @@ func (w *World) wire() error {
 			}
 		}
 		for i, dst := range everything {
-			if err := addRoute(uplink, PodSubnets[i], nodeUplink[i].Addr(), unix.RTN_UNICAST); err != nil {
+			if err := addRoute(Uplink, PodSubnets[i], nodeUplink[i].Addr(), unix.RTN_UNICAST); err != nil {
 				return err
 			}
 			if err := addRoute("lo", dst, netip.Addr{}, unix.RTN_LOCAL); err != nil {

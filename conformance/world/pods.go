@@ -37,6 +37,8 @@ type PodSpec struct {
 	IPv6 bool
 	// Plain pods are made by a chain without nodens.
 	Plain bool
+	// Chain is the network written by WriteChain that the pod is of; empty means by IPv6 and Plain.
+	Chain string
 	// Annotations are passed as the runtime passes them.
 	Annotations map[string]string
 }
@@ -173,6 +175,8 @@ func (p *Pod) Gone() error {
 
 func (p *Pod) network() string {
 	switch {
+	case p.Chain != "":
+		return p.world.Network() + "-" + p.Chain
 	case p.Plain:
 		return p.world.Network() + networkPlain
 	case p.IPv6:
