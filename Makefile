@@ -50,8 +50,9 @@ $(BIN)/golangci-lint:
 	GOBIN=$(BIN) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 .PHONY: deps
-deps: # The race detector wants a C compiler; the plugins portmap and firewall want nft and iptables.
-	@command -v gcc >/dev/null || $(call install,gcc libc6-dev)
+deps: # The race detector wants a C compiler, the clients musl and c-ares, the plugins portmap and firewall nft and iptables.
+	@{ command -v gcc && command -v musl-gcc && test -e /usr/include/ares.h; } >/dev/null || \
+	  $(call install,gcc libc6-dev musl-tools libc-ares-dev)
 	@{ command -v nft && command -v iptables; } >/dev/null || $(call install,nftables iptables)
 
 .PHONY: clang

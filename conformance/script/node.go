@@ -305,7 +305,7 @@ func adsVerb(l *Line) (string, error) {
 
 // zone set NAME TYPE TTL DATA ...: replaces the internet's records of a name and type.
 // zone del NAME.
-// zone feel NAME|@SERVER servfail|refused|drop|truncate|delay [DURATION], zone feel NAME|@SERVER.
+// zone feel NAME|NAME/TYPE|@SERVER MOOD [DURATION]: a world.Mood; without MOOD, good behaviour again.
 // zone queries [name=] [type=] [transport=] [server=] [from=POD]: the queries so far, and their number.
 // zone forget: empties that list.
 func zoneVerb(l *Line) (string, error) {

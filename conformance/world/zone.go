@@ -34,8 +34,9 @@ type Asked struct {
 	Server, From netip.Addr
 }
 
-// Mood is how a name misbehaves: "servfail", "refused", "drop", "truncate" (over UDP), or "delay" with
-// a duration.
+// Mood is how a name misbehaves: it answers "servfail", "refused", "notimp", "formerr" or "nxdomain" whatever
+// there is; "drop"; "truncate" to nothing (over UDP); "oversize", all there is whatever the client takes;
+// "bare", without authority, RA, OPT; "unasked", without the question; or "delay" with a duration.
 type Mood struct {
 	Kind  string
 	Delay time.Duration
@@ -78,7 +79,8 @@ func (z *Zone) Delete(name string) {
 	z.mu.Unlock()
 }
 
-// Feel gives a name a mood; the zero Mood is good behaviour. "@10.96.0.10" is the whole nameserver.
+// Feel gives a name a mood; the zero Mood is good behaviour. "name/AAAA" is only its records of one type,
+// "@10.96.0.10" the whole nameserver.
 func (z *Zone) Feel(name string, m Mood) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -87,6 +89,16 @@ func (z *Zone) Feel(name string, m Mood) {
 		return
 	}
 	z.moods[canonical(name)] = m
+}
+
+// mood is that of a question to a server. The caller holds z.mu.
+func (z *Zone) mood(server netip.Addr, name, qtype string) Mood {
+	for _, key := range []string{"@" + server.String(), name + "/" + strings.ToLower(qtype), name} {
+		if m, ok := z.moods[key]; ok {
+			return m
+		}
+	}
+	return Mood{}
 }
 
 // Queries returns the queries so far, oldest first.
@@ -111,48 +123,52 @@ func (z *Zone) at(server netip.Addr, transport string, insider bool) dns.Handler
 			_ = rw.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeFormatError))
 			return
 		}
-		name := canonical(q.Question[0].Name)
+		name, qtype := canonical(q.Question[0].Name), dns.Type(q.Question[0].Qtype).String()
 		z.mu.Lock()
-		z.log = append(z.log, Asked{
-			Name: name, Type: dns.Type(q.Question[0].Qtype).String(),
-			Transport: transport, Server: server, From: from.Addr().Unmap(),
-		})
-		mood, moody := z.moods["@"+server.String()]
-		if !moody {
-			mood = z.moods[name]
-		}
+		z.log = append(z.log, Asked{Name: name, Type: qtype, Transport: transport, Server: server, From: from.Addr().Unmap()})
+		mood := z.mood(server, name, qtype)
 		z.mu.Unlock()
-		reply := new(dns.Msg)
 		switch mood.Kind {
 		case "drop":
-			return
-		case "servfail":
-			reply.SetRcode(q, dns.RcodeServerFailure)
-			_ = rw.WriteMsg(reply)
-			return
-		case "refused":
-			reply.SetRcode(q, dns.RcodeRefused)
-			_ = rw.WriteMsg(reply)
 			return
 		case "delay":
 			time.Sleep(mood.Delay)
 		}
-		z.answer(reply.SetReply(q), insider)
-		if opt := q.IsEdns0(); opt != nil {
-			reply.SetEdns0(1232, false)
+		reply := new(dns.Msg).SetReply(q)
+		if rcode, ok := dns.StringToRcode[strings.ToUpper(mood.Kind)]; ok {
+			reply.Rcode = rcode
+		} else {
+			z.answer(reply, insider)
 		}
-		if transport == "udp" {
-			size := dns.MinMsgSize
-			if opt := q.IsEdns0(); opt != nil {
-				size = max(size, int(opt.UDPSize()))
-			}
-			if mood.Kind == "truncate" {
-				reply.Truncated, reply.Answer = true, nil
-			}
-			reply.Truncate(size)
-		}
+		mood.spoil(reply, q, transport)
 		_ = rw.WriteMsg(reply)
 	}
+}
+
+// spoil makes of a reply what the mood does to it, and else what the client takes.
+func (m Mood) spoil(reply, q *dns.Msg, transport string) {
+	size := dns.MaxMsgSize
+	if transport == "udp" {
+		size = dns.MinMsgSize
+	}
+	if opt := q.IsEdns0(); opt != nil && m.Kind != "bare" {
+		reply.SetEdns0(1232, false)
+		size = max(size, int(opt.UDPSize()))
+	}
+	switch m.Kind {
+	case "oversize":
+		size = dns.MaxMsgSize
+	case "bare":
+		reply.Ns, reply.RecursionAvailable = nil, false
+	case "unasked":
+		reply.Question = nil
+	case "truncate":
+		if transport == "udp" {
+			reply.Truncated, reply.Answer = true, nil
+			return
+		}
+	}
+	reply.Truncate(size)
 }
 
 // ClusterDomain is the cluster's own domain, which only insiders among the nameservers know.

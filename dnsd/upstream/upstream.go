@@ -166,7 +166,14 @@ func (c *Client) Ask(ctx context.Context, s Servers, q *dns.Msg) (*dns.Msg, erro
 // fly asks for everybody who waits for f, and has the outcome remembered.
 func (c *Client) fly(ctx context.Context, s Servers, q *question, f *flight) {
 	reply, server, err := c.ask(ctx, s, q)
+	less, ok := c.withoutAAAA(ctx, s, q, reply, err)
+	if ok {
+		reply, err = less, nil
+	}
 	f.outcome = newOutcome(q.Question, reply, err)
+	if ok && f.ttl == 0 {
+		f.ttl = failureLast
+	}
 	f.by, f.server = s.Dial, server
 	c.cache.land(f, time.Now())
 	close(f.done)
