@@ -53,7 +53,7 @@ type Options struct {
 	Nameservers []netip.Addr
 	// ClusterDomain is the cluster's own DNS domain, without the final dot.
 	ClusterDomain string
-	// Changed is called when what Nameservers returns has changed, and once when the attachment files
+	// Changed is called when what Nameservers or Namespaces returns has changed, and once when the attachment files
 	// have been read for the first time, changed or not. It must not block; nil means nobody asks.
 	Changed func()
 	// Log is told of changes of state; nil means slog.Default.
@@ -134,6 +134,7 @@ type view struct {
 	pods        []Pod
 	problems    []Problem
 	nameservers []netip.AddrPort
+	namespaces  []string
 }
 
 // New returns Pods that do nothing yet; Run must follow, once.
@@ -285,13 +286,19 @@ func (p *Pods) Problems() []Problem { return slices.Clone(p.view.Load().problems
 // most pods first. So it knows them from the first reading of the files, before any namespace is open.
 func (p *Pods) Nameservers() []netip.AddrPort { return slices.Clone(p.view.Load().nameservers) }
 
+// Namespaces returns the distinct namespaces of the pods here, sorted. It knows them from the first reading
+// of the files too; a pod of which Kubernetes knows nothing has the namespace "".
+func (p *Pods) Namespaces() []string { return slices.Clone(p.view.Load().namespaces) }
+
 // publish shows the pods as they are now to List and the others.
 func (p *Pods) publish() {
 	v := &view{problems: slices.Clone(p.broken)}
 	used := map[netip.AddrPort]int{}
+	namespaces := map[string]bool{}
 	for _, q := range p.pods {
 		shown := q.show()
 		v.pods = append(v.pods, shown)
+		namespaces[shown.Namespace] = true
 		if q.state == Failed {
 			v.problems = append(v.problems, Problem{Object: q.name(), Reason: q.reason})
 		}
@@ -306,7 +313,8 @@ func (p *Pods) publish() {
 	v.nameservers = slices.SortedFunc(maps.Keys(used), func(a, b netip.AddrPort) int {
 		return cmp.Or(cmp.Compare(used[b], used[a]), a.Compare(b))
 	})
-	if old := p.view.Swap(v); !slices.Equal(old.nameservers, v.nameservers) {
+	v.namespaces = slices.Sorted(maps.Keys(namespaces))
+	if old := p.view.Swap(v); !slices.Equal(old.nameservers, v.nameservers) || !slices.Equal(old.namespaces, v.namespaces) {
 		p.o.Changed()
 	}
 }
