@@ -29,6 +29,12 @@ test: deps ## Unit, kernel and conformance tests, with the race detector.
 cases: ## DNS cases of a JSON file: make cases CASES=path/to/file.json; those of the project without it.
 	cd dnsd/serve && CASES='$(abspath $(CASES))' $(GO) test -count 1 -run '^TestCases$$'
 
+.PHONY: xds-dump
+xds-dump: ## Names and frontends that a folder of DiscoveryResponses comes to: make xds-dump CASE=path/to/folder.
+	@test -d '$(CASE)' || { echo 'say which: make xds-dump CASE=path/to/folder' >&2; exit 2; }
+	@out=$$(mktemp) && trap 'rm -f '$$out EXIT && cd dnsd/xds && \
+	  CASE='$(abspath $(CASE))' DUMP=$$out $(GO) test -count 1 -run '^TestDump$$' >&2 && cat $$out
+
 .PHONY: conformance
 conformance: deps ## Only the promises, as scripts.
 	$(GO) test -race -count 1 -timeout 15m -v ./conformance/...

@@ -60,19 +60,6 @@ type Config struct {
 	drain     time.Duration    // DrainTime, parsed
 }
 
-// XDSConfig says which control plane to ask and as whom.
-type XDSConfig struct {
-	// Address is host:port of a plaintext ADS server.
-	Address string `json:"address"`
-	// Namespace is the namespace whose view of the mesh is asked for.
-	Namespace string `json:"namespace"`
-	// NodeName and NodeIP identify this node to the control plane.
-	NodeName string `json:"nodeName"`
-	NodeIP   string `json:"nodeIP"`
-	// Metadata is added to the node's metadata, over what dnsd sends by itself.
-	Metadata map[string]any `json:"metadata"`
-}
-
 // readConfig reads path; an empty path is the default configuration.
 func readConfig(path string) (*Config, error) {
 	c := &Config{
@@ -146,8 +133,8 @@ func (c *Config) check() error {
 	if c.File != nil && c.File.Dir == "" {
 		errs = append(errs, errors.New("file.dir is empty: name the folder that holds the manifests"))
 	}
-	if c.XDS != nil && c.XDS.Address == "" {
-		errs = append(errs, errors.New("xds.address is empty: name the control plane as host:port"))
+	if c.XDS != nil {
+		errs = append(errs, c.XDS.check()...)
 	}
 	return errors.Join(errs...)
 }

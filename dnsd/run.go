@@ -51,6 +51,11 @@ type daemon struct {
 type source struct {
 	name string
 	run  func(ctx context.Context, emit func(mesh.Input)) error
+	// follow says which namespaces have pods here, streams is what comes of it, and idle that nothing can
+	// be expected from the source now; nil where a source does not care.
+	follow  func(namespaces []string)
+	streams func() []xds.Stream
+	idle    func() bool
 }
 
 // run is the daemon's life: attach, remember, first pass, then everything at once until ctx is done.
@@ -139,7 +144,7 @@ func wire(ctx context.Context, c *Config, log *slog.Logger) (*daemon, error) {
 	d.pods = pods.New(pods.Options{
 		Dir: c.attachments(), Bell: c.bell(), Kernel: d.datapath, Serve: d.server,
 		Nameservers: c.Nameservers, ClusterDomain: c.ClusterDomain, Log: log,
-		Changed: func() { adopted(); d.resolver.Reask() },
+		Changed: func() { d.follow(); adopted(); d.resolver.Reask() },
 	})
 	d.hub.server, d.hub.resolver = d.server, d.resolver
 	d.hub.balancer = lb.New(d.hub.services, lb.Options{})
@@ -156,14 +161,15 @@ func (c *Config) sources(log *slog.Logger) []source {
 	var s []source
 	if c.File != nil {
 		f := file.New(file.Options{Dir: c.File.Dir, ClusterDomain: c.ClusterDomain, Log: log})
-		s = append(s, source{"file", f.Run})
+		s = append(s, source{name: "file", run: f.Run})
 	}
 	if c.XDS != nil {
-		x := xds.New(xds.Options{
-			Address: c.XDS.Address, Log: log,
-			Node: xds.NewNode(c.XDS.Namespace, c.XDS.NodeName, c.XDS.NodeIP, c.XDS.Metadata),
+		x := c.XDS.source(log)
+		s = append(s, source{
+			name: "xds", run: x.Run, follow: x.Follow, streams: x.Streams,
+			// Without a pod there is nobody to ask for.
+			idle: func() bool { return len(x.Streams()) == 0 },
 		})
-		s = append(s, source{"xds", x.Run})
 	}
 	return s
 }
@@ -194,6 +200,15 @@ func (d *daemon) resolvers() []netip.AddrPort {
 		d.log.Warn("no resolver for DNS clusters; set resolvers in the configuration", "error", err)
 	}
 	return servers
+}
+
+// follow tells the sources which namespaces have pods here.
+func (d *daemon) follow() {
+	for _, s := range d.sources {
+		if s.follow != nil {
+			s.follow(d.pods.Namespaces())
+		}
+	}
 }
 
 func (d *daemon) beat(ctx context.Context) error {

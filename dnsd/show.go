@@ -35,7 +35,7 @@ func (d *daemon) ready() error {
 	st := d.hub.state.Load()
 	var pending []string
 	for _, s := range d.sources {
-		if st.said[s.name].pending {
+		if st.said[s.name].pending && (s.idle == nil || !s.idle()) {
 			pending = append(pending, s.name)
 		}
 	}
@@ -65,6 +65,7 @@ func (d *daemon) status() admin.Status {
 		s.Sources = append(s.Sources, admin.Source{
 			Name: src.name, Spoke: st.spoke[src.name], Pending: said.pending,
 			Hosts: said.hosts, Clusters: said.clusters, Problems: said.problems,
+			Streams: src.streamStatus(),
 		})
 	}
 	for _, p := range d.pods.List() {
@@ -94,6 +95,21 @@ func (d *daemon) status() admin.Status {
 		s.Problems = append(s.Problems, admin.Problem{Source: "dnsd", Object: "the plan as a whole", Reason: oneLine(st.err)})
 	}
 	return s
+}
+
+// streamStatus is how each stream of a source stands.
+func (s source) streamStatus() []admin.Stream {
+	if s.streams == nil {
+		return nil
+	}
+	var shown []admin.Stream
+	for _, st := range s.streams() {
+		shown = append(shown, admin.Stream{
+			Namespace: st.Namespace, Protocol: st.Protocol, Connected: st.Connected, Versions: st.Versions,
+			Error: strings.ReplaceAll(st.Error, "\n", "; "),
+		})
+	}
+	return shown
 }
 
 // oneLine says what several errors joined say, where there is a line for it.

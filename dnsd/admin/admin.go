@@ -68,6 +68,21 @@ type Source struct {
 	Problems int
 	// Error is why it is not connected or cannot read, if so.
 	Error string `json:",omitempty"`
+	// Streams are those to its control plane, where it has one for each namespace.
+	Streams []Stream `json:",omitempty"`
+}
+
+// Stream is one namespace's stream to a control plane.
+type Stream struct {
+	Namespace string
+	// Protocol is "delta" or "sotw"; empty before the first connection.
+	Protocol string `json:",omitempty"`
+	// Connected is since when; zero while it is not.
+	Connected time.Time `json:",omitzero"`
+	// Versions are what the control plane calls the newest of each type: cds, eds, lds, nds.
+	Versions map[string]string `json:",omitempty"`
+	// Error is why the last stream ended or a response was refused.
+	Error string `json:",omitempty"`
 }
 
 // PodCount counts the pods of the node by state.

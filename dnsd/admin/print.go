@@ -44,6 +44,9 @@ func PrintStatus(w io.Writer, s Status) error {
 		}
 		for i, src := range s.Sources {
 			p("%s\t%s\n", heading(i, "sources"), sourceLine(s.Now, src))
+			for _, st := range src.Streams {
+				p("\t  %s\n", streamLine(s.Now, st))
+			}
 		}
 		for i, u := range s.Upstream.Servers {
 			p("%s\t%s\n", heading(i, "upstream"), upstreamLine(u))
@@ -194,6 +197,22 @@ func sourceLine(now time.Time, s Source) string {
 	line += fmt.Sprintf("; %s, %s", count(s.Hosts, "host"), count(s.Clusters, "cluster"))
 	if s.Problems > 0 {
 		line += ", " + count(s.Problems, "PROBLEM")
+	}
+	if s.Error != "" {
+		line += "; " + s.Error
+	}
+	return line
+}
+
+func streamLine(now time.Time, s Stream) string {
+	line := s.Namespace + ": "
+	if s.Connected.IsZero() {
+		line += "not connected"
+	} else {
+		line += fmt.Sprintf("%s for %s", s.Protocol, age(now, s.Connected))
+	}
+	for _, kind := range slices.Sorted(maps.Keys(s.Versions)) {
+		line += fmt.Sprintf(", %s %s", kind, dash(s.Versions[kind]))
 	}
 	if s.Error != "" {
 		line += "; " + s.Error

@@ -8,20 +8,20 @@ import (
 	"strings"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	dnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 )
 
-// cluster is a decoded cluster, its endpoints not yet put in.
+// cluster is a decoded cluster, its endpoints not yet put in. It is shared and never edited.
 type cluster struct {
 	mesh.Cluster // without Localities
+	// err says why it cannot be used; then there is nothing but a name.
+	err error
 	// eds is the name its endpoints have in EDS; empty when inline holds them.
 	eds    string
-	inline *endpointv3.ClusterLoadAssignment
+	inline *assignment
 	tls    transport
 	// serves are the hosts whose port it serves directly; none for subsets, inbound and helper clusters.
 	serves []service
@@ -33,27 +33,37 @@ type cluster struct {
 // service is a host of a cluster's metadata.
 type service struct{ host, namespace string }
 
+// cluster decodes one, or finds it decoded.
+func (p *pools) cluster(r *anypb.Any) (string, *cluster, error) {
+	c := p.clusters.get(r.GetTypeUrl(), r.GetValue(), func() *cluster { return decodeCluster(r) })
+	return c.Name, c, c.err
+}
+
 // decodeCluster reads one cluster. The result is never nil, and has its name if that could be read.
-func decodeCluster(r *anypb.Any) (*cluster, error) {
+func decodeCluster(r *anypb.Any) *cluster {
 	c := &cluster{}
 	m := &clusterv3.Cluster{}
-	if err := unpack(r, m); err != nil {
-		return c, err
+	if c.err = unpack(r, m); c.err != nil {
+		return c
 	}
 	c.Name = m.GetName()
 	if c.Name == "" {
-		return c, errors.New("has no name")
+		c.err = errors.New("has no name")
+		return c
 	}
 	c.identify(m)
-	if err := c.discover(m); err != nil {
-		return c, err
+	if c.err = c.discover(m); c.err != nil {
+		return c
+	}
+	if a := m.GetLoadAssignment(); a != nil && c.eds == "" {
+		c.inline = newAssignment(a, c.Discovery)
 	}
 	c.tls = newTransport(m)
 	c.RequiresTLS = c.tls.always
 	if c.Discovery != mesh.OriginalDst {
 		c.balance(m)
 	}
-	return c, nil
+	return c
 }
 
 // identify finds which port of which hosts the cluster serves. Istiod says it in the cluster's name,
@@ -87,7 +97,6 @@ func lower(host string) string { return strings.ToLower(strings.TrimSuffix(host,
 // discover finds where the endpoints come from. A type has two spellings: the field, and an extension
 // by name, which for DNS brings its own settings too.
 func (c *cluster) discover(m *clusterv3.Cluster) error {
-	c.inline = m.GetLoadAssignment()
 	kind := m.GetType().String()
 	if custom := m.GetClusterType(); custom != nil {
 		dns := &dnsv3.DnsCluster{}
@@ -95,7 +104,7 @@ func (c *cluster) discover(m *clusterv3.Cluster) error {
 			if err := unpack(custom.GetTypedConfig(), dns); err != nil {
 				return fmt.Errorf("settings of its type: %w", err)
 			}
-			return c.discoverDNS(extensionDNS(dns, m))
+			return c.discoverDNS(extensionDNS(dns, m), m)
 		}
 		var known bool
 		if kind, known = extensionTypes[custom.GetName()]; !known {
@@ -107,12 +116,11 @@ func (c *cluster) discover(m *clusterv3.Cluster) error {
 		c.Discovery = mesh.Static
 	case "EDS":
 		c.Discovery = mesh.Static
-		c.inline = nil
 		if c.eds = m.GetEdsClusterConfig().GetServiceName(); c.eds == "" {
 			c.eds = c.Name
 		}
 	case "STRICT_DNS", "LOGICAL_DNS":
-		return c.discoverDNS(legacyDNS(m, kind == "LOGICAL_DNS"))
+		return c.discoverDNS(legacyDNS(m, kind == "LOGICAL_DNS"), m)
 	case "ORIGINAL_DST":
 		c.Discovery = mesh.OriginalDst
 	default:
@@ -130,56 +138,32 @@ var extensionTypes = map[string]string{
 	"envoy.cluster.original_dst": "ORIGINAL_DST",
 }
 
-// balance finds the policy. One that is not served is reported and served as LEAST_REQUEST.
-func (c *cluster) balance(m *clusterv3.Cluster) {
-	c.LocalityWeighted = m.GetCommonLbConfig().GetLocalityWeightedLbConfig() != nil
-	name := m.GetLbPolicy().String()
-	if policies := m.GetLoadBalancingPolicy().GetPolicies(); len(policies) > 0 {
-		// The newer field wins. Its policies are extensions in order of preference.
-		i := slices.IndexFunc(policies, func(p *clusterv3.LoadBalancingPolicy_Policy) bool {
-			return extensionPolicies[extensionType(p.GetTypedExtensionConfig())] != ""
-		})
-		name = extensionType(policies[0].GetTypedExtensionConfig())
-		if i >= 0 {
-			name = extensionPolicies[extensionType(policies[i].GetTypedExtensionConfig())]
-		}
+// resolved is the cluster with its endpoints and what of them had to be left out. hashed says that what
+// leads to it hashes the client's address.
+func (c *cluster) resolved(from *assignment, hashed bool) *resolved {
+	out := &resolved{Cluster: c.Cluster, notes: c.notes}
+	out.HashSource = out.HashSource || hashed
+	if from == nil {
+		return out
 	}
-	switch p := mesh.LbPolicy(name); p {
-	case mesh.RoundRobin, mesh.LeastRequest, mesh.Random:
-		c.LbPolicy = p
-	default:
-		c.LbPolicy = mesh.LeastRequest
-		c.notes = append(c.notes, fmt.Sprintf("policy %s is not served; served as %s", name, mesh.LeastRequest))
+	out.Overprovisioning = from.overprovisioning
+	out.Localities = from.localities
+	if c.tls.demanding(from) {
+		out.Localities = c.tls.mark(from)
 	}
-}
-
-var extensionPolicies = map[string]string{
-	"envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin":     "ROUND_ROBIN",
-	"envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest": "LEAST_REQUEST",
-	"envoy.extensions.load_balancing_policies.random.v3.Random":              "RANDOM",
-}
-
-// extensionType is the message an extension is configured with, its only identity in Envoy.
-func extensionType(e *corev3.TypedExtensionConfig) string {
-	return string(e.GetTypedConfig().MessageName())
-}
-
-// resolved is the cluster with its endpoints, as of now, and what of them had to be left out.
-func (c *cluster) resolved(assignments map[string]*endpointv3.ClusterLoadAssignment) (mesh.Cluster, []string) {
-	out, notes := c.Cluster, slices.Clone(c.notes)
-	from := c.inline
-	if c.eds != "" {
-		from = assignments[c.eds]
-	}
-	var skipped []string
-	out.Localities, skipped = c.localities(from)
-	if len(skipped) > 0 {
-		notes = append(notes, fmt.Sprintf("%d endpoints left out, first: %s", len(skipped), skipped[0]))
+	if len(from.skipped) > 0 {
+		out.notes = append(slices.Clone(out.notes), fmt.Sprintf("%d endpoints left out, first: %s", len(from.skipped), from.skipped[0]))
 	}
 	if out.Discovery != mesh.OriginalDst && onlyTLS(out.Localities) {
 		out.RequiresTLS = true
 	}
-	return out, notes
+	return out
+}
+
+// resolved is a cluster as it is emitted. It is shared and never edited.
+type resolved struct {
+	mesh.Cluster
+	notes []string
 }
 
 // onlyTLS says that there are healthy endpoints and all of them demand TLS: then nothing can be served
@@ -199,3 +183,31 @@ func onlyTLS(ls []mesh.Locality) bool {
 	}
 	return found
 }
+
+// memo has the clusters that were emitted last, so that what did not change is not made again.
+type memo struct{ last, next map[recipe]*resolved }
+
+type recipe struct {
+	c      *cluster
+	from   *assignment
+	hashed bool
+}
+
+func (m *memo) resolved(c *cluster, from *assignment, hashed bool) *resolved {
+	key := recipe{c, from, hashed}
+	r := m.next[key]
+	if r == nil {
+		r = m.last[key]
+	}
+	if r == nil {
+		r = c.resolved(from, hashed)
+	}
+	if m.next == nil {
+		m.next = map[recipe]*resolved{}
+	}
+	m.next[key] = r
+	return r
+}
+
+// turn forgets what was not asked for since the last turn.
+func (m *memo) turn() { m.last, m.next = m.next, nil }

@@ -13,7 +13,6 @@ import (
 	commondnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/common/dns/v3"
 	dnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
 	caresv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/network/dns_resolver/cares/v3"
-	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/nodens-dns/nodens/dnsd/mesh"
@@ -86,9 +85,9 @@ func TestDNSSettings(t *testing.T) {
 		}, mesh.StrictDNS, mesh.DNS{Family: mesh.Auto, Resolvers: resolvers[:1]}, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			c, err := decodeCluster(pack(t, dnsCluster(tc.change)))
-			if err != nil {
-				t.Fatal(err)
+			c := decodeCluster(pack(t, dnsCluster(tc.change)))
+			if c.err != nil {
+				t.Fatal(c.err)
 			}
 			if c.Discovery != tc.kind || !reflect.DeepEqual(*c.DNS, tc.want) {
 				t.Errorf("%s %+v\nwant %s %+v", c.Discovery, *c.DNS, tc.kind, tc.want)
@@ -124,64 +123,23 @@ func TestClustersThatCannotBe(t *testing.T) {
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if _, err := decodeCluster(pack(t, dnsCluster(tc.change))); err == nil || !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("error %v, want one with %q", err, tc.want)
+			if c := decodeCluster(pack(t, dnsCluster(tc.change))); c.err == nil || !strings.Contains(c.err.Error(), tc.want) {
+				t.Errorf("error %v, want one with %q", c.err, tc.want)
 			}
 		})
 	}
-	if _, err := decodeCluster(pack(t, &listenerv3.Listener{Name: "l"})); err == nil {
+	if c := decodeCluster(pack(t, &listenerv3.Listener{Name: "l"})); c.err == nil {
 		t.Error("a listener passed as a cluster")
 	}
 }
 
 // Istiod sends such a cluster; mesh.Compile serves its first endpoint and reports it.
 func TestLogicalDNSWithTwoEndpointsStays(t *testing.T) {
-	c, err := decodeCluster(pack(t, dnsCluster(func(c *clusterv3.Cluster) {
+	c := decodeCluster(pack(t, dnsCluster(func(c *clusterv3.Cluster) {
 		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_LOGICAL_DNS}
 		c.LoadAssignment.Endpoints[0].LbEndpoints = append(c.LoadAssignment.Endpoints[0].LbEndpoints, endpoint("other.example", 80))
 	})))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if out, _ := c.resolved(nil); len(out.Localities[0].Endpoints) != 2 {
+	if out := c.resolved(c.inline, false); len(out.Localities[0].Endpoints) != 2 {
 		t.Errorf("localities %+v", out.Localities)
-	}
-}
-
-func TestPolicies(t *testing.T) {
-	extensions := func(urls ...string) *clusterv3.LoadBalancingPolicy {
-		p := &clusterv3.LoadBalancingPolicy{}
-		for _, u := range urls {
-			p.Policies = append(p.Policies, &clusterv3.LoadBalancingPolicy_Policy{TypedExtensionConfig: &corev3.TypedExtensionConfig{
-				Name: u, TypedConfig: &anypb.Any{TypeUrl: "type.googleapis.com/envoy.extensions.load_balancing_policies." + u},
-			}})
-		}
-		return p
-	}
-	for _, tc := range []struct {
-		name   string
-		policy clusterv3.Cluster_LbPolicy
-		newer  *clusterv3.LoadBalancingPolicy
-		want   mesh.LbPolicy
-		noted  bool
-	}{
-		{"round robin is zero", 0, nil, mesh.RoundRobin, false},
-		{"least request", clusterv3.Cluster_LEAST_REQUEST, nil, mesh.LeastRequest, false},
-		{"random", clusterv3.Cluster_RANDOM, nil, mesh.Random, false},
-		{"maglev", clusterv3.Cluster_MAGLEV, nil, mesh.LeastRequest, true},
-		{"unknown", 99, nil, mesh.LeastRequest, true},
-		{"newer field wins", clusterv3.Cluster_MAGLEV, extensions("random.v3.Random"), mesh.Random, false},
-		{"first one known", 0, extensions("custom.v3.Custom", "least_request.v3.LeastRequest"), mesh.LeastRequest, false},
-		{"none known", 0, extensions("custom.v3.Custom"), mesh.LeastRequest, true},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			c, err := decodeCluster(pack(t, dnsCluster(func(c *clusterv3.Cluster) { c.LbPolicy, c.LoadBalancingPolicy = tc.policy, tc.newer })))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if c.LbPolicy != tc.want || len(c.notes) > 0 != tc.noted {
-				t.Errorf("%s, notes %q", c.LbPolicy, c.notes)
-			}
-		})
 	}
 }

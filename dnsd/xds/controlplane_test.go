@@ -130,12 +130,24 @@ func await[T any](t *testing.T, c <-chan T, what string) T {
 	}
 }
 
-// client runs a source against addr with short times and returns what it emits.
+// client runs a source for one namespace against addr, with short times, and returns what it emits.
 func client(t *testing.T, addr string, change func(*timing)) <-chan mesh.Input {
 	t.Helper()
-	s := New(Options{Address: addr, Node: NewNode("ns1", "node1", "10.0.0.1", nil)})
+	_, inputs := follower(t, addr, change)
+	return inputs
+}
+
+func follower(t *testing.T, addr string, change func(*timing)) (*Source, <-chan mesh.Input) {
+	t.Helper()
+	return start(t, Options{Address: addr, Namespace: "ns1", Node: node1}, change)
+}
+
+// start runs a source with short times until the test ends.
+func start(t *testing.T, o Options, change func(*timing)) (*Source, <-chan mesh.Input) {
+	t.Helper()
+	s := New(o)
 	s.timing = timing{
-		coalesce: 5 * time.Millisecond, grace: patient, patience: patient,
+		coalesce: 5 * time.Millisecond, grace: patient, patience: patient, linger: 5 * time.Millisecond,
 		retryMin: 5 * time.Millisecond, retryMax: 50 * time.Millisecond, steady: time.Minute,
 	}
 	if change != nil {
@@ -150,8 +162,11 @@ func client(t *testing.T, addr string, change func(*timing)) <-chan mesh.Input {
 			t.Errorf("Run: %v", err)
 		}
 	})
-	return inputs
+	return s, inputs
 }
+
+// node1 is a node in the way of istiod.
+func node1(namespace string) Node { return NewNode(namespace, "node1", "10.0.0.1", nil) }
 
 func pack(t *testing.T, m proto.Message) *anypb.Any {
 	t.Helper()
@@ -160,14 +175,4 @@ func pack(t *testing.T, m proto.Message) *anypb.Any {
 		t.Fatal(err)
 	}
 	return a
-}
-
-// captured returns the resources of one response of a captured case.
-func captured(t *testing.T, file string) []*anypb.Any {
-	t.Helper()
-	r, ok := capture(t, "testdata/"+file)
-	if !ok {
-		t.Fatalf("no %s", file)
-	}
-	return r.Resources
 }

@@ -29,11 +29,10 @@ func TestEndpoints(t *testing.T) {
 	pipe := endpoint("", 0)
 	pipe.GetEndpoint().Address = &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: "/run/x"}}}
 
-	c := &cluster{inline: &endpointv3.ClusterLoadAssignment{Endpoints: []*endpointv3.LocalityLbEndpoints{
+	a := newAssignment(&endpointv3.ClusterLoadAssignment{Endpoints: []*endpointv3.LocalityLbEndpoints{
 		{LbEndpoints: []*endpointv3.LbEndpoint{pipe, degraded, draining, dual, endpoint("name.example", 80), endpoint("192.0.2.5", 0)}},
-	}}}
-	c.Discovery = mesh.Static
-	out, notes := c.resolved(nil)
+	}}, mesh.Static)
+	out := (&cluster{Cluster: mesh.Cluster{Discovery: mesh.Static}}).resolved(a, false)
 	want := []mesh.Endpoint{
 		{Address: "192.0.2.1", Port: 80}, {Address: "192.0.2.3", Port: 80, Unhealthy: true},
 		{Address: "192.0.2.4", Port: 80}, {Address: "2001:db8::1", Port: 80},
@@ -41,8 +40,8 @@ func TestEndpoints(t *testing.T) {
 	if !reflect.DeepEqual(out.Localities[0].Endpoints, want) {
 		t.Errorf("endpoints %+v\nwant %+v", out.Localities[0].Endpoints, want)
 	}
-	if len(notes) != 1 || !strings.HasPrefix(notes[0], "3 endpoints left out, first: ") {
-		t.Errorf("notes %q", notes)
+	if len(out.notes) != 1 || !strings.HasPrefix(out.notes[0], "3 endpoints left out, first: ") {
+		t.Errorf("notes %q", out.notes)
 	}
 }
 
@@ -82,15 +81,15 @@ func TestTLS(t *testing.T) {
 				e.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{"envoy.transport_socket_match": mode(m)}}
 				l.LbEndpoints = append(l.LbEndpoints, e)
 			}
-			c, err := decodeCluster(pack(t, &clusterv3.Cluster{
+			c := decodeCluster(pack(t, &clusterv3.Cluster{
 				Name: "c", ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 				TransportSocket: tc.socket, TransportSocketMatches: tc.matches,
 				LoadAssignment: &endpointv3.ClusterLoadAssignment{Endpoints: []*endpointv3.LocalityLbEndpoints{l}},
 			}))
-			if err != nil {
-				t.Fatal(err)
+			if c.err != nil {
+				t.Fatal(c.err)
 			}
-			out, _ := c.resolved(nil)
+			out := c.resolved(c.inline, false)
 			for i, e := range out.Localities[0].Endpoints {
 				if e.RequiresTLS != tc.want[i] {
 					t.Errorf("endpoint %d requires TLS: %v", i, e.RequiresTLS)
@@ -147,16 +146,16 @@ func TestListeners(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			l := listenerTo(t, "l", "192.0.2.1", 80, to("a"))
 			tc.listener(l)
-			_, got, err := decodeListener(pack(t, l))
-			if (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
-				t.Fatalf("error %v, want %q", err, tc.err)
+			got := decodeListener(pack(t, l))
+			if (got.err == nil) != (tc.err == "") || got.err != nil && !strings.Contains(got.err.Error(), tc.err) {
+				t.Fatalf("error %v, want %q", got.err, tc.err)
 			}
 			var want []mesh.Listener
 			for _, a := range tc.addrs {
 				want = append(want, mesh.Listener{Name: "l", Address: netip.MustParseAddr(a), Port: 80, Protocol: mesh.TCP, Clusters: tc.clusters})
 			}
-			if !reflect.DeepEqual(got, want) {
-				t.Errorf("%+v\nwant %+v", got, want)
+			if !reflect.DeepEqual(got.binds, want) {
+				t.Errorf("%+v\nwant %+v", got.binds, want)
 			}
 		})
 	}
@@ -164,12 +163,12 @@ func TestListeners(t *testing.T) {
 
 func TestBrokenNameTable(t *testing.T) {
 	for _, value := range [][]byte{{0x0a}, {0x0a, 0x05, 0x0a}, {0x0a, 0x02, 0x12, 0x7f}, {0xff}, {0x08}} {
-		if _, err := decodeNames(&anypb.Any{TypeUrl: nameTableType, Value: value}); err == nil {
+		if _, err := (&pools{}).nameTable(&anypb.Any{TypeUrl: nameTableType, Value: value}); err == nil {
 			t.Errorf("%x: no error", value)
 		}
 	}
 	// A field from the future is passed over.
-	if names, err := decodeNames(&anypb.Any{TypeUrl: nameTableType, Value: []byte{0x50, 0x01, 0x0a, 0x03, 0x0a, 0x01, 'A'}}); err != nil || len(names) != 1 || names[0].host != "a" {
+	if names, err := (&pools{}).nameTable(&anypb.Any{TypeUrl: nameTableType, Value: []byte{0x50, 0x01, 0x0a, 0x03, 0x0a, 0x01, 'A'}}); err != nil || len(names) != 1 || names[0].host != "a" {
 		t.Errorf("names %+v, error %v", names, err)
 	}
 }
@@ -186,9 +185,9 @@ func TestPortsOfHosts(t *testing.T) {
 		"BlackHoleCluster":            "",
 		"outbound|80||a.example|more": "",
 	} {
-		c, err := decodeCluster(pack(t, edsCluster(name)))
-		if err != nil {
-			t.Fatal(err)
+		c := decodeCluster(pack(t, edsCluster(name)))
+		if c.err != nil {
+			t.Fatal(c.err)
 		}
 		got := ""
 		if len(c.serves) > 0 {

@@ -83,8 +83,8 @@ var (
 )
 
 // discoverDNS makes a DNS-type cluster of s, as strict about it as Envoy is.
-func (c *cluster) discoverDNS(s dnsSettings) error {
-	if c.inline == nil {
+func (c *cluster) discoverDNS(s dnsSettings, m *clusterv3.Cluster) error {
+	if m.GetLoadAssignment() == nil {
 		return errors.New("resolves names but has no load_assignment to name them")
 	}
 	c.Discovery = mesh.StrictDNS

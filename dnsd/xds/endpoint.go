@@ -9,52 +9,113 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 )
 
-// localities puts an assignment in mesh words, sorted, since a control plane's order means nothing and
-// changes between pushes. Endpoints that cannot be used are left out and listed in skipped.
-func (c *cluster) localities(a *endpointv3.ClusterLoadAssignment) (out []mesh.Locality, skipped []string) {
-	for _, l := range a.GetEndpoints() {
+// assignment is a ClusterLoadAssignment in mesh words. It is shared and never edited.
+type assignment struct {
+	name string
+	err  error
+	// localities are sorted, and so are their endpoints: a control plane's order means nothing and
+	// changes between pushes.
+	localities       []mesh.Locality
+	overprovisioning uint32 // percent; 0 for none given
+	// marks is what each endpoint's metadata offers for the choice of a transport, in the order of
+	// localities; nil if none has any.
+	marks   [][]mark
+	skipped []string // endpoints that cannot be used, and why
+}
+
+// mark is an endpoint's metadata under "envoy.transport_socket_match".
+type mark map[string]*structpb.Value
+
+// assignment decodes one that came by EDS, or finds it decoded.
+func (p *pools) assignment(r *anypb.Any) (string, *assignment, error) {
+	a := p.endpoints.get(r.GetTypeUrl(), r.GetValue(), func() *assignment {
+		m := &endpointv3.ClusterLoadAssignment{}
+		if err := unpack(r, m); err != nil {
+			return &assignment{name: m.GetClusterName(), err: err}
+		}
+		return newAssignment(m, mesh.Static)
+	})
+	return a.name, a, a.err
+}
+
+// located is an endpoint on its way into an assignment.
+type located struct {
+	mesh.Endpoint
+	mark mark
+}
+
+// newAssignment puts m in mesh words, for a cluster of the type.
+func newAssignment(m *endpointv3.ClusterLoadAssignment, d mesh.DiscoveryType) *assignment {
+	a := &assignment{name: m.GetClusterName(), overprovisioning: m.GetPolicy().GetOverprovisioningFactor().GetValue()}
+	type place struct {
+		mesh.Locality
+		marks []mark
+	}
+	var places []place
+	marked := false
+	for _, l := range m.GetEndpoints() {
 		if l.GetLedsClusterLocalityConfig() != nil {
-			skipped = append(skipped, "endpoints by LEDS are not served")
+			a.skipped = append(a.skipped, "endpoints by LEDS are not served")
 		}
 		where := l.GetLocality()
-		m := mesh.Locality{
+		p := place{Locality: mesh.Locality{
 			Region: where.GetRegion(), Zone: where.GetZone(), SubZone: where.GetSubZone(),
 			Weight: l.GetLoadBalancingWeight().GetValue(), Priority: l.GetPriority(),
+		}}
+		if d == mesh.LogicalDNS {
+			p.Priority = 0 // as Envoy has it
 		}
-		if c.Discovery == mesh.LogicalDNS {
-			m.Priority = 0 // as Envoy has it
+		for _, e := range a.locate(l, d) {
+			p.Endpoints, p.marks = append(p.Endpoints, e.Endpoint), append(p.marks, e.mark)
+			marked = marked || len(e.mark) > 0
 		}
-		for _, e := range l.GetLbEndpoints() {
-			es, err := c.endpoints(e)
-			if err != nil {
-				skipped = append(skipped, err.Error())
-			}
-			m.Endpoints = append(m.Endpoints, es...)
+		if len(p.Endpoints) > 0 {
+			places = append(places, p)
 		}
-		if len(m.Endpoints) == 0 {
-			continue
-		}
-		slices.SortFunc(m.Endpoints, func(a, b mesh.Endpoint) int {
-			return cmp.Or(cmp.Compare(a.Address, b.Address), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Weight, b.Weight))
-		})
-		out = append(out, m)
 	}
-	slices.SortFunc(out, func(a, b mesh.Locality) int {
+	slices.SortStableFunc(places, func(a, b place) int {
 		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Region, b.Region),
 			cmp.Compare(a.Zone, b.Zone), cmp.Compare(a.SubZone, b.SubZone))
 	})
-	return out, skipped
+	for _, p := range places {
+		a.localities = append(a.localities, p.Locality)
+		if marked {
+			a.marks = append(a.marks, p.marks)
+		}
+	}
+	return a
+}
+
+// locate returns a locality's endpoints, sorted, and notes those that cannot be used.
+func (a *assignment) locate(l *endpointv3.LocalityLbEndpoints, d mesh.DiscoveryType) []located {
+	var out []located
+	for _, e := range l.GetLbEndpoints() {
+		es, err := endpoints(e, d)
+		if err != nil {
+			a.skipped = append(a.skipped, err.Error())
+		}
+		m := mark(e.GetMetadata().GetFilterMetadata()["envoy.transport_socket_match"].GetFields())
+		for _, e := range es {
+			out = append(out, located{e, m})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b located) int {
+		return cmp.Or(cmp.Compare(a.Address, b.Address), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Weight, b.Weight))
+	})
+	return out
 }
 
 // endpoints is one endpoint of Envoy: its address, and the first of the other family if it has one.
 // A client of either family then sees the endpoint once.
-func (c *cluster) endpoints(e *endpointv3.LbEndpoint) ([]mesh.Endpoint, error) {
+func endpoints(e *endpointv3.LbEndpoint, d mesh.DiscoveryType) ([]mesh.Endpoint, error) {
 	main := e.GetEndpoint().GetAddress()
-	first, err := c.endpoint(main, e)
+	first, err := newEndpoint(main, e, d)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +125,7 @@ func (c *cluster) endpoints(e *endpointv3.LbEndpoint) ([]mesh.Endpoint, error) {
 		return out, nil // a name: its lookup has both families
 	}
 	for _, more := range e.GetEndpoint().GetAdditionalAddresses() {
-		next, err := c.endpoint(more.GetAddress(), e)
+		next, err := newEndpoint(more.GetAddress(), e, d)
 		if err != nil {
 			return out, err
 		}
@@ -75,7 +136,7 @@ func (c *cluster) endpoints(e *endpointv3.LbEndpoint) ([]mesh.Endpoint, error) {
 	return out, nil
 }
 
-func (c *cluster) endpoint(a *corev3.Address, e *endpointv3.LbEndpoint) (mesh.Endpoint, error) {
+func newEndpoint(a *corev3.Address, e *endpointv3.LbEndpoint, d mesh.DiscoveryType) (mesh.Endpoint, error) {
 	sa := a.GetSocketAddress()
 	out := mesh.Endpoint{
 		Address: sa.GetAddress(), Port: uint16(sa.GetPortValue()),
@@ -89,7 +150,7 @@ func (c *cluster) endpoint(a *corev3.Address, e *endpointv3.LbEndpoint) (mesh.En
 		return out, fmt.Errorf("%q has no usable port number", sa.GetAddress())
 	case sa.GetResolverName() != "":
 		return out, fmt.Errorf("%q asks for the custom resolver %q", sa.GetAddress(), sa.GetResolverName())
-	case out.Address == "" || ipErr != nil && c.DNS == nil:
+	case out.Address == "" || ipErr != nil && d != mesh.StrictDNS && d != mesh.LogicalDNS:
 		return out, fmt.Errorf("%q is not an IP address", sa.GetAddress())
 	case ipErr == nil:
 		out.Address = ip.Unmap().String()
@@ -98,6 +159,5 @@ func (c *cluster) endpoint(a *corev3.Address, e *endpointv3.LbEndpoint) (mesh.En
 	case corev3.HealthStatus_UNHEALTHY, corev3.HealthStatus_DRAINING, corev3.HealthStatus_TIMEOUT:
 		out.Unhealthy = true
 	}
-	out.RequiresTLS = c.tls.demanded(e.GetMetadata())
 	return out, nil
 }

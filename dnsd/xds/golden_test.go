@@ -1,68 +1,107 @@
 package xds
 
 import (
+	"archive/zip"
 	"flag"
-	"fmt"
+	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/proto"
-
-	"github.com/nodens-dns/nodens/dnsd/mesh"
+	"google.golang.org/protobuf/types/known/anypb"
 )
 
-var update = flag.Bool("update", false, "write what is seen into testdata/*.golden")
+var rewrite = flag.Bool("update", false, "write what is seen into testdata/*/*.golden")
 
-// TestCaptures turns what a real istiod answered, beside the objects it was given (input.yaml), into
-// an input, and compares its dump with the reviewed one.
-func TestCaptures(t *testing.T) {
-	captures, err := filepath.Glob("testdata/*/cds*.pb")
-	if err != nil || len(captures) == 0 {
-		t.Fatalf("no captures: %v", err)
+// captures are what a real istiod answered, one folder a case. The objects it was given are beside the
+// reviewed dumps, in testdata/CASE/input.yaml; the responses, two thirds of a megabyte, are in an archive.
+func captures(t *testing.T) fs.FS {
+	t.Helper()
+	z, err := zip.OpenReader("testdata/captures.zip")
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, cds := range captures {
-		dir := filepath.Dir(cds)
-		variant := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(cds), "cds"), ".pb")
-		name := filepath.Base(dir) + variant
-		t.Run(name, func(t *testing.T) {
-			st := newState()
-			for _, kind := range []string{"cds", "lds", "nds", "eds"} {
-				r, ok := capture(t, filepath.Join(dir, kind+variant+".pb"))
-				if !ok {
-					continue
-				}
-				if err := st.apply(r.TypeUrl, r.Resources); err != nil {
-					t.Fatalf("%s: refused: %v", kind, err)
-				}
-			}
-			compareGolden(t, filepath.Join("testdata", name+".golden"), dump(st.input()))
-		})
-	}
+	t.Cleanup(func() { _ = z.Close() })
+	return z
 }
 
-// capture reads one response; EDS is not there where no cluster asks for it.
-func capture(t *testing.T, path string) (*discoveryv3.DiscoveryResponse, bool) {
+// captured returns the resources of one response of a captured case.
+func captured(t *testing.T, file string) []*anypb.Any {
 	t.Helper()
-	data, err := os.ReadFile(path)
-	if os.IsNotExist(err) && strings.HasPrefix(filepath.Base(path), "eds") {
-		return nil, false
-	}
+	data, err := fs.ReadFile(captures(t), file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &discoveryv3.DiscoveryResponse{}
 	if err := proto.Unmarshal(data, r); err != nil {
-		t.Fatalf("%s: %v", path, err)
+		t.Fatalf("%s: %v", file, err)
 	}
-	return r, true
+	return r.Resources
+}
+
+// TestCaptures makes names and frontends of what istiod answered and compares them with the reviewed
+// ones.
+func TestCaptures(t *testing.T) {
+	all := captures(t)
+	cases, err := fs.ReadDir(all, ".")
+	if err != nil || len(cases) < 20 {
+		t.Fatalf("%d cases, %v", len(cases), err)
+	}
+	for _, c := range cases {
+		folder, err := fs.Sub(all, c.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, variant := range variants(t, folder) {
+			t.Run(c.Name()+variant, func(t *testing.T) {
+				got := dumpCase(t, folder, variant)
+				name := "default"
+				if variant != "" {
+					name = strings.TrimPrefix(variant, "-")
+				}
+				if name == "delta" {
+					// The other protocol must come to the same.
+					name = "default"
+				}
+				compareGolden(t, filepath.Join("testdata", c.Name(), name+".golden"), got)
+			})
+		}
+	}
+}
+
+// TestDump writes the dump of any folder of that shape: CASE names it, DUMP the file to write.
+func TestDump(t *testing.T) {
+	dir := os.Getenv("CASE")
+	if dir == "" {
+		dir = "testdata/plain-envoy" // written by hand: listeners and clusters of a control plane that is not Istio
+	}
+	folder := os.DirFS(dir)
+	var out strings.Builder
+	for i, variant := range variants(t, folder) {
+		if i > 0 {
+			out.WriteString("\n\n")
+		}
+		out.WriteString("== " + path.Base(filepath.ToSlash(dir)) + variant + "\n\n" + dumpCase(t, folder, variant))
+	}
+	if out.Len() == 0 {
+		t.Fatalf("%s has no response: name them cds.pb, eds.pb, lds.pb, nds.pb (or .json), variants cds-VARIANT.pb", dir)
+	}
+	if file := os.Getenv("DUMP"); file != "" {
+		if err := os.WriteFile(file, []byte(out.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	compareGolden(t, filepath.Join(dir, "default.golden"), out.String())
 }
 
 func compareGolden(t *testing.T, path, got string) {
 	t.Helper()
-	if *update {
+	if *rewrite {
 		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -74,60 +113,4 @@ func compareGolden(t *testing.T, path, got string) {
 	if got != string(want) {
 		t.Errorf("%s differs; now it is\n%s", path, got)
 	}
-}
-
-// dump is an input as a person reads it: one line for a thing, indented under what it belongs to.
-func dump(in mesh.Input) string {
-	var b strings.Builder
-	line := func(indent int, format string, args ...any) {
-		b.WriteString(strings.TrimRight(strings.Repeat("  ", indent)+fmt.Sprintf(format, args...), " ") + "\n")
-	}
-	for _, h := range in.Hosts {
-		line(0, "host %s %v%s%s%s", h.Name, h.Addresses, flagged(" namespace="+h.Namespace, h.Namespace != ""),
-			flagged(" kubernetes", h.Kubernetes), flagged(" headless", h.Headless))
-		for _, p := range h.Ports {
-			line(1, "%d/%d -> %s", p.Number, p.Protocol, orLeftAlone(p.Cluster))
-		}
-		for _, r := range h.Records {
-			line(1, "record %s %v", r.Label, r.Addresses)
-		}
-	}
-	for _, l := range in.Listeners {
-		line(0, "listener %s:%d/%d", l.Address, l.Port, l.Protocol)
-		for _, c := range l.Clusters {
-			line(1, "-> %s weight %d", c.Name, c.Weight)
-		}
-	}
-	for _, c := range in.Clusters {
-		line(0, "cluster %s %s %s%s%s", c.Name, c.Discovery, c.LbPolicy,
-			flagged(" locality-weighted", c.LocalityWeighted), flagged(" requires-tls", c.RequiresTLS))
-		if c.DNS != nil {
-			line(1, "dns %s resolvers=%v tcp=%v %+v", c.DNS.Family, c.DNS.Resolvers, c.DNS.UseTCP, c.DNS.Schedule)
-		}
-		for _, l := range c.Localities {
-			line(1, "locality %s/%s/%s weight %d priority %d", l.Region, l.Zone, l.SubZone, l.Weight, l.Priority)
-			for _, e := range l.Endpoints {
-				line(2, "%s port %d weight %d%s%s", e.Address, e.Port, e.Weight,
-					flagged(" unhealthy", e.Unhealthy), flagged(" requires-tls", e.RequiresTLS))
-			}
-		}
-	}
-	for _, p := range in.Problems {
-		line(0, "problem %s: %s", p.Object, p.Reason)
-	}
-	return b.String()
-}
-
-func flagged(s string, on bool) string {
-	if on {
-		return s
-	}
-	return ""
-}
-
-func orLeftAlone(cluster string) string {
-	if cluster == "" {
-		return "left alone"
-	}
-	return cluster
 }

@@ -3,6 +3,7 @@ package xds
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -11,107 +12,100 @@ import (
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 )
 
-// builder makes one Input of a state.
-type builder struct {
+// view is what one stream was told, seen from a namespace and found by what it is asked for.
+type view struct {
+	namespace string
 	*state
-	in    mesh.Input
-	used  map[string]bool       // clusters some port or listener refers to
-	ports map[string][]*cluster // clusters that serve a host's ports, by host, sorted by name
+	ports  map[string][]*cluster // clusters that serve a host's ports, by host, sorted by name
+	hashed map[string]bool       // clusters some listener picks the endpoint of by the client's address
+	used   map[string]bool       // clusters some port or listener refers to
+	notes  []mesh.Problem
 }
 
-// input is everything known, in mesh words, sorted: equal states give equal inputs.
-func (s *state) input() mesh.Input {
-	b := &builder{state: s, used: map[string]bool{}, ports: map[string][]*cluster{}}
-	b.in.Source = sourceName
-	for _, name := range slices.Sorted(maps.Keys(s.clusters)) {
-		for _, svc := range s.clusters[name].serves {
-			b.ports[svc.host] = append(b.ports[svc.host], s.clusters[name])
+func newView(namespace string, s *state) *view {
+	v := &view{
+		namespace: namespace, state: s,
+		ports: make(map[string][]*cluster, len(s.names)), hashed: map[string]bool{}, used: map[string]bool{},
+		notes: slices.Clone(s.shared),
+	}
+	for _, c := range s.clusters {
+		for _, svc := range c.serves {
+			v.ports[svc.host] = append(v.ports[svc.host], c)
 		}
 	}
-	b.addHosts()
-	for _, name := range slices.Sorted(maps.Keys(s.listeners)) {
-		for _, l := range s.listeners[name] {
-			b.in.Listeners = append(b.in.Listeners, l)
-			for _, c := range l.Clusters {
-				b.used[c.Name] = true
+	for _, clusters := range v.ports {
+		slices.SortFunc(clusters, func(a, b *cluster) int { return cmp.Compare(a.Name, b.Name) })
+	}
+	for _, l := range v.binding() {
+		for _, b := range l.binds {
+			for _, c := range b.Clusters {
+				v.used[c.Name] = true
+				if l.hashed {
+					v.hashed[c.Name] = true
+				}
 			}
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(b.used)) {
-		// One that is missing stays a name: the control plane sends listeners before clusters at
-		// times, and until then the port refuses.
-		if c := s.clusters[name]; c != nil {
-			out, notes := c.resolved(s.assignments)
-			b.in.Clusters = append(b.in.Clusters, out)
-			for _, n := range notes {
-				b.problem(object("cluster", name, 0), n)
+	return v
+}
+
+// binding are the listeners that bind something, by name, those of crossings among them.
+func (v *view) binding() iter.Seq2[string, *listener] {
+	return func(yield func(string, *listener) bool) {
+		for _, of := range []map[string]*listener{v.listeners, v.passed} {
+			for name, l := range of {
+				if len(l.binds) > 0 && !yield(name, l) {
+					return
+				}
 			}
 		}
 	}
-	for _, t := range []string{clusterType, endpointType, listenerType, nameTableType} {
-		b.in.Problems = append(b.in.Problems, s.problems[t]...)
-	}
-	return b.in
 }
 
-func (b *builder) problem(object, reason string) {
-	b.in.Problems = append(b.in.Problems, mesh.Problem{Source: sourceName, Object: object, Reason: reason})
+// assignment is where a cluster's endpoints are; nil while they have not come.
+func (v *view) assignment(c *cluster) *assignment {
+	if c.eds != "" {
+		return v.endpoints[c.eds]
+	}
+	return c.inline
 }
 
-// addHosts makes a host of each row of the name table. A row of a pod ("web-0.web" of service "web")
-// becomes a record of its service's host, if that has a row too.
-func (b *builder) addHosts() {
-	rows := map[string]name{}
-	for _, n := range b.names {
-		rows[n.host] = n
-	}
-	hosts := map[string]*mesh.Host{}
-	for _, key := range slices.Sorted(maps.Keys(rows)) {
-		if _, isRecord := recordOf(rows, key); !isRecord {
-			hosts[key] = b.host(rows[key])
+// hosts calls visit with each row of the name table and the pods' rows that are records of it. A row of
+// a pod ("web-0.web" of service "web") is a record of its service's host, if that has a row too.
+func (v *view) hosts(visit func(n *name, records []*name)) {
+	records := map[string][]*name{}
+	for host, n := range v.names {
+		if parent, isRecord := v.recordOf(n); isRecord {
+			records[parent] = append(records[parent], v.names[host])
 		}
 	}
-	for _, key := range slices.Sorted(maps.Keys(rows)) {
-		if parent, isRecord := recordOf(rows, key); isRecord {
-			label, _, _ := strings.Cut(key, ".")
-			h := hosts[parent]
-			h.Headless = true
-			h.Records = append(h.Records, mesh.Record{Label: label, Addresses: b.addresses(rows[key])})
+	for host, n := range v.names {
+		if _, isRecord := v.recordOf(n); isRecord {
+			continue
 		}
-	}
-	for _, key := range slices.Sorted(maps.Keys(hosts)) {
-		b.in.Hosts = append(b.in.Hosts, *hosts[key])
+		slices.SortFunc(records[host], func(a, b *name) int { return cmp.Compare(a.host, b.host) })
+		visit(n, records[host])
 	}
 }
 
 // recordOf finds the service a row is a pod's record of.
-func recordOf(rows map[string]name, host string) (service string, ok bool) {
-	n := rows[host]
+func (v *view) recordOf(n *name) (service string, ok bool) {
 	_, short, dotted := strings.Cut(n.shortname, ".")
-	_, service, _ = strings.Cut(host, ".")
-	parent, found := rows[service]
-	return service, n.kubernetes && dotted && found && parent.kubernetes && parent.shortname == short
-}
-
-func (b *builder) addresses(n name) []netip.Addr {
-	var out []netip.Addr
-	for _, s := range n.ips {
-		if ip, err := netip.ParseAddr(s); err == nil && !slices.Contains(out, ip.Unmap()) {
-			out = append(out, ip.Unmap())
-		} else if err != nil {
-			b.problem(fmt.Sprintf("host %q", n.host), fmt.Sprintf("address %q is not an IP address; it is left out", s))
-		}
+	if !n.kubernetes || !dotted {
+		return "", false
 	}
-	return out
+	_, service, _ = strings.Cut(n.host, ".")
+	parent := v.names[service]
+	return service, parent != nil && parent.kubernetes && parent.shortname == short
 }
 
 // host is a row with its ports: one for each cluster that serves a port of it.
-func (b *builder) host(n name) *mesh.Host {
-	h := &mesh.Host{
+func (v *view) host(n *name, records []*name) mesh.Host {
+	h := mesh.Host{
 		Name: n.host, Object: "name table entry " + n.host, Namespace: n.namespace,
-		Kubernetes: n.kubernetes, Addresses: b.addresses(n),
+		Kubernetes: n.kubernetes, Addresses: v.addresses(n), Headless: len(records) > 0,
 	}
-	clusters := b.ports[n.host]
+	clusters := v.ports[n.host]
 	passed := 0
 	for _, c := range clusters {
 		if c.Discovery == mesh.OriginalDst {
@@ -121,7 +115,7 @@ func (b *builder) host(n name) *mesh.Host {
 			i := slices.IndexFunc(c.serves, func(s service) bool { return s.host == n.host })
 			h.Namespace = c.serves[i].namespace
 		}
-		h.Headless = h.Headless || b.has(c, h.Addresses)
+		h.Headless = h.Headless || v.has(c, h.Addresses)
 	}
 	// A service whose clusters all pass connections through is headless. So is a row of a single pod
 	// without its service's row, and a host with an address that is one of its endpoints: balancing
@@ -131,30 +125,63 @@ func (b *builder) host(n name) *mesh.Host {
 		p := mesh.Port{Number: c.port, Protocol: mesh.TCP}
 		if c.Discovery != mesh.OriginalDst && !h.Headless {
 			p.Cluster = c.Name
-			b.used[c.Name] = true
 		}
 		h.Ports = append(h.Ports, p)
 	}
-	slices.SortFunc(h.Ports, func(a, b mesh.Port) int { return cmp.Compare(a.Number, b.Number) })
+	slices.SortFunc(h.Ports, func(a, b mesh.Port) int {
+		return cmp.Or(cmp.Compare(a.Number, b.Number), cmp.Compare(a.Cluster, b.Cluster))
+	})
+	for _, r := range records {
+		label, _, _ := strings.Cut(r.host, ".")
+		h.Records = append(h.Records, mesh.Record{Label: label, Addresses: v.addresses(r)})
+	}
 	return h
 }
 
+func (v *view) addresses(n *name) []netip.Addr {
+	var out []netip.Addr
+	for _, s := range n.ips {
+		if ip, err := netip.ParseAddr(s); err == nil && !slices.Contains(out, ip.Unmap()) {
+			out = append(out, ip.Unmap())
+		} else if err != nil {
+			v.note(fmt.Sprintf("host %q", n.host), fmt.Sprintf("address %q is not an IP address; it is left out", s))
+		}
+	}
+	return out
+}
+
+func (v *view) note(object, reason string) {
+	v.notes = append(v.notes, mesh.Problem{Source: sourceName, Object: object, Reason: reason})
+}
+
 // has says whether one of addresses is an endpoint of c.
-func (b *builder) has(c *cluster, addresses []netip.Addr) bool {
-	if c.Discovery != mesh.Static {
+func (v *view) has(c *cluster, addresses []netip.Addr) bool {
+	a := v.assignment(c)
+	if c.Discovery != mesh.Static || a == nil {
 		return false
 	}
-	from := c.inline
-	if c.eds != "" {
-		from = b.assignments[c.eds]
-	}
-	for _, l := range from.GetEndpoints() {
-		for _, e := range l.GetLbEndpoints() {
-			ip, err := netip.ParseAddr(e.GetEndpoint().GetAddress().GetSocketAddress().GetAddress())
-			if err == nil && slices.Contains(addresses, ip.Unmap()) {
+	for _, addr := range addresses {
+		text := addr.String() // as an endpoint's address is spelled
+		for _, l := range a.localities {
+			if slices.ContainsFunc(l.Endpoints, func(e mesh.Endpoint) bool { return e.Address == text }) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// told lists what could not be used of the newest responses, sorted.
+func (v *view) told() []mesh.Problem {
+	var all []mesh.Problem
+	for _, t := range allTypes {
+		of := v.problems[t]
+		for _, key := range slices.Sorted(maps.Keys(of)) {
+			all = append(all, of[key])
+		}
+	}
+	slices.SortFunc(v.notes, func(a, b mesh.Problem) int {
+		return cmp.Or(cmp.Compare(a.Object, b.Object), cmp.Compare(a.Reason, b.Reason))
+	})
+	return append(v.notes, all...)
 }

@@ -4,40 +4,63 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 )
 
-// decodeListener reads what a listener says about plain TCP connections to one address: none, or one
-// result for each of its addresses. Listeners of every address, of inbound traffic, and chains chosen
-// by what only a proxy sees (SNI, ALPN, HTTP) say nothing here.
-func decodeListener(r *anypb.Any) (string, []mesh.Listener, error) {
-	l := &listenerv3.Listener{}
-	if err := unpack(r, l); err != nil {
-		return l.GetName(), nil, err
+// listener is what a listener says about plain TCP connections: nothing, or one thing for each of its
+// addresses. It is shared and never edited.
+type listener struct {
+	name  string
+	err   error // why it cannot be used
+	binds []mesh.Listener
+	// hashed means that the client's address picks the endpoint, where the cluster's policy hashes.
+	hashed bool
+}
+
+// listener decodes one, or finds it decoded.
+func (p *pools) listener(r *anypb.Any) (string, *listener, error) {
+	l := p.listeners.get(r.GetTypeUrl(), r.GetValue(), func() *listener { return decodeListener(r) })
+	return l.name, l, l.err
+}
+
+// decodeListener reads a listener. Listeners of every address, of inbound traffic, and chains chosen by
+// what only a proxy sees (SNI, ALPN, HTTP) say nothing here.
+func decodeListener(r *anypb.Any) *listener {
+	m := &listenerv3.Listener{}
+	if err := unpack(r, m); err != nil {
+		return &listener{name: m.GetName(), err: err}
 	}
-	addresses := listenAddresses(l)
-	if len(addresses) == 0 || l.GetTrafficDirection() == corev3.TrafficDirection_INBOUND || strings.HasPrefix(l.GetName(), "virtual") {
-		return l.GetName(), nil, nil
+	l := &listener{name: m.GetName()}
+	addresses := listenAddresses(m)
+	if len(addresses) == 0 || m.GetTrafficDirection() == corev3.TrafficDirection_INBOUND || strings.HasPrefix(l.name, "virtual") {
+		return l
 	}
-	clusters, err := proxied(l)
-	if err != nil || len(clusters) == 0 {
-		return l.GetName(), nil, err
+	tcp, err := proxied(m)
+	if err != nil || tcp == nil {
+		l.err = err
+		return l
 	}
-	var out []mesh.Listener
+	var clusters []mesh.WeightedCluster
+	if clusters, l.err = destinations(tcp); l.err != nil {
+		return l
+	}
+	l.hashed = slices.ContainsFunc(tcp.GetHashPolicy(), func(h *typev3.HashPolicy) bool { return h.GetSourceIp() != nil })
 	for _, a := range addresses {
-		out = append(out, mesh.Listener{
-			Name: l.GetName(), Address: a.Addr(), Port: a.Port(), Protocol: mesh.TCP, Clusters: clusters,
+		l.binds = append(l.binds, mesh.Listener{
+			Name: l.name, Address: a.Addr(), Port: a.Port(), Protocol: mesh.TCP, Clusters: clusters,
 		})
 	}
-	return l.GetName(), out, nil
+	return l
 }
 
 // listenAddresses are the addresses of l a pod can mean: not "all", not the pod's own loopback.
@@ -63,7 +86,7 @@ func listenAddresses(l *listenerv3.Listener) []netip.AddrPort {
 
 // proxied is where the chain without a match, or else the default chain, sends a connection. Nil means
 // it is not a TCP proxy.
-func proxied(l *listenerv3.Listener) ([]mesh.WeightedCluster, error) {
+func proxied(l *listenerv3.Listener) (*tcpv3.TcpProxy, error) {
 	chain := l.GetDefaultFilterChain()
 	for _, c := range l.GetFilterChains() {
 		if proto.Size(c.GetFilterChainMatch()) == 0 {
@@ -79,7 +102,7 @@ func proxied(l *listenerv3.Listener) ([]mesh.WeightedCluster, error) {
 		if err := unpack(f.GetTypedConfig(), tcp); err != nil {
 			return nil, fmt.Errorf("tcp_proxy: %w", err)
 		}
-		return destinations(tcp)
+		return tcp, nil
 	}
 	return nil, nil
 }

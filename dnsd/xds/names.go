@@ -8,8 +8,9 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-// name is one row of Istio's name table.
+// name is one row of Istio's name table. It is shared and never edited.
 type name struct {
+	err        error  // why it cannot be read
 	host       string // lower case, without the final dot
 	ips        []string
 	kubernetes bool
@@ -18,20 +19,21 @@ type name struct {
 	shortname, namespace string
 }
 
-// decodeNames reads istio.networking.nds.v1.NameTable, a map from host to NameInfo in field 1. Its Go
-// type is only in istiod's own module, and five fields do not need it.
-func decodeNames(r *anypb.Any) ([]name, error) {
+// nameTable reads istio.networking.nds.v1.NameTable, a map from host to NameInfo in field 1, whose Go
+// type is only in istiod's own module. Rows are shared by themselves: tables of two namespaces differ in
+// a few of many.
+func (p *pools) nameTable(r *anypb.Any) ([]*name, error) {
 	if r.GetTypeUrl() != nameTableType {
 		return nil, fmt.Errorf("is a %q, not a %s", r.GetTypeUrl(), nameTableType)
 	}
-	var names []name
+	var names []*name
 	err := eachField(r.GetValue(), func(num protowire.Number, entry []byte) error {
 		if num != 1 {
 			return nil
 		}
-		n, err := decodeEntry(entry)
+		n := p.names.get("", entry, func() *name { return decodeEntry(entry) })
 		names = append(names, n)
-		return err
+		return n.err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot be decoded: %w", err)
@@ -40,8 +42,9 @@ func decodeNames(r *anypb.Any) ([]name, error) {
 }
 
 // decodeEntry reads one map entry: the host in field 1, its NameInfo in field 2.
-func decodeEntry(entry []byte) (n name, err error) {
-	err = eachField(entry, func(num protowire.Number, value []byte) error {
+func decodeEntry(entry []byte) *name {
+	n := &name{}
+	n.err = eachField(entry, func(num protowire.Number, value []byte) error {
 		switch num {
 		case 1:
 			n.host = strings.ToLower(strings.TrimSuffix(string(value), "."))
@@ -50,7 +53,7 @@ func decodeEntry(entry []byte) (n name, err error) {
 		}
 		return nil
 	})
-	return n, err
+	return n
 }
 
 // set takes one field of NameInfo.

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"encoding/json"
 	"net/netip"
 	"strings"
 	"testing"
@@ -27,8 +28,8 @@ func endpoint(address string, port uint32) *endpointv3.LbEndpoint {
 	}}
 }
 
-// assignment has one locality with the endpoints, each written address:port.
-func assignment(name string, endpoints ...string) *endpointv3.ClusterLoadAssignment {
+// loadAssignment has one locality with the endpoints, each written address:port.
+func loadAssignment(name string, endpoints ...string) *endpointv3.ClusterLoadAssignment {
 	l := &endpointv3.LocalityLbEndpoints{}
 	for _, e := range endpoints {
 		ap := netip.MustParseAddrPort(e)
@@ -90,4 +91,30 @@ func endpointsOf(in mesh.Input, cluster string) string {
 		}
 	}
 	return strings.Join(all, " ")
+}
+
+// show is an input as text, for comparing and for errors.
+func show(in mesh.Input) string {
+	text, err := json.MarshalIndent(in, "", " ")
+	if err != nil {
+		panic(err)
+	}
+	return string(text)
+}
+
+// tell gives s a response of the state-of-the-world protocol.
+func tell(t *testing.T, p *pools, s *state, typeURL string, resources ...*anypb.Any) {
+	t.Helper()
+	u := &update{typeURL: typeURL, whole: typeURL != endpointType}
+	for _, r := range resources {
+		u.resources = append(u.resources, resource{body: r})
+	}
+	if err := s.apply(p, u); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func listenerMessage(t *testing.T, name, address string, port uint32, cluster string) *listenerv3.Listener {
+	t.Helper()
+	return listenerTo(t, name, address, port, &tcpv3.TcpProxy{ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: cluster}})
 }

@@ -5,83 +5,93 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
-
-	"github.com/nodens-dns/nodens/dnsd/mesh"
+	"google.golang.org/grpc/status"
 )
 
-// adsStream is the part of a gRPC stream a session uses.
-type adsStream interface {
-	Send(*discoveryv3.DiscoveryRequest) error
-	Recv() (*discoveryv3.DiscoveryResponse, error)
-}
-
-// session is one stream from its first request to its end. Only the goroutine of run touches it.
+// session is one gRPC stream from its first request to its end. Only the goroutine of run touches it.
 type session struct {
-	source *Source
-	emit   func(mesh.Input)
+	*stream
+	speaks protocol
+	delta  bool
 
-	stream adsStream
-	node   *corev3.Node // nil once sent: the first request of a stream carries it
-	subs   map[string]*subscription
-
-	first   time.Time       // when the first response came
-	missing map[string]bool // answers that hold a change back, until they come or their time is over
-	changed time.Time       // when the oldest change not yet emitted came; zero for none
-}
-
-// subscription is what one type was asked for on this stream, and the newest answer to it.
-type subscription struct {
-	names          []string
-	version, nonce string // version of the newest response taken, nonce of the newest received
+	asked   map[string][]string // names, by type; nil for all of them
+	begun   time.Time           // when the control plane was known to be there; zero before
+	missing map[string]bool     // answers that hold a change back, until they come or their time is over
+	changed time.Time           // when the oldest change not yet settled came; zero for none
+	admit   func()              // lets the next stream open; may be called again
 }
 
 type received struct {
-	response *discoveryv3.DiscoveryResponse
-	err      error
+	update *update
+	err    error
 }
 
-func (x *session) answered() bool { return !x.first.IsZero() }
-
-// lived is how long ago the first response came, zero if none did.
+// lived is how long the control plane has been there, zero if it never was.
 func (x *session) lived() time.Duration {
-	if !x.answered() {
+	if x.begun.IsZero() {
 		return 0
 	}
-	return time.Since(x.first)
+	return time.Since(x.begun)
 }
 
 // run opens a stream and follows it to its end. The error is never nil.
 func (x *session) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var release func()
 	var err error
-	if x.node, err = x.source.node.proto(); err != nil {
+	if x.admit, err = x.source.queue(ctx); err != nil {
 		return err
 	}
-	if x.stream, release, err = x.source.open(ctx); err != nil {
+	defer x.admit()
+	conn, err := x.source.wire.get(x.source.dial)
+	if err != nil {
 		return err
 	}
-	defer release()
-	if err := x.begin(); err != nil {
-		return x.cause(err)
+	broken := true
+	defer func() { x.source.wire.release(conn, broken) }()
+	if err := x.open(ctx, conn); err != nil {
+		return fmt.Errorf("connect: %w", err)
 	}
-	incoming := make(chan received)
-	go receive(ctx, x.stream, incoming)
+	if err = x.begin(); err != nil {
+		err = cause(x.speaks, err)
+	} else {
+		err = x.follow(ctx)
+	}
+	broken = status.Code(err) == codes.Unavailable
+	return err
+}
 
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+func (x *session) open(ctx context.Context, conn *connection) error {
+	node, err := x.node.proto()
+	if err != nil {
+		return err
+	}
+	open := openSotw
+	if x.delta = x.source.habits.delta(); x.delta {
+		open = openDelta
+	}
+	x.speaks, err = open(ctx, conn, node, x.held)
+	return err
+}
+
+// follow takes what comes until the stream ends.
+func (x *session) follow(ctx context.Context) error {
+	incoming := make(chan received)
+	go receive(ctx, x.speaks, incoming)
+	due := time.NewTimer(0)
+	defer due.Stop()
+	// A control plane that has nothing new to say to a client that resumes says nothing.
+	quiet := time.NewTimer(x.source.timing.grace)
+	defer quiet.Stop()
 	for {
-		var due <-chan time.Time
+		var settle <-chan time.Time
 		if !x.changed.IsZero() {
-			timer.Reset(time.Until(x.due()))
-			due = timer.C
+			due.Reset(time.Until(x.due()))
+			settle = due.C
 		}
 		select {
 		case <-ctx.Done():
@@ -90,21 +100,28 @@ func (x *session) run(ctx context.Context) error {
 			if m.err != nil {
 				return m.err
 			}
-			if err := x.take(m.response); err != nil {
-				return x.cause(err)
+			x.begins()
+			if err := x.take(m.update); err != nil {
+				return cause(x.speaks, err)
 			}
-		case <-due:
-			x.settle()
+		case <-settle:
+			x.settle(ctx)
+		case <-quiet.C:
+			if x.begun.IsZero() && x.spoken {
+				x.begins()
+				x.report(ctx, report{})
+			}
+			x.admit()
 		}
 	}
 }
 
-// receive hands over responses until the stream or ctx ends.
-func receive(ctx context.Context, stream adsStream, to chan<- received) {
+// receive hands over updates until the stream or ctx ends.
+func receive(ctx context.Context, from protocol, to chan<- received) {
 	for {
-		r, err := stream.Recv()
+		u, err := from.receive()
 		select {
-		case to <- received{r, err}:
+		case to <- received{u, err}:
 		case <-ctx.Done():
 			return
 		}
@@ -114,22 +131,30 @@ func receive(ctx context.Context, stream adsStream, to chan<- received) {
 	}
 }
 
-// cause finds why a Send failed: gRPC says only EOF there and keeps the reason for Recv.
-func (x *session) cause(sendErr error) error {
-	for {
-		if _, err := x.stream.Recv(); err != nil {
-			return fmt.Errorf("%w (while sending: %w)", err, sendErr)
-		}
+// begins notes that the control plane is there.
+func (x *session) begins() {
+	if !x.begun.IsZero() {
+		return
 	}
+	x.begun = time.Now()
+	x.log.Info("the control plane answers", "protocol", protocolName(x.delta))
+	x.connected(protocolName(x.delta))
 }
 
-// begin asks for everything that is asked for by wildcard. A new stream is a fresh subscription: no
-// version is carried over, each type is replaced when its first answer comes.
+func protocolName(delta bool) string {
+	if delta {
+		return "delta"
+	}
+	return "sotw"
+}
+
+// begin asks for everything that is asked for by wildcard, and for the endpoints that were asked for
+// before.
 func (x *session) begin() error {
-	x.subs = map[string]*subscription{}
-	x.missing = maps.Clone(x.source.state.expected)
+	x.asked = map[string][]string{}
+	x.missing = x.source.habits.expected()
 	for _, t := range []string{clusterType, listenerType, nameTableType} {
-		if t == nameTableType && x.source.state.noNames {
+		if t == nameTableType && x.source.habits.nameless() {
 			delete(x.missing, t)
 			continue
 		}
@@ -137,71 +162,41 @@ func (x *session) begin() error {
 			return err
 		}
 	}
-	return nil
-}
-
-// subscribe asks for names of one type (none: all), unless that is what was last asked for.
-func (x *session) subscribe(typeURL string, names []string) error {
-	sub := x.subs[typeURL]
-	if sub != nil && slices.Equal(sub.names, names) {
+	if len(x.state.endpointNames()) == 0 {
 		return nil
 	}
-	if sub == nil {
-		sub = &subscription{}
-		x.subs[typeURL] = sub
-	}
-	sub.names = names
-	return x.request(typeURL, nil)
+	return x.followEndpoints()
 }
 
-// request sends the subscription of one type with its newest version and nonce, which makes it the ACK
-// of the newest response too, or its NACK when refusal is set.
-func (x *session) request(typeURL string, refusal error) error {
-	sub := x.subs[typeURL]
-	r := &discoveryv3.DiscoveryRequest{
-		TypeUrl: typeURL, ResourceNames: sub.names,
-		VersionInfo: sub.version, ResponseNonce: sub.nonce, Node: x.node,
-	}
-	if refusal != nil {
-		r.ErrorDetail = &status.Status{Code: int32(codes.InvalidArgument), Message: refusal.Error()}
-	}
-	if err := x.stream.Send(r); err != nil {
-		return err
-	}
-	x.node = nil
-	return nil
+func (x *session) subscribe(typeURL string, names []string) error {
+	x.asked[typeURL] = names
+	return x.speaks.subscribe(typeURL, names)
 }
 
-// take applies one response, acknowledges it, and asks for the endpoints of clusters that are new.
-func (x *session) take(r *discoveryv3.DiscoveryResponse) error {
-	sub := x.subs[r.TypeUrl]
-	if sub == nil {
-		return nil // never asked for: nothing to acknowledge
-	}
-	if !x.answered() {
-		x.first = time.Now()
-		x.source.log.Info("the control plane answers")
+// take applies one response, answers it, and asks for the endpoints of clusters that are new.
+func (x *session) take(u *update) error {
+	if _, asked := x.asked[u.typeURL]; !asked {
+		return nil // nothing to acknowledge
 	}
 	if x.changed.IsZero() {
 		x.changed = time.Now()
+		x.unsettled.Store(true)
 	}
-	st := x.source.state
-	refusal := st.apply(r.TypeUrl, r.Resources)
-	sub.nonce = r.Nonce
-	if refusal == nil {
-		sub.version = r.VersionInfo
-	} else {
-		x.source.log.Warn("refused a response of which nothing can be used", "type", r.TypeUrl, "version", r.VersionInfo, "error", refusal)
+	u.whole = x.speaks.whole(u.typeURL)
+	refusal := x.state.apply(&x.source.pools, u)
+	if refusal != nil {
+		x.log.Warn("refused a response of which nothing can be used", "type", shortType(u.typeURL), "version", u.version, "error", refusal)
 	}
-	delete(x.missing, r.TypeUrl)
-	if err := x.request(r.TypeUrl, refusal); err != nil {
+	x.answered(u, refusal)
+	delete(x.missing, u.typeURL)
+	if err := x.speaks.answer(u, refusal); err != nil {
 		return err
 	}
-	switch r.TypeUrl {
+	switch u.typeURL {
 	case clusterType:
 		return x.followEndpoints()
 	case endpointType:
-		for name := range st.assignments {
+		for name := range x.state.endpoints {
 			delete(x.missing, endpointKey(name))
 		}
 	}
@@ -210,47 +205,63 @@ func (x *session) take(r *discoveryv3.DiscoveryResponse) error {
 
 // followEndpoints subscribes to the endpoints the clusters of now name, and waits for those unknown.
 func (x *session) followEndpoints() error {
-	names := x.source.state.endpointNames()
+	names := x.state.endpointNames()
 	maps.DeleteFunc(x.missing, func(key string, _ bool) bool {
 		name, isEndpoint := endpointName(key)
-		return isEndpoint && !slices.Contains(names, name)
+		_, wanted := slices.BinarySearch(names, name)
+		return isEndpoint && !wanted
 	})
-	var asked []string
-	if sub := x.subs[endpointType]; sub != nil {
-		asked = sub.names
-	} else if len(names) == 0 {
+	asked, again := x.asked[endpointType]
+	if !again && len(names) == 0 {
 		return nil // an empty first subscription would mean "all"
 	}
+	unknown := false
 	for _, n := range names {
-		if _, old := slices.BinarySearch(asked, n); !old && x.source.state.assignments[n] == nil {
-			x.missing[endpointKey(n)] = true
+		if x.state.endpoints[n] == nil {
+			unknown = true
+			if _, old := slices.BinarySearch(asked, n); !old {
+				x.missing[endpointKey(n)] = true
+			}
 		}
+	}
+	if again && slices.Equal(asked, names) {
+		return nil
+	}
+	if !again && unknown {
+		delete(x.held.whole, endpointType) // of other names than these
 	}
 	return x.subscribe(endpointType, names)
 }
 
-// due is when the changes so far are emitted: soon if nothing is missing, else when waiting is over.
+func endpointKey(name string) string { return "endpoints of " + name }
+
+func endpointName(key string) (name string, ok bool) { return strings.CutPrefix(key, "endpoints of ") }
+
+// due is when the changes so far are settled: soon if nothing is missing, else when waiting is over.
 func (x *session) due() time.Time {
 	t, wait := x.source.timing, x.source.timing.coalesce
 	for key := range x.missing {
 		wait = max(wait, t.grace)
-		if _, isEndpoint := endpointName(key); !isEndpoint && !x.source.state.seen[key] {
+		if _, isEndpoint := endpointName(key); !isEndpoint && !x.seen[key] {
 			wait = max(wait, t.patience)
 		}
 	}
 	return x.changed.Add(wait)
 }
 
-// settle emits what is known. What is still missing is not waited for again, here or, if it is a type,
-// on later streams.
-func (x *session) settle() {
-	st := x.source.state
+// settle hands over what is known. What is still missing is not waited for again, here or, if it is a
+// type this control plane does not send, on later streams.
+func (x *session) settle(ctx context.Context) {
 	for key := range x.missing {
-		if !st.seen[key] {
-			delete(st.expected, key)
+		if _, isEndpoint := endpointName(key); !isEndpoint && !x.seen[key] {
+			x.source.habits.silence(key)
 		}
 	}
 	clear(x.missing)
 	x.changed = time.Time{}
-	x.source.publish(st.input(), x.emit)
+	x.spoken = true
+	x.admit()
+	snapshot := x.state
+	snapshot.crossings = newView(x.namespace, &x.state).compare()
+	x.report(ctx, report{said: &snapshot})
 }

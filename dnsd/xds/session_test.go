@@ -55,12 +55,12 @@ func TestSubscriptionsAndWholeInput(t *testing.T) {
 
 	in := await(t, inputs, "input")
 	if in.Pending || len(in.Hosts) != 1 || len(in.Listeners) != 2 || len(in.Clusters) != 3 || len(in.Problems) != 0 {
-		t.Errorf("not the whole input:\n%s", dump(in))
+		t.Errorf("not the whole input:\n%s", show(in))
 	}
 	s.push(t, listenerType, "2", captured(t, clusterIP+"lds.pb")...)
 	s.push(t, nameTableType, "2")
 	if in := await(t, inputs, "input"); len(in.Hosts) != 0 || len(in.Listeners) != 2 {
-		t.Errorf("an empty name table left\n%s", dump(in))
+		t.Errorf("an empty name table left\n%s", show(in))
 	}
 }
 
@@ -75,9 +75,9 @@ func TestEndpointsFollowClusters(t *testing.T) {
 	s.next(t, endpointType)
 	s.push(t, listenerType, "1", tcpListener(t, "l", "192.0.2.1", 80, "a"))
 	s.push(t, nameTableType, "1")
-	s.push(t, endpointType, "7", pack(t, assignment("a", "198.51.100.1:80")))
+	s.push(t, endpointType, "7", pack(t, loadAssignment("a", "198.51.100.1:80")))
 	if in := await(t, inputs, "input"); endpointsOf(in, "a") != "198.51.100.1:80" {
-		t.Errorf("emitted\n%s", dump(in))
+		t.Errorf("emitted\n%s", show(in))
 	}
 
 	s.push(t, clusterType, "2", eds("a"), eds("b"))
@@ -87,12 +87,12 @@ func TestEndpointsFollowClusters(t *testing.T) {
 	}
 	s.push(t, listenerType, "2", tcpListener(t, "l", "192.0.2.1", 80, "a"), tcpListener(t, "m", "192.0.2.2", 80, "b"))
 	// State of the world per type does not hold for EDS: this says nothing about a.
-	if ack := s.push(t, endpointType, "8", pack(t, assignment("b", "198.51.100.2:80"))); !slices.Equal(ack.ResourceNames, []string{"a", "b"}) {
+	if ack := s.push(t, endpointType, "8", pack(t, loadAssignment("b", "198.51.100.2:80"))); !slices.Equal(ack.ResourceNames, []string{"a", "b"}) {
 		t.Errorf("the ACK names %q", ack.ResourceNames)
 	}
 	in := await(t, inputs, "input")
 	if endpointsOf(in, "a") != "198.51.100.1:80" || endpointsOf(in, "b") != "198.51.100.2:80" {
-		t.Errorf("emitted\n%s", dump(in))
+		t.Errorf("emitted\n%s", show(in))
 	}
 
 	s.push(t, clusterType, "3")
@@ -100,7 +100,7 @@ func TestEndpointsFollowClusters(t *testing.T) {
 		t.Errorf("still asks for %q", gone.ResourceNames)
 	}
 	if in := await(t, inputs, "input"); len(in.Clusters) != 0 {
-		t.Errorf("emitted\n%s", dump(in))
+		t.Errorf("emitted\n%s", show(in))
 	}
 }
 
@@ -111,7 +111,7 @@ func TestBadResourceIsSkippedAndNamed(t *testing.T) {
 	s.begin(t)
 	static := func(name, endpoint string) *anypb.Any {
 		return pack(t, &clusterv3.Cluster{
-			Name: name, LoadAssignment: assignment(name, endpoint),
+			Name: name, LoadAssignment: loadAssignment(name, endpoint),
 			ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 		})
 	}
@@ -129,7 +129,7 @@ func TestBadResourceIsSkippedAndNamed(t *testing.T) {
 	}
 	in := await(t, inputs, "input")
 	if endpointsOf(in, "a") != "198.51.100.9:80" || endpointsOf(in, "b") != "198.51.100.2:80" {
-		t.Errorf("want the new a and the last good b:\n%s", dump(in))
+		t.Errorf("want the new a and the last good b:\n%s", show(in))
 	}
 	if len(in.Problems) != 2 || in.Problems[0].Object != `cluster "b"` || !strings.Contains(in.Problems[0].Reason, "load_assignment") ||
 		in.Problems[1].Object != "cluster number 3 of its response" {
@@ -161,17 +161,17 @@ func TestRestartOfTheControlPlane(t *testing.T) {
 	if len(lost.Problems) != 1 || lost.Problems[0].Object != "control plane "+cp.addr {
 		t.Errorf("problems %+v", lost.Problems)
 	}
-	if lost.Problems = nil; dump(lost) != dump(whole) || lost.Pending {
-		t.Errorf("what was known did not stay:\n%s", dump(lost))
+	if lost.Problems = nil; show(lost) != show(whole) || lost.Pending {
+		t.Errorf("what was known did not stay:\n%s", show(lost))
 	}
 
 	cp = listenUnix(t, path)
 	s = cp.accept(t)
-	if r := s.next(t, clusterType); r.VersionInfo != "" || r.ResponseNonce != "" || r.Node == nil {
-		t.Errorf("not a fresh subscription: %v", r)
+	for i, typeURL := range []string{clusterType, listenerType, nameTableType} {
+		if r := s.next(t, typeURL); r.VersionInfo != "1" || r.ResponseNonce != "" || (r.Node != nil) != (i == 0) {
+			t.Errorf("not a subscription that goes on from version 1: %v", r)
+		}
 	}
-	s.next(t, listenerType)
-	s.next(t, nameTableType)
 	s.push(t, clusterType, "9")
 	s.push(t, listenerType, "9")
 	if len(inputs) > 0 {
@@ -179,7 +179,7 @@ func TestRestartOfTheControlPlane(t *testing.T) {
 	}
 	s.push(t, nameTableType, "9", captured(t, "05-seed002-two-rds-mysql/nds.pb")...)
 	if in := await(t, inputs, "input"); len(in.Hosts) != 2 || len(in.Listeners) != 0 || len(in.Problems) != 0 {
-		t.Errorf("emitted\n%s", dump(in))
+		t.Errorf("emitted\n%s", show(in))
 	}
 }
 
@@ -204,7 +204,7 @@ func TestWithoutNameTable(t *testing.T) {
 		s.push(t, clusterType, "1")
 		s.push(t, listenerType, "1", tcpListener(t, "l", "192.0.2.1", 80, "a"))
 		if in := await(t, inputs, "input"); in.Pending || len(in.Listeners) != 1 {
-			t.Errorf("emitted\n%s", dump(in))
+			t.Errorf("emitted\n%s", show(in))
 		}
 	})
 	t.Run("refused", func(t *testing.T) {
@@ -219,7 +219,7 @@ func TestWithoutNameTable(t *testing.T) {
 		s.push(t, clusterType, "1")
 		s.push(t, listenerType, "1", tcpListener(t, "l", "192.0.2.1", 80, "a"))
 		if in := await(t, inputs, "input"); len(in.Listeners) != 1 {
-			t.Errorf("emitted\n%s", dump(in))
+			t.Errorf("emitted\n%s", show(in))
 		}
 	})
 }
@@ -235,7 +235,7 @@ func TestEndpointsThatNeverCome(t *testing.T) {
 	s.push(t, clusterType, "1", pack(t, edsCluster("a")))
 	s.next(t, endpointType)
 	if in := await(t, inputs, "input"); len(in.Clusters) != 1 || len(in.Clusters[0].Localities) != 0 {
-		t.Errorf("emitted\n%s", dump(in))
+		t.Errorf("emitted\n%s", show(in))
 	}
 }
 
@@ -274,7 +274,7 @@ func TestUnchangedPushEmitsNothing(t *testing.T) {
 	s.push(t, listenerType, "2", l)
 	s.push(t, listenerType, "3", l, tcpListener(t, "m", "192.0.2.2", 80, "a"))
 	if in := await(t, inputs, "input"); len(in.Listeners) != 2 {
-		t.Errorf("the unchanged push was emitted:\n%s", dump(in))
+		t.Errorf("the unchanged push was emitted:\n%s", show(in))
 	}
 }
 

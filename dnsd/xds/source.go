@@ -1,29 +1,31 @@
 // Package xds learns the mesh from a control plane that speaks ADS, and says it in mesh words.
 //
-// One stream carries four kinds of resources, state of the world each time: clusters (CDS), their
-// endpoints (EDS), listeners (LDS) and Istio's name table (NDS). The name table says which addresses a
-// host has, a cluster's name says which port of which host it serves, and a listener with a plain TCP
-// proxy overrides both. A control plane without a name table is served from its listeners alone.
+// A stream carries four kinds of resources: clusters (CDS), their endpoints (EDS), listeners (LDS) and
+// Istio's name table (NDS). The name table says which addresses a host has, a cluster's name says which
+// port of which host it serves, and a listener with a plain TCP proxy overrides both. A control plane
+// without a name table is served from its listeners alone.
+//
+// What a control plane says depends on the namespace it is asked for, so each namespace with pods here
+// has a stream of its own. All of them make one input: what they agree on is said once, for everybody,
+// the rest to those it was meant for.
 //
 // A resource that cannot be used is left out and reported, never the whole push. What was said last
 // stays while the control plane is away.
 package xds
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
+	"maps"
 	"reflect"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
 	"github.com/nodens-dns/nodens/dnsd/mesh"
@@ -32,41 +34,58 @@ import (
 // sourceName is what inputs and problems of this package are signed with.
 const sourceName = "xds"
 
-// maxResponse bounds one response. A cluster is about 830 bytes as istiod sends it, so this is room for
-// 300,000 of them; gRPC's own 4 MiB would end at 5,000.
-const maxResponse = 256 << 20
+// opening bounds how many streams wait for their first answers at once, each of them a whole mesh.
+const opening = 4
 
 // Options say which control plane to ask and as whom.
 type Options struct {
-	// Address is the host:port of a plaintext ADS server.
+	// Address is the host:port of an ADS server.
 	Address string
-	// Node is who the control plane is told it talks to; it decides which view of the mesh is sent.
-	Node Node
+	// TLS is nil for a server that speaks plain text.
+	TLS *TLS
+	// TokenFile holds a bearer token; empty means none. It needs TLS.
+	TokenFile string
+	// Namespace, if set, is the one whose view everybody gets, and Follow changes nothing.
+	Namespace string
+	// Node is who the control plane is told it talks to, for a namespace; it decides which view of the
+	// mesh is sent.
+	Node func(namespace string) Node
 	// Log takes changes of state: connected, lost, refused. Nil means nobody listens.
 	Log *slog.Logger
 }
 
-// Source is one ADS client. Run it once.
+// Source is an ADS client. Run it once.
 type Source struct {
-	address string
-	node    Node
+	options Options
 	log     *slog.Logger
 	timing  timing
 
-	state *state
-	last  *mesh.Input // newest input emitted, nil before the first
+	pools   pools
+	wire    wire
+	habits  habits
+	reports chan report
+	places  chan struct{} // see opening
+	ring    chan struct{} // holds one: wanted has changed
+
+	mu      sync.Mutex // guards what follows
+	wanted  []string
+	streams []*stream // as they are now, for Streams
 }
 
 // timing is every duration of the client, so that tests need not wait for them.
 type timing struct {
-	// coalesce is how long after a change the rest of a push is waited for.
+	// coalesce is how long after a change the rest of a push is waited for, within a stream and among
+	// several.
 	coalesce time.Duration
 	// grace is how long an answer that is still missing holds a change back.
 	grace time.Duration
 	// patience is the same for a type that was never seen: an input without the name table, sent
-	// because a large control plane was slow, would take every name away.
+	// because a large control plane was slow, would take every name away. And at the start it is how
+	// long the first stream to be heard waits for the others.
 	patience time.Duration
-	// retryMin and retryMax bound the pause between streams; a stream that worked for steady starts
+	// linger is how long a stream outlives the last pod of its namespace.
+	linger time.Duration
+	// retryMin and retryMax bound the pause between sessions; after one that worked for steady it starts
 	// over at retryMin.
 	retryMin, retryMax, steady time.Duration
 }
@@ -77,135 +96,304 @@ func New(o Options) *Source {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Source{
-		address: o.Address,
-		node:    o.Node,
-		log:     log.With("source", sourceName, "address", o.Address),
-		state:   newState(),
+	s := &Source{
+		options: o, log: log.With("source", sourceName, "address", o.Address),
+		reports: make(chan report), places: make(chan struct{}, opening), ring: make(chan struct{}, 1),
 		timing: timing{
 			coalesce: 30 * time.Millisecond,
 			grace:    time.Second,
 			patience: 5 * time.Second,
+			linger:   30 * time.Second,
 			retryMin: 500 * time.Millisecond,
 			retryMax: 30 * time.Second,
 			steady:   30 * time.Second,
 		},
 	}
+	if o.Namespace != "" {
+		s.want([]string{o.Namespace})
+	}
+	return s
 }
 
-// Run keeps a stream to the control plane and calls emit with everything it knows after each change,
-// until ctx is done; then it returns nil. Nothing is emitted before the control plane has spoken, so
-// whoever remembers an older input may go on with it. emit may block; the inputs are not touched again.
+// Follow says which namespaces have pods here. Streams are opened for those that are new, and closed a
+// while after those that are gone. It does not block, and may be called before Run and beside it.
+func (s *Source) Follow(namespaces []string) {
+	if s.options.Namespace == "" {
+		s.want(namespaces)
+	}
+}
+
+func (s *Source) want(namespaces []string) {
+	var wanted []string
+	for _, ns := range namespaces {
+		wanted = append(wanted, cmp.Or(ns, "default")) // a pod that Kubernetes knows nothing of
+	}
+	slices.Sort(wanted)
+	s.mu.Lock()
+	s.wanted = slices.Compact(wanted)
+	s.mu.Unlock()
+	select {
+	case s.ring <- struct{}{}:
+	default: // it is ringing already
+	}
+}
+
+// Streams returns the state of each stream, sorted by namespace.
+func (s *Source) Streams() []Stream {
+	s.mu.Lock()
+	streams := s.streams
+	s.mu.Unlock()
+	var shown []Stream
+	for _, st := range streams {
+		shown = append(shown, st.show())
+	}
+	return shown
+}
+
+// Run keeps the streams and calls emit with everything they say together, after each change, until ctx
+// is done; then it returns nil. Nothing is emitted before the control plane has spoken, so whoever
+// remembers an older input may go on with it. emit may block; the inputs are not touched again.
 func (s *Source) Run(ctx context.Context, emit func(mesh.Input)) error {
-	pause := retry{timing: s.timing}
-	for quiet := 0; ; {
-		session := &session{source: s, emit: emit}
-		err := session.run(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if quiet++; session.answered() {
-			quiet = 0
-		}
-		wait := pause.next(session.lived())
-		s.log.Warn("stream to the control plane ended; keeping what it last said", "error", err, "retry", wait)
-		s.learnFrom(err)
-		if quiet == 1 {
-			s.reportLost(err, emit)
+	c := &choir{source: s, emit: emit, members: map[string]*member{}}
+	defer c.running.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		var due <-chan time.Time
+		if next := c.act(time.Now()); !next.IsZero() {
+			timer.Reset(time.Until(next))
+			due = timer.C
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(wait):
+		case <-s.ring:
+			c.follow(ctx)
+		case r := <-s.reports:
+			c.hear(r)
+		case <-due:
 		}
 	}
 }
 
-// learnFrom drops the name table from what is asked for when a control plane that never sent one ends
-// the stream as if it had been asked for something it does not know. A control plane that went away may
-// come back as one that does.
-func (s *Source) learnFrom(err error) {
+// queue waits for a place among those that open; leave gives it up and may be called again.
+func (s *Source) queue(ctx context.Context) (leave func(), err error) {
+	select {
+	case s.places <- struct{}{}:
+		return sync.OnceFunc(func() { <-s.places }), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// remedy says what may be done about an error that does not go away by itself.
+func (s *Source) remedy(err error) string {
 	switch status.Code(err) {
-	case codes.InvalidArgument, codes.Unimplemented, codes.NotFound:
-		if !s.state.seen[nameTableType] && !s.state.noNames {
-			s.state.noNames = true
-			s.log.Info("asking without the name table from now on", "error", err)
+	case codes.PermissionDenied:
+		if s.options.Namespace == "" {
+			return "a control plane that checks identities lets one speak for its own namespace only: set xds.namespace to that of the token or certificate, or turn the check off (istiod: PILOT_ENABLE_XDS_IDENTITY_CHECK=false)"
 		}
-	case codes.Unavailable:
-		s.state.noNames = false
+		return "is xds.namespace that of the token or certificate?"
+	case codes.Unauthenticated:
+		return "it wants a token or certificate it knows: see xds.tokenFile (istiod: a service account token for the audience istio-ca) and xds.tls"
+	}
+	return ""
+}
+
+// choir is the streams of a source and what they last said. The goroutine of Run owns it.
+type choir struct {
+	source  *Source
+	emit    func(mesh.Input)
+	running sync.WaitGroup
+	members map[string]*member
+	memo    memo
+
+	last           *mesh.Input // newest input emitted, nil before the first
+	first, changed time.Time   // when the oldest and the newest change not yet emitted came; zero for none
+	heard          time.Time   // when the first of them spoke
+}
+
+// member is one stream of the choir.
+type member struct {
+	*stream
+	end    context.CancelFunc
+	said   *state    // nil until it has spoken
+	lost   error     // nil while connected
+	leaves time.Time // when it is closed, zero while its namespace has pods
+}
+
+// follow opens streams for new namespaces and sets a time for those that are gone.
+func (c *choir) follow(ctx context.Context) {
+	c.source.mu.Lock()
+	wanted := c.source.wanted
+	c.source.mu.Unlock()
+	for _, ns := range wanted {
+		if m := c.members[ns]; m != nil {
+			m.leaves = time.Time{}
+			continue
+		}
+		m := &member{stream: c.source.newStream(ns)}
+		var own context.Context
+		own, m.end = context.WithCancel(ctx)
+		c.running.Go(func() { m.run(own) })
+		c.members[ns] = m
+	}
+	for ns, m := range c.members {
+		if _, stays := slices.BinarySearch(wanted, ns); !stays && m.leaves.IsZero() {
+			m.leaves = time.Now().Add(c.source.timing.linger)
+		}
+	}
+	c.list()
+}
+
+// list tells Streams which there are.
+func (c *choir) list() {
+	var streams []*stream
+	for _, m := range c.sorted() {
+		streams = append(streams, m.stream)
+	}
+	c.source.mu.Lock()
+	c.source.streams = streams
+	c.source.mu.Unlock()
+}
+
+func (c *choir) sorted() []*member {
+	return slices.SortedFunc(maps.Values(c.members), func(a, b *member) int { return cmp.Compare(a.namespace, b.namespace) })
+}
+
+func (c *choir) hear(r report) {
+	m := c.members[r.from.namespace]
+	if m == nil || m.stream != r.from {
+		return // it has been closed
+	}
+	news := r.said != nil
+	if r.said != nil {
+		m.said = r.said
+		if c.heard.IsZero() {
+			c.heard = time.Now()
+		}
+	}
+	if r.said != nil || r.lost != nil {
+		m.unsettled.Store(false)
+	}
+	if (r.lost == nil) != (m.lost == nil) {
+		m.lost, news = r.lost, true // the first error of several in a row will do
+	}
+	if news {
+		c.change()
 	}
 }
 
-// reportLost repeats the last input with the connection as its problem. The state is left out of it: the
-// stream may have ended in the middle of a push.
-func (s *Source) reportLost(err error, emit func(mesh.Input)) {
-	object := "control plane " + s.address
-	if s.last == nil || slices.ContainsFunc(s.last.Problems, func(p mesh.Problem) bool { return p.Object == object }) {
+func (c *choir) change() {
+	c.changed = time.Now()
+	if c.first.IsZero() {
+		c.first = c.changed
+	}
+}
+
+// act does what is due and returns when it wants to be called again; zero for never.
+func (c *choir) act(now time.Time) (next time.Time) {
+	for ns, m := range c.members {
+		if !m.leaves.IsZero() && !now.Before(m.leaves) {
+			m.end()
+			delete(c.members, ns)
+			c.list()
+			if m.said != nil {
+				c.change()
+			}
+		}
+	}
+	if due := c.due(); !due.IsZero() && !now.Before(due) {
+		c.first, c.changed = time.Time{}, time.Time{}
+		c.publish()
+	} else {
+		next = due
+	}
+	for _, m := range c.members {
+		if !m.leaves.IsZero() && (next.IsZero() || m.leaves.Before(next)) {
+			next = m.leaves
+		}
+	}
+	return next
+}
+
+// due is when the changes so far are emitted. A push to several streams should be one change, so with
+// more than one there is a short wait, and a longer one while any of them is in the middle of a push.
+func (c *choir) due() time.Time {
+	t := c.source.timing
+	speaks, silent, unsettled := 0, 0, 0
+	for _, m := range c.members {
+		switch {
+		case m.said != nil:
+			speaks++
+			if m.unsettled.Load() {
+				unsettled++
+			}
+		case m.lost == nil && m.leaves.IsZero():
+			silent++
+		}
+	}
+	switch {
+	case c.first.IsZero() || speaks == 0:
+		return time.Time{}
+	case c.last == nil && silent > 0:
+		return c.heard.Add(t.patience)
+	case len(c.members) == 1:
+		return c.changed
+	case unsettled > 0:
+		return c.first.Add(2 * t.grace)
+	}
+	return c.changed.Add(t.coalesce)
+}
+
+// publish emits what the streams say, unless that is nothing new.
+func (c *choir) publish() {
+	var views []*view
+	for _, m := range c.sorted() {
+		if m.said != nil {
+			views = append(views, newView(m.namespace, m.said))
+		}
+	}
+	in := agree(views, &c.memo)
+	in.Problems = append(in.Problems, c.lost()...)
+	if c.last != nil && reflect.DeepEqual(*c.last, in) {
 		return
 	}
-	in := *s.last
-	in.Problems = append(slices.Clone(in.Problems), mesh.Problem{
-		Source: sourceName, Object: object,
-		Reason: fmt.Sprintf("not reachable, serving what it last said: %v", err),
-	})
-	s.publish(in, emit)
+	c.last = &in
+	c.emit(in)
 }
 
-// publish emits in unless it says nothing new.
-func (s *Source) publish(in mesh.Input, emit func(mesh.Input)) {
-	if s.last != nil && reflect.DeepEqual(*s.last, in) {
-		return
+// lost is the control plane as a problem, for those it cannot be reached by.
+func (c *choir) lost() []mesh.Problem {
+	var stale, mute []string
+	var why error
+	for _, m := range c.sorted() {
+		switch {
+		case m.lost == nil:
+			continue
+		case m.said != nil:
+			stale = append(stale, m.namespace)
+		default:
+			mute = append(mute, m.namespace)
+		}
+		if why == nil {
+			why = m.lost
+		}
 	}
-	s.last = &in
-	emit(in)
-}
-
-// dial prepares a connection; the first use of it connects. Each stream gets its own, so that the
-// address is looked up anew and the only back-off is ours.
-func (s *Source) dial() (*grpc.ClientConn, error) {
-	conn, err := grpc.NewClient(s.address,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxResponse)),
-		// A dead peer shows only by keepalive: a quiet stream is the normal state. Istiod refuses
-		// pings more often than every 15 s.
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 5 * time.Second}),
-		// The control plane is inside the cluster; a proxy from the environment leads out of it.
-		grpc.WithNoProxy(),
-		grpc.WithUserAgent("nodens"),
-	)
-	if err != nil {
-		return nil, fmt.Errorf("control plane address %q: %w", s.address, err)
+	if why == nil {
+		return nil
 	}
-	return conn, nil
-}
-
-// open starts an ADS stream that ends with ctx; release frees its connection.
-func (s *Source) open(ctx context.Context) (stream adsStream, release func(), err error) {
-	conn, err := s.dial()
-	if err != nil {
-		return nil, nil, err
+	var parts []string
+	if len(stale) > 0 {
+		parts = append(parts, fmt.Sprintf("not reachable for %s, serving what it last said", strings.Join(stale, ", ")))
 	}
-	stream, err = discoveryv3.NewAggregatedDiscoveryServiceClient(conn).StreamAggregatedResources(ctx)
-	if err != nil {
-		_ = conn.Close()
-		return nil, nil, fmt.Errorf("connect: %w", err)
+	if len(mute) > 0 {
+		parts = append(parts, fmt.Sprintf("no answer yet for %s", strings.Join(mute, ", ")))
 	}
-	return stream, func() { _ = conn.Close() }, nil
-}
-
-// retry is the pause between streams: doubled each time, at random within its upper half so that the
-// nodes of a cluster do not come back together.
-type retry struct {
-	timing timing
-	delay  time.Duration
-}
-
-// next returns the pause after a stream that answered for lived.
-func (r *retry) next(lived time.Duration) time.Duration {
-	if lived >= r.timing.steady {
-		r.delay = 0
-	}
-	r.delay = min(max(2*r.delay, r.timing.retryMin), r.timing.retryMax)
-	return r.delay/2 + rand.N(r.delay/2+1)
+	return []mesh.Problem{{
+		Source: sourceName, Object: "control plane " + c.source.options.Address,
+		Reason: fmt.Sprintf("%s: %v", strings.Join(parts, "; "), why),
+	}}
 }

@@ -3,10 +3,9 @@ package xds
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
-	"strings"
 
-	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -21,80 +20,161 @@ const (
 	nameTableType = "type.googleapis.com/istio.networking.nds.v1.NameTable"
 )
 
-// state is what the control plane last said, over all streams. Responses of CDS, LDS and NDS replace
-// what was there; one of EDS may hold only what changed and is merged.
+// allTypes is the order in which they are shown.
+var allTypes = []string{clusterType, endpointType, listenerType, nameTableType}
+
+// state is what one stream was told. Its maps are never edited: a response makes new ones of those it
+// changes, so that a copy of the struct is a snapshot.
 type state struct {
-	clusters    map[string]*cluster
-	assignments map[string]*endpointv3.ClusterLoadAssignment // by the name EDS knows them by
-	listeners   map[string][]mesh.Listener                   // by the listener's name
-	names       []name
-	problems    map[string][]mesh.Problem // by type, of its newest response
-
-	seen     map[string]bool // types that were answered at least once
-	expected map[string]bool // types a new stream waits for
-	noNames  bool            // this control plane does not know the name table: do not ask for it
+	clusters  map[string]*cluster
+	endpoints map[string]*assignment // by the name EDS knows them by
+	listeners map[string]*listener
+	names     map[string]*name // by host
+	problems  map[string]problems
+	crossings // of a snapshot; not kept up to date otherwise
 }
 
-func newState() *state {
-	return &state{
-		assignments: map[string]*endpointv3.ClusterLoadAssignment{},
-		problems:    map[string][]mesh.Problem{},
-		seen:        map[string]bool{},
-		expected:    map[string]bool{clusterType: true, listenerType: true, nameTableType: true},
-	}
+// problems are of one type's resources, by what they are called.
+type problems map[string]mesh.Problem
+
+// update is one response, of either protocol.
+type update struct {
+	typeURL   string
+	resources []resource
+	// whole means that what is not in resources does not exist; else it stays, unless it is in removed.
+	whole          bool
+	removed        []string
+	version, nonce string
 }
 
-func endpointKey(name string) string { return "endpoints of " + name }
-
-func endpointName(key string) (name string, ok bool) { return strings.CutPrefix(key, "endpoints of ") }
+// resource is one resource as it came. Only the delta protocol says names and versions.
+type resource struct {
+	body          *anypb.Any
+	name, version string
+}
 
 // apply takes one response. An error means that nothing in it can be used and that what was known stays.
-func (s *state) apply(typeURL string, resources []*anypb.Any) error {
-	s.seen[typeURL] = true
-	if typeURL != endpointType {
-		s.expected[typeURL] = true
+func (s *state) apply(p *pools, u *update) error {
+	r := &response{update: u, next: problems{}}
+	if !u.whole {
+		maps.Copy(r.next, s.problems[u.typeURL])
+		for _, name := range u.removed {
+			delete(r.next, name)
+		}
 	}
-	r := &response{}
-	var use func()
-	switch typeURL {
+	next := *s
+	switch u.typeURL {
 	case clusterType:
-		use = s.takeClusters(r, resources)
+		next.clusters = take(r, s.clusters, "cluster", p.cluster)
+		next.endpoints = next.wanted(s.endpoints)
 	case endpointType:
-		use = s.takeEndpoints(r, resources)
+		next.endpoints = next.wanted(take(r, s.endpoints, "endpoints", p.assignment))
 	case listenerType:
-		use = s.takeListeners(r, resources)
+		next.listeners = take(r, s.listeners, "listener", p.listener)
 	case nameTableType:
-		use = s.takeNames(r, resources)
+		next.takeNames(r, p)
 	}
-	s.problems[typeURL] = r.problems
-	if len(resources) > 0 && r.usable == 0 {
+	next.problems = maps.Clone(s.problems)
+	if next.problems == nil {
+		next.problems = map[string]problems{}
+	}
+	next.problems[u.typeURL] = r.next
+	if len(u.resources) > 0 && r.usable == 0 {
+		s.problems = next.problems
 		return r.refusal()
 	}
-	use()
+	*s = next
 	return nil
 }
 
-// response collects how the resources of one response fared.
+// response collects how the resources of one update fared.
 type response struct {
-	usable   int
-	problems []mesh.Problem
+	*update
+	usable int
+	bad    []mesh.Problem
+	next   problems
 }
 
-func (r *response) skip(object string, err error) {
-	r.problems = append(r.problems, mesh.Problem{Source: sourceName, Object: object, Reason: err.Error()})
+func (r *response) skip(key, object string, err error) {
+	p := mesh.Problem{Source: sourceName, Object: object, Reason: err.Error()}
+	r.bad = append(r.bad, p)
+	r.next[key] = p
 }
 
 // refusal is the message of a NACK: the first few reasons are enough to find the mistake.
 func (r *response) refusal() error {
 	var all []error
-	for _, p := range r.problems[:min(3, len(r.problems))] {
+	for _, p := range r.bad[:min(3, len(r.bad))] {
 		all = append(all, fmt.Errorf("%s: %s", p.Object, p.Reason))
 	}
-	if more := len(r.problems) - len(all); more > 0 {
+	if more := len(r.bad) - len(all); more > 0 {
 		all = append(all, fmt.Errorf("and %d more", more))
 	}
 	return errors.Join(all...)
 }
+
+// take makes the next map of one type. Of a resource that cannot be used the last good one stays.
+func take[T any](r *response, last map[string]*T, kind string, decode func(*anypb.Any) (name string, v *T, err error)) map[string]*T {
+	var next map[string]*T
+	if r.whole {
+		next = make(map[string]*T, len(r.resources))
+	} else if next = maps.Clone(last); next == nil {
+		next = map[string]*T{}
+	}
+	for _, name := range r.removed {
+		delete(next, name)
+	}
+	came := make(map[string]bool, len(r.resources))
+	for i := range r.resources {
+		res := &r.resources[i]
+		name, v, err := decode(res.body)
+		if name == "" {
+			name = res.name
+		}
+		if err == nil && came[name] {
+			err = errors.New("is in the response twice; the first one is used")
+		} else if err == nil {
+			next[name], came[name] = v, true
+			delete(r.next, name)
+			r.usable++
+			continue
+		}
+		if old := last[name]; old != nil && !came[name] {
+			next[name] = old
+			err = fmt.Errorf("%w; its last good version is used", err)
+		}
+		res.version = "" // not held: whoever resumes is sent it again
+		key := name
+		if key == "" {
+			key = nameless(i)
+		}
+		r.skip(key, object(kind, name, i), err)
+	}
+	return next
+}
+
+// takeNames replaces the name table, which is always sent whole, as one resource without a name.
+func (s *state) takeNames(r *response, p *pools) {
+	if !r.whole && len(r.resources)+len(r.removed) == 0 {
+		return // nothing has changed
+	}
+	next := map[string]*name{}
+	for i, res := range r.resources {
+		names, err := p.nameTable(res.body)
+		if err != nil {
+			r.skip(nameless(i), object("name table", "", i), err)
+			continue
+		}
+		r.usable++
+		for _, n := range names {
+			next[n.host] = n
+		}
+	}
+	s.names = next
+}
+
+// nameless is what a resource without a name is called among problems; it sorts behind names.
+func nameless(place int) string { return fmt.Sprintf("~%06d", place) }
 
 // object names a resource; one that does not even have a name is found by its place.
 func object(kind, name string, place int) string {
@@ -115,35 +195,6 @@ func unpack(r *anypb.Any, m proto.Message) error {
 	return nil
 }
 
-func (s *state) takeClusters(r *response, resources []*anypb.Any) (use func()) {
-	next := make(map[string]*cluster, len(resources))
-	for i, res := range resources {
-		c, err := decodeCluster(res)
-		if err == nil && next[c.Name] != nil {
-			err = errors.New("is in the response twice; the first one is used")
-		}
-		if err == nil {
-			next[c.Name] = c
-			r.usable++
-			continue
-		}
-		if old := s.clusters[c.Name]; old != nil && next[c.Name] == nil {
-			next[c.Name] = old
-			err = fmt.Errorf("%w; its last good version is used", err)
-		}
-		r.skip(object("cluster", c.Name, i), err)
-	}
-	return func() {
-		s.clusters = next
-		wanted := s.endpointNames()
-		for name := range s.assignments {
-			if _, ok := slices.BinarySearch(wanted, name); !ok {
-				delete(s.assignments, name)
-			}
-		}
-	}
-}
-
 // endpointNames is what EDS must be asked for, sorted.
 func (s *state) endpointNames() []string {
 	var names []string
@@ -156,55 +207,19 @@ func (s *state) endpointNames() []string {
 	return slices.Compact(names)
 }
 
-func (s *state) takeEndpoints(r *response, resources []*anypb.Any) (use func()) {
-	var good []*endpointv3.ClusterLoadAssignment
-	for i, res := range resources {
-		a := &endpointv3.ClusterLoadAssignment{}
-		if err := unpack(res, a); err != nil {
-			r.skip(object("endpoints", a.GetClusterName(), i), err)
-			continue
-		}
-		r.usable++
-		good = append(good, a)
-	}
-	return func() {
-		wanted := s.endpointNames()
-		for _, a := range good {
-			if _, ok := slices.BinarySearch(wanted, a.ClusterName); ok {
-				s.assignments[a.ClusterName] = a
-			}
+// wanted is endpoints without those no cluster asks for.
+func (s *state) wanted(endpoints map[string]*assignment) map[string]*assignment {
+	names := make(map[string]bool, len(s.clusters))
+	for _, c := range s.clusters {
+		if c.eds != "" {
+			names[c.eds] = true
 		}
 	}
-}
-
-func (s *state) takeListeners(r *response, resources []*anypb.Any) (use func()) {
-	next := make(map[string][]mesh.Listener, len(resources))
-	for i, res := range resources {
-		name, ls, err := decodeListener(res)
-		if err == nil {
-			next[name] = ls
-			r.usable++
-			continue
+	next := make(map[string]*assignment, len(endpoints))
+	for name, a := range endpoints {
+		if names[name] {
+			next[name] = a
 		}
-		if old, ok := s.listeners[name]; ok {
-			next[name] = old
-			err = fmt.Errorf("%w; its last good version is used", err)
-		}
-		r.skip(object("listener", name, i), err)
 	}
-	return func() { s.listeners = next }
-}
-
-func (s *state) takeNames(r *response, resources []*anypb.Any) (use func()) {
-	var next []name
-	for i, res := range resources {
-		names, err := decodeNames(res)
-		if err != nil {
-			r.skip(object("name table", "", i), err)
-			continue
-		}
-		r.usable++
-		next = append(next, names...)
-	}
-	return func() { s.names = next }
+	return next
 }
