@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 
@@ -58,6 +59,10 @@ func runCommand() *cobra.Command {
 				// A node has more use for memory than for the little time that collecting it twice as
 				// often takes: plain answers make no garbage.
 				debug.SetGCPercent(50)
+			}
+			if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) == 1 {
+				// Who waits for queries keeps a processor while he does, unless it is the only one.
+				runtime.GOMAXPROCS(2)
 			}
 			return run(cmd.Context(), c, log)
 		},

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/nodens-dns/nodens/dnsd/serve"
 	"github.com/nodens-dns/nodens/ebpf"
 )
 
@@ -22,11 +23,11 @@ const portTries = 100
 // listener is the pair of sockets that stands for one nameserver in one pod, both on one port.
 type listener struct {
 	nameserver netip.Addr
-	udp        *net.UDPConn
+	udp        *serve.UDPSocket
 	tcp        *net.TCPListener
 }
 
-func (l *listener) port() uint16 { return l.udp.LocalAddr().(*net.UDPAddr).AddrPort().Port() }
+func (l *listener) port() uint16 { return l.udp.Addr().Port() }
 
 func (l *listener) close() {
 	_ = l.udp.Close()
@@ -63,7 +64,11 @@ func bind(nameserver netip.Addr, at netip.AddrPort) (*listener, error) {
 	config := net.ListenConfig{Control: prepare}
 	config.SetMultipathTCP(false)
 	// Both calls open their socket on the calling thread: at is an address, there is nothing to look up.
-	udp, err := config.ListenPacket(context.Background(), "udp"+family, at.String())
+	conn, err := config.ListenPacket(context.Background(), "udp"+family, at.String())
+	if err != nil {
+		return nil, fmt.Errorf("listen for nameserver %s: %w", nameserver, err)
+	}
+	udp, err := serve.TakeUDP(conn.(*net.UDPConn))
 	if err != nil {
 		return nil, fmt.Errorf("listen for nameserver %s: %w", nameserver, err)
 	}
@@ -72,7 +77,7 @@ func bind(nameserver netip.Addr, at netip.AddrPort) (*listener, error) {
 		_ = udp.Close()
 		return nil, fmt.Errorf("listen for nameserver %s: %w", nameserver, err)
 	}
-	return &listener{nameserver: nameserver, udp: udp.(*net.UDPConn), tcp: tcp.(*net.TCPListener)}, nil
+	return &listener{nameserver: nameserver, udp: udp, tcp: tcp.(*net.TCPListener)}, nil
 }
 
 // prepare readies a socket between its making and its binding, so that there is no moment without the

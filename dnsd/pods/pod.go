@@ -225,7 +225,7 @@ func (p *Pods) enter(q *pod, row ebpf.Pod, w wish) error {
 	for i, l := range q.listeners {
 		udp := func(fd uintptr) error { return p.o.Kernel.PutListener(q.cookie, i, ebpf.UDP, fd) }
 		tcp := func(fd uintptr) error { return p.o.Kernel.PutListener(q.cookie, i, ebpf.TCP, fd) }
-		if err := errors.Join(with(l.udp, udp), with(l.tcp, tcp)); err != nil {
+		if err := errors.Join(l.udp.Control(udp), with(l.tcp, tcp)); err != nil {
 			return fmt.Errorf("hand the listeners for %s to the kernel: %w", l.nameserver, err)
 		}
 	}

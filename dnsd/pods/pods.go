@@ -69,7 +69,7 @@ type kernel interface {
 }
 
 type server interface {
-	ServeUDP(conn *net.UDPConn, c *serve.Client) error
+	ServeUDP(u *serve.UDPSocket, c *serve.Client) error
 	ServeTCP(ln net.Listener, c *serve.Client) error
 }
 

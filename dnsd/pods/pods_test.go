@@ -64,11 +64,11 @@ type fragile struct {
 	deaf *atomic.Bool
 }
 
-func (f *fragile) ServeUDP(conn *net.UDPConn, c *serve.Client) error {
+func (f *fragile) ServeUDP(u *serve.UDPSocket, c *serve.Client) error {
 	if f.deaf.Load() {
 		return errInjected
 	}
-	return f.Server.ServeUDP(conn, c)
+	return f.Server.ServeUDP(u, c)
 }
 
 // asked is one question the nameserver got.

@@ -1,11 +1,11 @@
 // Package serve answers DNS on the sockets it is given: from the table what the table knows, from the
 // nameserver the client had asked everything else.
 //
-// Every socket belongs to one Client, so who asks is known without looking at the packet. One goroutine
-// reads each UDP socket and each TCP connection and answers on the spot what the table knows or upstream
-// remembers, for plain questions without allocating anything; a question that goes upstream gets a
-// goroutine of its own, of which a pod can have only so many. What is not a plain question of class IN (an
-// update, a transfer, a signed query, no DNS at all) is handed on untouched.
+// Every socket belongs to one Client, so who asks is known without looking at the packet. A few goroutines
+// wait for the UDP sockets of all clients, and one reads each TCP connection. They answer on the spot what
+// the table knows or upstream remembers, for plain questions without allocating anything; a question that
+// goes upstream gets a goroutine of its own, of which a pod can have only so many. What is not a plain
+// question of class IN (an update, a transfer, a signed query, no DNS at all) is handed on untouched.
 package serve
 
 import (
@@ -32,8 +32,7 @@ const (
 	// for seconds; more would save a client on the same node next to nothing, while every connection
 	// keeps its pod's network namespace in being.
 	idle = 10 * time.Second
-	// maxQuery is the longest query read from UDP. Plain ones stay below 300 bytes; every socket has a
-	// buffer of this size.
+	// maxQuery is the longest query read from UDP. Plain ones stay below 300 bytes.
 	maxQuery = 4096
 	// ednsSize is the UDP size we announce (DNS flag day 2020).
 	ednsSize = 1232
@@ -83,6 +82,7 @@ type Server struct {
 	log      *Tap
 	sources  atomic.Pointer[[]string] // of the table's names, as they were first met
 
+	loops       loops
 	connections atomic.Int64
 
 	mu    sync.Mutex

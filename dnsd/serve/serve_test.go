@@ -78,11 +78,15 @@ func listen(t testing.TB) (*net.UDPConn, net.Listener) {
 func start(t testing.TB, s *Server, c *Client) string {
 	t.Helper()
 	conn, ln := listen(t)
+	udp, err := TakeUDP(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
 	done := make(chan error, 2)
-	go func() { done <- s.ServeUDP(conn, c) }()
+	go func() { done <- s.ServeUDP(udp, c) }()
 	go func() { done <- s.ServeTCP(ln, c) }()
 	t.Cleanup(func() {
-		_, _ = conn.Close(), ln.Close()
+		_, _ = udp.Close(), ln.Close()
 		for range 2 {
 			select {
 			case err := <-done:
@@ -94,7 +98,7 @@ func start(t testing.TB, s *Server, c *Client) string {
 			}
 		}
 	})
-	return conn.LocalAddr().String()
+	return udp.Addr().String()
 }
 
 // client is a pod that has the given nameservers.

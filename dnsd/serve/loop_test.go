@@ -1,0 +1,133 @@
+package serve
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"testing"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+)
+
+// take opens a UDPSocket on loopback.
+func take(t testing.TB) *UDPSocket {
+	t.Helper()
+	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := TakeUDP(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = u.Close() })
+	return u
+}
+
+// However much waits in one socket, the next has its turn after a batch.
+func TestTurnsAreShort(t *testing.T) {
+	s, u := newServer(table()), take(t)
+	d := &datagrams{socket: s.enter(client(), "udp"), udp: u, ctx: t.Context()}
+	conn, err := net.Dial("udp", u.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	packed, _ := question("api.partner.test.", dns.TypeA).Pack()
+	const flood = 3*batchSize + 1
+	for range flood {
+		if _, err := conn.Write(packed); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := newBatch()
+	for i, want := range []uint64{batchSize, 2 * batchSize, 3 * batchSize, flood, flood} {
+		if asking, err := d.turn(b); asking || err != nil {
+			t.Fatalf("turn %d: asking %v, %v", i, asking, err)
+		}
+		if got := s.Stats().UDP; got != want {
+			t.Errorf("%d queries answered after %d turns, want %d", got, i+1, want)
+		}
+	}
+	buf := make([]byte, maxQuery)
+	for range flood {
+		if _, err := conn.Read(buf); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The kernel says of a connected socket that nobody is at the other end; nothing else makes one fail so
+// easily.
+func TestBrokenSocketEndsAlone(t *testing.T) {
+	s := newServer(table())
+	addr := start(t, s, client())
+	gone := take(t)
+	conn, err := net.Dial("udp", gone.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := TakeUDP(conn.(*net.UDPConn))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = u.Close() }()
+	_ = gone.Close()
+	if err := u.Control(func(fd uintptr) error { return unix.Send(int(fd), []byte("hello"), 0) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.ServeUDP(u, client()); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("serving a broken socket ended with %v", err)
+	}
+	exchange(t, "udp", addr, question("api.partner.test.", dns.TypeA))
+}
+
+// Pods come and go while others ask; who is there is answered.
+func TestSocketsComeAndGo(t *testing.T) {
+	s := newServer(table())
+	addr := start(t, s, client())
+	packed, _ := question("api.partner.test.", dns.TypeA).Pack()
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for range 50 {
+				u := take(t)
+				done := make(chan error)
+				go func() { done <- s.ServeUDP(u, client()) }()
+				if raw(t, u.Addr().String(), packed, patience) == nil {
+					t.Error("a new socket is not answered on")
+				}
+				_ = u.Close()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Go(func() {
+		for range 200 {
+			if raw(t, addr, packed, patience) == nil {
+				t.Error("a socket that stays is not answered on")
+			}
+		}
+	})
+	all.Wait()
+}
+
+func TestLoopsGoWithTheirSockets(t *testing.T) {
+	s := newServer(nil)
+	t.Run("serve", func(t *testing.T) {
+		for range 2 * maxLoops {
+			start(t, s, client())
+		}
+		eventually(t, "there are loops", func() bool {
+			s.loops.mu.Lock()
+			defer s.loops.mu.Unlock()
+			return len(s.loops.all) > 0 && len(s.loops.all) <= maxLoops
+		})
+	})
+	if len(s.loops.all) != 0 {
+		t.Errorf("%d loops are left", len(s.loops.all))
+	}
+}
