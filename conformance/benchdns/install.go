@@ -2,13 +2,14 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/nodens-dns/nodens/conformance/bench"
 )
 
 // corednsVersion is the CoreDNS that is compared with. Building it takes minutes, so it is kept in the
@@ -57,7 +58,8 @@ func install(ctx context.Context, ds []*driver) error {
 		}
 	}
 	if len(packages) > 0 {
-		if err := aptInstall(ctx, packages); err != nil {
+		progress("installing %s", strings.Join(packages, ", "))
+		if err := bench.AptInstall(ctx, packages); err != nil {
 			progress("%v", err)
 		}
 	}
@@ -70,29 +72,6 @@ func install(ctx context.Context, ds []*driver) error {
 	return err
 }
 
-// aptInstall installs Debian packages without starting the services in them: they would take port 53.
-func aptInstall(ctx context.Context, packages []string) (err error) {
-	progress("installing %s", strings.Join(packages, ", "))
-	const policy = "/usr/sbin/policy-rc.d"
-	f, err := os.OpenFile(policy, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
-	switch {
-	case errors.Is(err, os.ErrExist): // the machine has a policy of its own
-	case err != nil:
-		return err
-	default:
-		defer func() { _ = os.Remove(policy) }()
-		_, err = f.WriteString("#!/bin/sh\nexit 101\n")
-		if err = errors.Join(err, f.Close()); err != nil {
-			return err
-		}
-	}
-	if err := command(ctx, nil, "apt-get", "update", "-qq"); err != nil {
-		return err
-	}
-	env := []string{"DEBIAN_FRONTEND=noninteractive"}
-	return command(ctx, env, "apt-get", append([]string{"install", "-y", "-qq", "--no-install-recommends"}, packages...)...)
-}
-
 func buildCoreDNS(ctx context.Context) error {
 	path, err := corednsPath()
 	if err != nil {
@@ -103,15 +82,5 @@ func buildCoreDNS(ctx context.Context) error {
 	}
 	progress("building CoreDNS %s, which takes minutes, once", corednsVersion)
 	env := []string{"GOBIN=" + filepath.Dir(path), "CGO_ENABLED=0"}
-	return command(ctx, env, "go", "install", "github.com/coredns/coredns@"+corednsVersion)
-}
-
-// command runs a command to its end; an error has its output.
-func command(ctx context.Context, env []string, name string, args ...string) error {
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(os.Environ(), env...)
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, text)
-	}
-	return nil
+	return bench.Command(ctx, env, "go", "install", "github.com/coredns/coredns@"+corednsVersion)
 }

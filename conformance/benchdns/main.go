@@ -59,7 +59,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := bench(ctx, o); err != nil {
+	if err := measureAndPublish(ctx, o); err != nil {
 		fail(err)
 	}
 }
@@ -74,7 +74,7 @@ func progress(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, time.Now().Format("15:04:05 ")+format+"\n", args...)
 }
 
-func bench(ctx context.Context, o options) (err error) {
+func measureAndPublish(ctx context.Context, o options) (err error) {
 	if err := install(ctx, chosen(o.only)); err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@ Machine: %s.
 
 ![the same as bars](results.svg)
 
-`, res.began.Format("2 January 2006"), res.machine.commit, res.took.Minutes(), res.rounds, res.each, res.machine)
+`, res.began.Format("2 January 2006"), res.machine.Commit, res.took.Minutes(), res.rounds, res.each, res.machine)
 	fmt.Fprintf(b, `**Figures.** In brackets the ratio to nodens of the same round (its median over the rounds): for queries
 per second nodens is ahead where it is below 1, for all else where it is above. "CPU" is the run time of
 all the server's threads (schedstat; their system calls and what the kernel does within those included)

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/nodens-dns/nodens/conformance/bench"
 )
 
 // fewNames is how many names there are while speed is measured.
@@ -15,7 +17,7 @@ const fewNames = 10000
 // results are everything one run found out.
 type results struct {
 	options
-	machine machine
+	machine bench.Machine
 	// servers are the names of those measured, nodens first; missing those that could not be had, with
 	// the reason.
 	servers, missing []string
@@ -41,7 +43,7 @@ type series struct {
 // run measures everything. It takes minutes.
 func run(ctx context.Context, s *stage, o options) (*results, error) {
 	res := &results{
-		options: o, machine: thisMachine(), versions: map[string]string{}, began: time.Now(),
+		options: o, machine: bench.ThisMachine(), versions: map[string]string{}, began: time.Now(),
 		samples: map[series][]sample{}, small: map[string]int64{}, big: map[string]int64{},
 	}
 	var present []int

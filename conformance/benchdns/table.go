@@ -2,9 +2,10 @@ package main
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
+
+	"github.com/nodens-dns/nodens/conformance/bench"
 )
 
 // reference is whom the ratios are to.
@@ -49,16 +50,6 @@ var sections = []section{
 	{"getaddrinfo of a name beyond the cluster, ndots:5", workloadFar, []column{lookUp50, lookUp99, lookUpCPU}},
 }
 
-// middle is the median; 0 of nothing.
-func middle(v []float64) float64 {
-	if len(v) == 0 {
-		return 0
-	}
-	v = slices.Sorted(slices.Values(v))
-	n := len(v)
-	return (v[(n-1)/2] + v[n/2]) / 2
-}
-
 // figure is a column's median for a server, and the median of its ratios to nodens round by round.
 func (res *results) figure(server, workload string, c column) (value, ratio float64, ok bool) {
 	mine := res.samples[series{server, workload, c.rated}]
@@ -70,7 +61,7 @@ func (res *results) figure(server, workload string, c column) (value, ratio floa
 			ratios = append(ratios, c.value(s)/c.value(ours[i]))
 		}
 	}
-	return middle(values), middle(ratios), len(values) > 0
+	return bench.Middle(values), bench.Middle(ratios), len(values) > 0
 }
 
 // markdown is RESULTS.md.
