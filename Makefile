@@ -51,6 +51,11 @@ bench-dns: deps ## dnsd beside other DNS servers, into conformance/benchdns/RESU
 	CGO_ENABLED=1 $(GO) build -o $(BIN)/benchdns ./conformance/benchdns
 	$(BIN)/benchdns $(if $(QUICK),-quick)
 
+.PHONY: bench-lb
+bench-lb: ## Connecting to services, with nodens and with kube-proxy's rules, into conformance/benchlb/RESULTS.md (2 min). QUICK=1: seconds, only shown.
+	$(GO) build -o $(BIN)/benchlb ./conformance/benchlb
+	$(BIN)/benchlb $(if $(QUICK),-quick)
+
 .PHONY: generate
 generate: clang ## Compile the kernel half again (bpf2go, clang-19).
 	$(GO) generate ./ebpf
