@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/nodens-dns/nodens/dnsd/lb"
 	"github.com/nodens-dns/nodens/dnsd/mesh"
@@ -200,7 +201,9 @@ func (h *hub) apply(plan *mesh.Plan) (applied *mesh.Plan, due time.Time, err err
 	}
 	h.kernel.Unlock()
 	h.server.Store(names.Build(plan, h.names))
-	h.resolver.Watch(plan.Watch)
+	if old := h.state.Load(); old.passes == 0 || unsafe.SliceData(old.plan.Watch) != unsafe.SliceData(plan.Watch) {
+		h.resolver.Watch(plan.Watch) // a list that is not new it knows
+	}
 	return plan, due, errors.Join(saved, written)
 }
 

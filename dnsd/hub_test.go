@@ -37,6 +37,14 @@ func (r *recorder) Dump() []ebpf.ServiceState {
 	return []ebpf.ServiceState{{Frontends: slices.Collect(maps.Keys(r.frontends))}}
 }
 
+// Change takes what differs, or nothing if it is to fail.
+func (r *recorder) Change(f map[ebpf.Frontend]string, _ map[string]ebpf.Service) (ebpf.Changes, error) {
+	all := maps.Clone(r.frontends)
+	maps.Copy(all, f)
+	maps.DeleteFunc(all, func(_ ebpf.Frontend, name string) bool { return name == "" })
+	return r.Apply(all, nil)
+}
+
 // Apply takes everything, or nothing new if it is to fail.
 func (r *recorder) Apply(f map[ebpf.Frontend]string, _ map[string]ebpf.Service) (ebpf.Changes, error) {
 	r.calls++

@@ -59,22 +59,26 @@ func (s *Services) target(name string) (uint32, bool) {
 
 const noService = ^uint32(0) // NO_SERVICE
 
-// deleteRows deletes what is not wanted, an address's own row first.
-func (s *Services) deleteRows(want map[nodensFrontend]string, c *Changes, now time.Time) error {
-	var surplus []nodensFrontend
+// surplus are the rows that are not wanted.
+func (s *Services) surplus(want map[nodensFrontend]string) (rows []nodensFrontend) {
 	for row := range s.rows {
 		if _, ok := want[row]; !ok {
-			surplus = append(surplus, row)
+			rows = append(rows, row)
 		}
 	}
-	slices.SortFunc(surplus, func(a, b nodensFrontend) int {
+	return rows
+}
+
+// deleteRows deletes rows, an address's own first.
+func (s *Services) deleteRows(rows []nodensFrontend, c *Changes, now time.Time) error {
+	slices.SortFunc(rows, func(a, b nodensFrontend) int {
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), compareRows(a, b))
 	})
-	for _, row := range surplus {
+	for _, row := range rows {
 		if err := s.frontends.Delete(row); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return fmt.Errorf("delete frontend %s: %w", row, err)
 		}
-		if s.rows[row] != noService {
+		if index, there := s.rows[row]; there && index != noService {
 			c.Frontends++
 			s.parted = true
 		}
@@ -84,28 +88,33 @@ func (s *Services) deleteRows(want map[nodensFrontend]string, c *Changes, now ti
 	return nil
 }
 
-// retire lets go of services that no name and no row uses.
-func (s *Services) retire(used map[string]bool, c *Changes, now time.Time) {
-	needed := make(map[uint32]bool)
+// unused are the services that no name and no row uses.
+func (s *Services) unused(used map[string]bool) map[uint32]bool {
+	unused := maps.Clone(s.live)
 	for _, index := range s.rows {
-		needed[index] = true
+		delete(unused, index)
 	}
 	for name, index := range s.names {
 		if used[name] {
-			needed[index] = true
+			delete(unused, index)
 		}
 	}
-	for index := range s.live {
-		if needed[index] {
-			continue
-		}
+	return unused
+}
+
+// retire lets go of services.
+func (s *Services) retire(unused map[uint32]bool, c *Changes, now time.Time) {
+	maps.DeleteFunc(unused, func(index uint32, _ bool) bool { return !s.live[index] })
+	for index := range unused {
 		if s.tables.words.rows[index] != 0 {
 			s.restSet(index, now)
 		}
 		s.pools.services.rest(run{index, 1}, now)
 		delete(s.live, index)
-		maps.DeleteFunc(s.names, func(_ string, i uint32) bool { return i == index })
 		c.Services++
+	}
+	if len(unused) > 0 {
+		maps.DeleteFunc(s.names, func(_ string, index uint32) bool { return unused[index] })
 	}
 }
 

@@ -190,8 +190,8 @@ func (s *Services) Apply(frontends map[Frontend]string, services map[string]Serv
 			errs = append(errs, fmt.Errorf("service %s: %w", name, err))
 		}
 	}
-	errs = append(errs, s.writeRows(want, &c), s.deleteRows(want, &c, now))
-	s.retire(used, &c, now)
+	errs = append(errs, s.writeRows(want, &c), s.deleteRows(s.surplus(want), &c, now))
+	s.retire(s.unused(used), &c, now)
 	s.tellLeft()
 	return c, errors.Join(errs...)
 }

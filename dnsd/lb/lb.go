@@ -29,18 +29,31 @@ type Options struct {
 type kernel interface {
 	// Apply makes the kernel hold these frontends and services and no others.
 	Apply(frontends map[ebpf.Frontend]string, services map[string]ebpf.Service) (ebpf.Changes, error)
+	// Change does the same to these alone; a frontend whose service is "" goes.
+	Change(frontends map[ebpf.Frontend]string, services map[string]ebpf.Service) (ebpf.Changes, error)
 	// Dump returns what it holds.
 	Dump() []ebpf.ServiceState
 }
 
 // Balancer makes the kernel's frontends equal to the newest plan's. It belongs to one goroutine.
+//
+// Of what is in the kernel it remembers only what the last plan does not say: what lingers, and what
+// stands in for clusters that are not warm. What a plan says with the pointers of the last one is there.
 type Balancer struct {
 	kernel kernel
 	linger time.Duration
 
-	frontends map[ebpf.Frontend]string    // as last applied, lingering ones included
-	services  map[string]ebpf.Service     // of frontends
-	dropped   map[ebpf.Frontend]time.Time // the lingering ones, since when
+	plan      *mesh.Plan                   // as last applied
+	sound     bool                         // the kernel holds all of it
+	lingering map[ebpf.Frontend]*lingering // that no plan has any more
+	standIns  map[string]ebpf.Service      // what serves instead of services that are not warm
+}
+
+// lingering is what serves a frontend that the plan has dropped.
+type lingering struct {
+	name    string
+	service ebpf.Service
+	since   time.Time // zero as long as no whole plan has left it out
 }
 
 // New returns a Balancer that is the only writer of k. What k holds already, from a dnsd before this
@@ -49,18 +62,17 @@ func New(k kernel, o Options) *Balancer {
 	b := &Balancer{
 		kernel:    k,
 		linger:    o.Linger,
-		frontends: make(map[ebpf.Frontend]string),
-		services:  make(map[string]ebpf.Service),
-		dropped:   make(map[ebpf.Frontend]time.Time),
+		plan:      &mesh.Plan{},
+		lingering: make(map[ebpf.Frontend]*lingering),
+		standIns:  make(map[string]ebpf.Service),
 	}
 	if b.linger == 0 {
 		b.linger = DefaultLinger
 	}
 	for i, held := range k.Dump() {
 		name := fmt.Sprintf("%s %d", formerly, i) // the kernel does not keep names
-		b.services[name] = held.Service
 		for _, f := range held.Frontends {
-			b.frontends[f] = name
+			b.lingering[f] = &lingering{name: name, service: held.Service}
 		}
 	}
 	return b
@@ -80,36 +92,78 @@ func (b *Balancer) Assignments(service string) []string {
 	return nil
 }
 
-// Apply makes the kernel equal to plan. Frontends the plan no longer has stay for the linger time, with
+// Apply makes the kernel equal to plan, which is sorted, as plans are. Frontends the plan no longer has stay for the linger time, with
 // the newest backends known for them, so that an address answered a moment ago still works; on the
 // word of a partial plan none goes at all. Apply must be called again, with the same plan or a newer
 // one, at next unless that is zero, and soon after an error: it repeats what could not be written.
+//
+// Frontends go on with what served them before, also before a restart, for as long as no name behind their
+// new assignment has been looked up. Envoy, too, replaces a cluster only by one that is warm.
 func (b *Balancer) Apply(plan *mesh.Plan) (next time.Time, err error) {
-	frontends, services := translate(plan)
-	b.keepWarm(plan, frontends, services)
-	next = b.keepDropped(frontends, services, plan.Partial)
-	b.frontends, b.services = frontends, services
-	if _, err := b.kernel.Apply(frontends, services); err != nil {
+	c := b.compare(plan)
+	next = b.bury(c, plan.Partial)
+	whole := !b.sound
+	b.plan, b.sound = plan, false
+	if whole {
+		frontends, services := b.whole()
+		_, err = b.kernel.Apply(frontends, services)
+	} else if len(c.frontends)+len(c.services) > 0 {
+		_, err = b.kernel.Change(c.frontends, c.services)
+	}
+	if err != nil {
 		return next, fmt.Errorf("write frontends to the kernel: %w", first(err))
 	}
+	b.sound = true
 	return next, nil
 }
 
-// keepWarm leaves frontends what served them before, also before a restart, for as long as no name behind
-// their new assignment has been looked up. Envoy, too, replaces a cluster only by one that is warm.
-func (b *Balancer) keepWarm(plan *mesh.Plan, frontends map[ebpf.Frontend]string, services map[string]ebpf.Service) {
-	warming := make(map[string]bool)
-	for _, a := range plan.Assignments {
-		if a.Warming {
-			warming[a.Name+family4], warming[a.Name+family6] = true, true
+// bury lets go of what has lingered long enough, and returns when the first of the others will have.
+func (b *Balancer) bury(c *changes, partial bool) (next time.Time) {
+	if partial {
+		return next
+	}
+	now := time.Now()
+	for key, l := range b.lingering {
+		if l.since.IsZero() {
+			l.since = now
+		}
+		due := l.since.Add(b.linger)
+		switch {
+		case !now.Before(due):
+			delete(b.lingering, key)
+			c.frontends[key] = ""
+		case next.IsZero() || due.Before(next):
+			next = due
 		}
 	}
-	for f, name := range frontends {
-		before := b.services[b.frontends[f]]
-		if warming[name] && len(services[name].Backends) == 0 && len(before.Backends) > 0 {
-			services[name] = before
+	return next
+}
+
+// whole returns all that the kernel is to hold.
+func (b *Balancer) whole() (map[ebpf.Frontend]string, map[string]ebpf.Service) {
+	frontends, services := translate(b.plan)
+	for key, l := range b.lingering {
+		frontends[key] = l.name
+		if _, ok := services[l.name]; !ok {
+			services[l.name] = b.newest(l)
 		}
 	}
+	for name, standIn := range b.standIns {
+		if _, needed := services[name]; needed {
+			services[name] = standIn
+		}
+	}
+	return frontends, services
+}
+
+// newest is what serves a frontend that the plan has dropped: its assignment may still be there.
+func (b *Balancer) newest(l *lingering) ebpf.Service {
+	for _, name := range b.Assignments(l.name) {
+		if i, ok := find(b.plan, name); ok {
+			return service(b.plan.Assignments[i], strings.HasSuffix(l.name, family4))
+		}
+	}
+	return l.service
 }
 
 // Held counts what the kernel holds, lingering frontends among it.
@@ -149,36 +203,4 @@ func first(err error) error {
 	}
 	all := many.Unwrap()
 	return errors.Join(append(slices.Clone(all[:few]), fmt.Errorf("and %d more", len(all)-few))...)
-}
-
-// keepDropped adds to what a plan wants what it left out too recently, and returns when the first of
-// those will have lingered long enough.
-func (b *Balancer) keepDropped(frontends map[ebpf.Frontend]string, services map[string]ebpf.Service, partial bool) (next time.Time) {
-	now := time.Now()
-	for f, service := range b.frontends {
-		if _, wanted := frontends[f]; wanted {
-			delete(b.dropped, f)
-			continue
-		}
-		if !partial {
-			since, ok := b.dropped[f]
-			if !ok {
-				since = now
-				b.dropped[f] = now
-			}
-			due := since.Add(b.linger)
-			if !now.Before(due) {
-				delete(b.dropped, f)
-				continue
-			}
-			if next.IsZero() || due.Before(next) {
-				next = due
-			}
-		}
-		frontends[f] = service
-		if _, ok := services[service]; !ok {
-			services[service] = b.services[service]
-		}
-	}
-	return next
 }

@@ -1,6 +1,7 @@
 package lb
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -24,6 +25,27 @@ type recorder struct {
 }
 
 func (r *recorder) Dump() []ebpf.ServiceState { return r.held }
+
+func (r *recorder) Change(frontends map[ebpf.Frontend]string, services map[string]ebpf.Service) (ebpf.Changes, error) {
+	if r.err != nil {
+		return ebpf.Changes{}, r.err
+	}
+	for f, name := range frontends {
+		if name == "" {
+			delete(r.frontends, f)
+		} else {
+			r.frontends[f] = name
+		}
+	}
+	used := slices.Collect(maps.Values(r.frontends))
+	for name, s := range services {
+		if slices.Contains(used, name) {
+			r.services[name] = s
+		}
+	}
+	maps.DeleteFunc(r.services, func(name string, _ ebpf.Service) bool { return !slices.Contains(used, name) })
+	return ebpf.Changes{}, nil
+}
 
 func (r *recorder) Apply(frontends map[ebpf.Frontend]string, services map[string]ebpf.Service) (ebpf.Changes, error) {
 	if r.err != nil {
@@ -69,11 +91,23 @@ func wantKernel(t *testing.T, r *recorder, lines ...string) {
 
 func apply(t *testing.T, b *Balancer, p *mesh.Plan) time.Time {
 	t.Helper()
+	p = sorted(p)
 	next, err := b.Apply(p)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return next
+}
+
+// sorted returns p as a plan is.
+func sorted(p *mesh.Plan) *mesh.Plan {
+	s := *p
+	s.Frontends, s.Assignments = slices.Clone(p.Frontends), slices.Clone(p.Assignments)
+	slices.SortFunc(s.Frontends, func(a, b *mesh.Frontend) int {
+		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.View, b.View))
+	})
+	slices.SortFunc(s.Assignments, func(a, b *mesh.Assignment) int { return cmp.Compare(a.Name, b.Name) })
+	return &s
 }
 
 func front(addr, assignment string) *mesh.Frontend {
@@ -209,8 +243,8 @@ func TestLinger(t *testing.T) {
 			t.Errorf("nothing lingers, but Apply wants to be called at %s", next)
 		}
 		wantKernel(t, &k)
-		if len(b.dropped) > 0 {
-			t.Errorf("still remembered: %v", b.dropped)
+		if len(b.lingering) > 0 {
+			t.Errorf("still remembered: %v", b.lingering)
 		}
 	})
 }
@@ -379,7 +413,7 @@ func TestWarming(t *testing.T) {
 	apply(t, b, &plan)
 	wantKernel(t, &k, "240.241.0.1:80 6 -> b|v4 by 1: 10.0.0.2:80*1")
 
-	plan.Assignments[0].Warming = false // it has been, and there is nothing
+	plan.Assignments = []*mesh.Assignment{{Name: "b"}} // it has been, and there is nothing
 	apply(t, b, &plan)
 	wantKernel(t, &k, "240.241.0.1:80 6 -> b|v4 by 2:")
 }

@@ -14,7 +14,7 @@ import (
 // each of its plans must be that of a new one, and what both the plan before and the new one say the same
 // memory.
 func TestCompilerForgetsNothing(t *testing.T) {
-	for seed := range uint64(700) {
+	for seed := range uint64(300) {
 		g := generator{rand.New(rand.NewPCG(seed, 7))}
 		vips, fresh := newVIPs(t), newVIPs(t)
 		if g.rarely() { // so few that they run out
