@@ -64,7 +64,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 			count(kernelDesc, float64(n), event)
 		}
 	}
-	gauge(drainingDesc, float64(m.d.draining.Load()))
+	gauge(drainingDesc, float64(m.d.drain.waits.Load()))
 	gauge(heartbeatDesc, m.d.datapath.Heartbeat().Seconds())
 }
 

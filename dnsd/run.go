@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -44,7 +43,7 @@ type daemon struct {
 	keep     *keeper
 	hub      *hub
 	sources  []source
-	draining atomic.Int64 // connections whose endpoint has left and that will be ended
+	drain    drainer
 }
 
 // source is one place the mesh is learnt from.

@@ -78,9 +78,7 @@ func (s *Services) publish(name string, service Service, c *Changes, now time.Ti
 	set.Members += at.base
 	s.tables.sets.rows[id.base] = set
 	if known {
-		for _, id := range s.membersOf(index) {
-			s.parted = s.parted || !slices.Contains(taken, id)
-		}
+		s.move.note(s.membersOf(index), taken)
 		s.restSet(index, now)
 	}
 	word := &s.tables.words.rows[index]
@@ -88,18 +86,6 @@ func (s *Services) publish(name string, service Service, c *Changes, now time.Ti
 	s.published[index] = want
 	c.Services++
 	return nil
-}
-
-// tellLeft lets Left receive, if backends have left.
-func (s *Services) tellLeft() {
-	if !s.parted {
-		return
-	}
-	s.parted = false
-	select {
-	case s.left <- struct{}{}:
-	default: // it has been told before and not yet listened
-	}
 }
 
 // standby are the service's backends on standby, those it uses left out.

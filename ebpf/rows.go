@@ -38,8 +38,9 @@ func (s *Services) writeRows(want map[nodensFrontend]string, c *Changes) error {
 				full(err, s.frontends, nodensMapFrontends))
 		}
 		if have, there := s.rows[row]; there && have != noService {
-			s.parted = true
+			s.move.Left = true
 		}
+		s.move.Came = s.move.Came || index != noService
 		s.rows[row] = index
 		if want[row] != nobody {
 			c.Frontends++
@@ -80,7 +81,7 @@ func (s *Services) deleteRows(rows []nodensFrontend, c *Changes, now time.Time) 
 		}
 		if index, there := s.rows[row]; there && index != noService {
 			c.Frontends++
-			s.parted = true
+			s.move.Left = true
 		}
 		delete(s.rows, row)
 		s.erased = now

@@ -84,13 +84,9 @@ type Services struct {
 	pools     struct{ services, sets, slots, backends *pool }
 	erased    time.Time // when rows were last deleted
 
-	parted bool // a backend has left since left was last sent to
-	left   chan struct{}
+	move  Move // since it was last told
+	moves chan Move
 }
-
-// Left receives after an Apply that took a backend from a service or from a frontend: sockets may be
-// connected to it still, see [Terminator].
-func (s *Services) Left() <-chan struct{} { return s.left }
 
 // Services reads back what the kernel holds: backends keep their number and their count of open
 // connections over a restart.
@@ -108,7 +104,7 @@ func (d *Datapath) Services() (*Services, error) {
 		ids:       make(map[netip.AddrPort]uint32),
 		uses:      make(map[uint32]int),
 		published: make(map[uint32]published),
-		left:      make(chan struct{}, 1),
+		moves:     make(chan Move, 1),
 	}
 	var row nodensFrontend
 	var index uint32
@@ -192,7 +188,7 @@ func (s *Services) Apply(frontends map[Frontend]string, services map[string]Serv
 	}
 	errs = append(errs, s.writeRows(want, &c), s.deleteRows(s.surplus(want), &c, now))
 	s.retire(s.unused(used), &c, now)
-	s.tellLeft()
+	s.tell()
 	return c, errors.Join(errs...)
 }
 

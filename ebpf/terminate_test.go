@@ -42,10 +42,8 @@ func newLeavers(t testing.TB) *leavers {
 	both(l.frontends, vip6, 80, "web6")
 	both(l.frontends, vip4b, 80, "other")
 	l.apply()
-	select {
-	case <-s.Left():
-		t.Error("somebody has left at the start")
-	default:
+	if m := <-s.Moves(); m != (Move{Came: true}) {
+		t.Errorf("at the start they say %+v, want that some came", m)
 	}
 	return l
 }
@@ -351,38 +349,5 @@ func TestTerminatorIsApart(t *testing.T) {
 	i := slices.IndexFunc(d.Features(), func(f Feature) bool { return f.Name == "ends" })
 	if i < 0 || d.Features()[i].Present != (err == nil) {
 		t.Errorf("features %+v, and loading it says %v", d.Features(), err)
-	}
-}
-
-// Left speaks up when a backend leaves, and not when one comes or rests.
-func TestLeft(t *testing.T) {
-	l := newLeavers(t)
-	told := func() bool {
-		select {
-		case <-l.Left():
-			return true
-		default:
-			return false
-		}
-	}
-	for _, step := range []struct {
-		name string
-		do   func()
-		want bool
-	}{
-		{"nothing", func() { l.apply() }, false},
-		{"one comes", func() { l.serve("web", back4...) }, false},
-		{"one rests", func() {
-			l.services["web"] = Service{Backends: backends(8080, back4[:2]...), Standby: []netip.AddrPort{netip.AddrPortFrom(back4[2], 8080)}}
-			l.apply()
-		}, false},
-		{"that one leaves", func() { l.services["web"] = Service{Backends: backends(8080, back4[:2]...)}; l.apply() }, true},
-		{"one leaves", func() { l.serve("web", back4[1]) }, true},
-		{"a frontend is another service's", func() { both(l.frontends, vip4b, 80, "web"); l.apply() }, true},
-		{"a frontend goes", func() { delete(l.frontends, Frontend{Addr: vip6, Port: 80, Protocol: UDP}); l.apply() }, true},
-	} {
-		if step.do(); told() != step.want {
-			t.Errorf("%s: told %v", step.name, !step.want)
-		}
 	}
 }
