@@ -41,7 +41,7 @@ func (s *Services) Change(frontends map[Frontend]string, services map[string]Ser
 		delete(left, index)
 	}
 	s.retire(left, &c, now)
-	s.tellLeft()
+	s.tell()
 	return c, errors.Join(errs...)
 }
 
