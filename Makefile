@@ -25,6 +25,12 @@ demo-down: ## Clear what KEEP=1 make demo left.
 test: deps ## Unit, kernel and conformance tests, with the race detector.
 	$(GO) test -race -timeout 15m ./...
 
+FUZZTIME ?= 60s
+.PHONY: fuzz
+fuzz: ## Fuzz targets of the DNS packages, FUZZTIME (60s) each.
+	@grep -o '^func Fuzz[A-Za-z]*' dnsd/*/*_test.go | sed 's/\/[^/]*:func / /' | while read -r dir target; do \
+	  echo "$$dir $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./$$dir || exit 1; done
+
 .PHONY: cases
 cases: ## DNS cases of a JSON file: make cases CASES=path/to/file.json; those of the project without it.
 	cd dnsd/serve && CASES='$(abspath $(CASES))' $(GO) test -count 1 -run '^TestCases$$'
