@@ -26,6 +26,10 @@ const burst = 10 * time.Millisecond
 // as long as a pass; most of the time must be left for other things.
 const retry = time.Second
 
+// lookEvery is how soon load moves away from endpoints that were ejected. Until then the kernel finds
+// others among those it has.
+const lookEvery = time.Second
+
 // wait is when to try again after a pass that took so long.
 func wait(took time.Duration) time.Duration { return max(retry, 5*took) }
 
@@ -107,6 +111,8 @@ func (h *hub) run(ctx context.Context, due time.Time) error {
 	defer close(h.ended)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	looks := time.NewTicker(lookEvery)
+	defer looks.Stop()
 	for {
 		var again <-chan time.Time
 		if !due.IsZero() {
@@ -119,6 +125,10 @@ func (h *hub) run(ctx context.Context, due time.Time) error {
 		case in := <-h.emitted:
 			h.take(in)
 			h.drain(ctx)
+		case <-looks.C:
+			if h.look() == nil {
+				continue
+			}
 		case <-again:
 		}
 		due = h.pass()
@@ -212,6 +222,14 @@ func (h *hub) held() (frontends, backends int) {
 	h.kernel.Lock()
 	defer h.kernel.Unlock()
 	return h.balancer.Held()
+}
+
+// look spreads connections anew if endpoints were ejected or came back. After an error a pass is due,
+// which repeats what failed, and reports it.
+func (h *hub) look() error {
+	h.kernel.Lock()
+	defer h.kernel.Unlock()
+	return h.balancer.Look()
 }
 
 // backends returns what is behind each assignment as the kernel has it.

@@ -37,6 +37,8 @@ func (r *recorder) Dump() []ebpf.ServiceState {
 	return []ebpf.ServiceState{{Frontends: slices.Collect(maps.Keys(r.frontends))}}
 }
 
+func (r *recorder) Ejected(string) []netip.AddrPort { return nil }
+
 // Change takes what differs, or nothing if it is to fail.
 func (r *recorder) Change(f map[ebpf.Frontend]string, _ map[string]ebpf.Service) (ebpf.Changes, error) {
 	all := maps.Clone(r.frontends)

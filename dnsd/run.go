@@ -129,6 +129,9 @@ func wire(ctx context.Context, c *Config, log *slog.Logger) (*daemon, error) {
 	if d.datapath, err = ebpf.Upgrade(d.ebpfOptions()); err != nil {
 		return nil, fmt.Errorf("attach the kernel half: %w", err)
 	}
+	if err := d.datapath.SetRanges(c.VIPs.V4, c.VIPs.V6); err != nil {
+		return nil, err
+	}
 	if d.hub.services, err = d.datapath.Services(); err != nil {
 		return nil, fmt.Errorf("read back the kernel's services: %w", err)
 	}

@@ -6,7 +6,7 @@
 // enough, [Datapath.Features] names what a newer kernel would add.
 package ebpf
 
-//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel,bpfeb -type agreed -type address -type endpoint -type policy -type growth -type pod_flags -type count -type health -type translation nodens nodens.c -- -O2 -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/x86_64-linux-gnu
+//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel,bpfeb -type agreed -type address -type endpoint -type policy -type growth -type pod_flags -type count -type health -type range -type translation nodens nodens.c -- -O2 -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/x86_64-linux-gnu
 
 import (
 	"cmp"

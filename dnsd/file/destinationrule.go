@@ -77,8 +77,7 @@ func matches(pattern, host string) bool {
 	return pattern == host || wild && strings.HasSuffix(host, suffix)
 }
 
-// apply sets what a rule says about a host's clusters. What it says about a port replaces all it says in
-// general, as in Istio.
+// apply sets what a rule says about a host's clusters.
 func (b *builder) apply(r *rule, h *mesh.Host) {
 	for i := range h.Ports {
 		p := &h.Ports[i]
@@ -86,20 +85,10 @@ func (b *builder) apply(r *rule, h *mesh.Host) {
 		if c == nil {
 			continue
 		}
-		general := r.spec.GetTrafficPolicy()
-		lb, tls := general.GetLoadBalancer(), general.GetTls()
-		for _, s := range general.GetPortLevelSettings() {
-			if s.GetPort().GetNumber() == uint32(p.Number) {
-				lb, tls = s.GetLoadBalancer(), s.GetTls()
-			}
-		}
-		c.RequiresTLS = tls != nil && tls.GetMode() != networking.ClientTLSSettings_DISABLE
-		switch lb.GetSimple() {
-		case networking.LoadBalancerSettings_ROUND_ROBIN:
-			c.LbPolicy = mesh.RoundRobin
-		case networking.LoadBalancerSettings_RANDOM:
-			c.LbPolicy = mesh.Random
-		case networking.LoadBalancerSettings_PASSTHROUGH:
+		policy := r.policyOf(p.Number)
+		c.RequiresTLS = policy.tls != nil && policy.tls.GetMode() != networking.ClientTLSSettings_DISABLE
+		policy.balance(&c.Balancing)
+		if policy.lb.GetSimple() == networking.LoadBalancerSettings_PASSTHROUGH {
 			// The client's own choice of address counts, as with resolution NONE.
 			delete(b.clusters, p.Cluster)
 			p.Cluster = ""
@@ -124,12 +113,14 @@ func (r *rule) unapplied() []string {
 	if to := r.spec.GetExportTo(); len(to) > 0 && !slices.Contains(to, "*") {
 		out = append(out, "exportTo")
 	}
-	policy := r.spec.GetTrafficPolicy()
-	out = append(out, otherFields("trafficPolicy", policy.ProtoReflect(), "loadBalancer", "tls", "portLevelSettings")...)
-	out = append(out, otherFields("loadBalancer", policy.GetLoadBalancer().ProtoReflect(), "simple")...)
-	for _, s := range policy.GetPortLevelSettings() {
-		out = append(out, otherFields("portLevelSettings", s.ProtoReflect(), "port", "loadBalancer", "tls")...)
-		out = append(out, otherFields("loadBalancer", s.GetLoadBalancer().ProtoReflect(), "simple")...)
+	general := r.spec.GetTrafficPolicy()
+	out = append(out, otherFields("trafficPolicy", general.ProtoReflect(), "loadBalancer", "tls", "connectionPool",
+		"outlierDetection", "portLevelSettings")...)
+	out = append(out, r.policyOf(0).unapplied()...)
+	for _, s := range general.GetPortLevelSettings() {
+		out = append(out, otherFields("portLevelSettings", s.ProtoReflect(), "port", "loadBalancer", "tls",
+			"connectionPool", "outlierDetection")...)
+		out = append(out, r.policyOf(uint16(s.GetPort().GetNumber())).unapplied()...)
 	}
 	slices.Sort(out)
 	return slices.Compact(out)

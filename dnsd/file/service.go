@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -92,9 +93,6 @@ func (b *builder) addClusterIPs(s *service, h *mesh.Host) {
 // noteUnapplied says which settings of a service make no difference here.
 func (b *builder) noteUnapplied(s *service) {
 	var unapplied []string
-	if s.Service.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
-		unapplied = append(unapplied, "sessionAffinity")
-	}
 	if p := s.Service.Spec.InternalTrafficPolicy; p != nil && *p == corev1.ServiceInternalTrafficPolicyLocal {
 		unapplied = append(unapplied, "internalTrafficPolicy")
 	}
@@ -139,7 +137,8 @@ type backend struct {
 // cluster has an endpoint for each backend of p. As with kube-proxy, terminating ones serve on while
 // there is no other.
 func (s *service) cluster(p *corev1.ServicePort) mesh.Cluster {
-	c := mesh.Cluster{Discovery: mesh.Static, Balancing: mesh.Balancing{LbPolicy: mesh.LeastRequest}}
+	c := mesh.Cluster{Discovery: mesh.Static, Balancing: newBalancing()}
+	c.Affinity = s.affinity()
 	backends := s.backends(func(es *endpointSlice) uint16 { return es.port(p) })
 	anyReady := slices.ContainsFunc(backends, func(e backend) bool { return e.ready })
 	for _, e := range backends {
@@ -147,6 +146,18 @@ func (s *service) cluster(p *corev1.ServicePort) mesh.Cluster {
 		addEndpoint(&c, "", e.zone, "", mesh.Endpoint{Address: e.addr.String(), Port: e.port, Unhealthy: !usable})
 	}
 	return c
+}
+
+// affinity is how long a pod that comes back reaches the endpoint it had; 0: it need not.
+func (s *service) affinity() time.Duration {
+	if s.Service.Spec.SessionAffinity != corev1.ServiceAffinityClientIP {
+		return 0
+	}
+	seconds := corev1.DefaultClientIPServiceAffinitySeconds
+	if c := s.Service.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
+		seconds = *c.ClientIP.TimeoutSeconds
+	}
+	return time.Duration(seconds) * time.Second
 }
 
 // backends lists the endpoints of all slices once. port is the port number in a slice, 0 if the slice

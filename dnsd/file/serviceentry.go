@@ -168,7 +168,7 @@ func protocolOf(name string) mesh.Protocol {
 // entryPort makes one port of one host, with its cluster if connections to it are balanced.
 func (b *builder) entryPort(e *serviceEntry, host string, p *networking.ServicePort) mesh.Port {
 	port := mesh.Port{Name: p.GetName(), Number: uint16(p.GetNumber()), Protocol: protocolOf(p.GetProtocol())}
-	c := mesh.Cluster{Balancing: mesh.Balancing{LbPolicy: mesh.LeastRequest}}
+	c := mesh.Cluster{Balancing: newBalancing()}
 	switch e.spec.Resolution {
 	case networking.ServiceEntry_STATIC:
 		c.Discovery = mesh.Static

@@ -39,7 +39,7 @@ func (b *Balancer) before(a *mesh.Assignment, family string) ebpf.Service {
 	if standIn, ok := b.standIns[a.Name+family]; ok {
 		return standIn
 	}
-	return service(a, family == family4)
+	return b.service(a, family)
 }
 
 // compare finds out what differs from the plan before, and puts it in the kernel's words. What is the same
@@ -52,7 +52,7 @@ func (b *Balancer) compare(plan *mesh.Plan) *changes {
 		if _, settled := standIns[name]; settled {
 			return
 		}
-		s := service(a, family == family4)
+		s := b.service(a, family)
 		if standIn, ok := b.standIns[name]; ok {
 			was = standIn
 		}

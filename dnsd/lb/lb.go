@@ -7,6 +7,7 @@ package lb
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -33,6 +34,8 @@ type kernel interface {
 	Change(frontends map[ebpf.Frontend]string, services map[string]ebpf.Service) (ebpf.Changes, error)
 	// Dump returns what it holds.
 	Dump() []ebpf.ServiceState
+	// Ejected returns the backends of a service whose handshakes failed.
+	Ejected(service string) []netip.AddrPort
 }
 
 // Balancer makes the kernel's frontends equal to the newest plan's. It belongs to one goroutine.
@@ -47,6 +50,7 @@ type Balancer struct {
 	sound     bool                         // the kernel holds all of it
 	lingering map[ebpf.Frontend]*lingering // that no plan has any more
 	standIns  map[string]ebpf.Service      // what serves instead of services that are not warm
+	ejected   ejections                    // as Look last saw them
 }
 
 // lingering is what serves a frontend that the plan has dropped.
@@ -92,10 +96,11 @@ func (b *Balancer) Assignments(service string) []string {
 	return nil
 }
 
-// Apply makes the kernel equal to plan, which is sorted, as plans are. Frontends the plan no longer has stay for the linger time, with
-// the newest backends known for them, so that an address answered a moment ago still works; on the
-// word of a partial plan none goes at all. Apply must be called again, with the same plan or a newer
-// one, at next unless that is zero, and soon after an error: it repeats what could not be written.
+// Apply makes the kernel equal to plan, which is sorted, as plans are. Frontends the plan no longer has
+// stay for the linger time, with the newest backends known for them, so that an address answered a moment
+// ago still works; on the word of a partial plan none goes at all. Apply must be called again, with the
+// same plan or a newer one, at next unless that is zero, and soon after an error: it repeats what could
+// not be written.
 //
 // Frontends go on with what served them before, also before a restart, for as long as no name behind their
 // new assignment has been looked up. Envoy, too, replaces a cluster only by one that is warm.
@@ -141,7 +146,7 @@ func (b *Balancer) bury(c *changes, partial bool) (next time.Time) {
 
 // whole returns all that the kernel is to hold.
 func (b *Balancer) whole() (map[ebpf.Frontend]string, map[string]ebpf.Service) {
-	frontends, services := translate(b.plan)
+	frontends, services := translate(b.plan, b.ejected)
 	for key, l := range b.lingering {
 		frontends[key] = l.name
 		if _, ok := services[l.name]; !ok {
@@ -160,7 +165,7 @@ func (b *Balancer) whole() (map[ebpf.Frontend]string, map[string]ebpf.Service) {
 func (b *Balancer) newest(l *lingering) ebpf.Service {
 	for _, name := range b.Assignments(l.name) {
 		if i, ok := find(b.plan, name); ok {
-			return service(b.plan.Assignments[i], strings.HasSuffix(l.name, family4))
+			return b.service(b.plan.Assignments[i], strings.TrimPrefix(l.name, name))
 		}
 	}
 	return l.service

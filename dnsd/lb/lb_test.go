@@ -21,8 +21,11 @@ type recorder struct {
 	frontends map[ebpf.Frontend]string
 	services  map[string]ebpf.Service
 	held      []ebpf.ServiceState // from before
+	ejected   map[string][]netip.AddrPort
 	err       error
 }
+
+func (r *recorder) Ejected(service string) []netip.AddrPort { return r.ejected[service] }
 
 func (r *recorder) Dump() []ebpf.ServiceState { return r.held }
 
@@ -185,7 +188,7 @@ func TestWeights(t *testing.T) {
 		{"one address on two ports", false, []mesh.AssignedLocality{locality(0, 1, "10.0.0.1:80 10.0.0.1:81")},
 			" 10.0.0.1:80*1 10.0.0.1:81*1"},
 		{"by locality", true, []mesh.AssignedLocality{locality(0, 3, "10.0.0.1:80 10.0.0.2:80 10.0.0.3:80*4"), locality(0, 1, "10.0.0.4:80*7")},
-			" 10.0.0.1:80*21 10.0.0.2:80*21 10.0.0.3:80*84 10.0.0.4:80*42"},
+			" 10.0.0.1:80*1 10.0.0.2:80*1 10.0.0.3:80*4 10.0.0.4:80*2"},
 		{"by locality, of one family", true, []mesh.AssignedLocality{locality(0, 1, "10.0.0.1:80 [2001:db8::1]:80"), locality(0, 5, "[2001:db8::2]:80"), locality(0, 1, "10.0.0.2:80")},
 			" 10.0.0.1:80*1 10.0.0.2:80*1"},
 		{"the first priority", false, []mesh.AssignedLocality{locality(0, 1, "10.0.0.1:80"), locality(0, 1, "10.0.0.2:80"), locality(1, 1, "10.0.0.3:80")},
@@ -193,13 +196,13 @@ func TestWeights(t *testing.T) {
 		{"the first priority of the family", false, []mesh.AssignedLocality{locality(0, 1, "[2001:db8::1]:80"), locality(3, 1, "10.0.0.3:80"), locality(4, 1, "10.0.0.4:80")},
 			" 10.0.0.3:80*1"},
 		{"bounded", true, []mesh.AssignedLocality{locality(0, 4294967295, many), locality(0, 4294967295, "10.0.0.9:80*4294967295")},
-			" 10.0.0.1:80*268435456 10.0.0.2:80*268435188 10.0.0.3:80*268 10.0.0.9:80*536870912"},
+			" 10.0.0.1:80*524288 10.0.0.2:80*524287 10.0.0.3:80*1 10.0.0.9:80*1048576"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			a := assignment("a", tc.localities...)
 			a.LocalityWeighted = tc.weighted
 			got := ""
-			for _, b := range service(a, true).Backends {
+			for _, b := range service(a, true, nil).Backends {
 				got += fmt.Sprintf(" %s*%d", b.Addr, b.Weight)
 			}
 			if got != tc.want {

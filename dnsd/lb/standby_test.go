@@ -17,6 +17,7 @@ func TestStandby(t *testing.T) {
 	first := locality(0, 1, "10.0.0.1:80 10.0.0.2:80 [2001:db8::1]:80")
 	first.Endpoints[1].Unhealthy = true
 	a := assignment("a", first, locality(1, 1, "10.0.1.1:80"))
+	a.Overprovisioning = 200 // the healthy one can take all
 	logical := assignment("logical", locality(0, 1, "10.0.2.1:80"))
 	logical.Discovery = mesh.LogicalDNS
 	apply(t, b, &mesh.Plan{

@@ -9,42 +9,62 @@ import (
 	"github.com/nodens-dns/nodens/ebpf"
 )
 
-// part is one address and what it gets of the connections, compared with the others.
-type part struct {
-	addr netip.AddrPort
-	size uint64
+// group is endpoints that have one share of the connections together, each by its weight.
+type group struct {
+	endpoints []mesh.AssignedEndpoint
+	// resting ones have no part in the share now and are in line for one as large as their equals':
+	// the kernel finds out when they are well, and until then draws others.
+	resting map[netip.AddrPort]bool
+	share   uint64 // compared with other groups'
+	always  bool   // even those that are ejected
 }
 
-// fine bounds the common multiple of localities' sums: beyond it, parts are rounded.
+// sum adds up the weights of those that have the share.
+func (g group) sum() uint64 {
+	present, resting := uint64(0), uint64(0)
+	for _, e := range g.endpoints {
+		if g.resting[e.Address] {
+			resting += uint64(e.Weight)
+		} else {
+			present += uint64(e.Weight)
+		}
+	}
+	if present == 0 {
+		return resting
+	}
+	return present
+}
+
+// part is one address and what it gets of the connections, compared with the others.
+type part struct {
+	addr   netip.AddrPort
+	size   uint64
+	always bool
+}
+
+// fine bounds the common multiple of groups' sums: beyond it, parts are rounded.
 const fine = 1 << 20
 
-// weigh returns the parts of one family's endpoints, sorted, an address that is there twice added up.
-// With weighted, a locality's endpoints share its weight; else each endpoint speaks for itself.
-func weigh(localities []mesh.AssignedLocality, weighted, is4 bool) []part {
-	// A locality's weight times common over its sum is whole, so that no part has to be rounded.
-	common := uint64(1)
-	if weighted {
-		for _, loc := range localities {
-			if sum := sumOf(loc.Endpoints, is4); sum > 0 {
-				common = min(common/gcd(common, sum)*sum, fine)
-			}
+// weigh returns the parts of the groups' endpoints, sorted, an address that is there twice added up.
+func weigh(groups []group) []part {
+	// A group's share times common over its sum is whole, so that no part has to be rounded.
+	common, divisor := uint64(1), uint64(0)
+	for _, g := range groups {
+		divisor = gcd(divisor, g.share)
+		if sum := g.sum(); sum > 0 {
+			common = min(common/gcd(common, sum)*sum, fine)
 		}
 	}
 	var parts []part
-	for _, loc := range localities {
-		factor := 1.0
-		if weighted {
-			factor = float64(loc.Weight) * float64(common) / float64(sumOf(loc.Endpoints, is4))
-		}
-		for _, e := range loc.Endpoints {
-			if takes(e, is4) {
-				size := math.Round(min(float64(e.Weight)*factor, 1<<52))
-				parts = append(parts, part{e.Address, uint64(max(1, size))})
-			}
+	for _, g := range groups {
+		factor := float64(g.share/divisor) * float64(common) / float64(max(g.sum(), 1))
+		for _, e := range g.endpoints {
+			size := math.Round(min(float64(e.Weight)*factor, 1<<52))
+			parts = append(parts, part{e.Address, uint64(max(1, size)), g.always})
 		}
 	}
 	slices.SortFunc(parts, func(a, b part) int { return a.addr.Compare(b.addr) })
-	return merge(parts)
+	return simplify(merge(parts))
 }
 
 // merge adds up neighbours of the same address, in place.
@@ -53,11 +73,24 @@ func merge(parts []part) []part {
 	for _, p := range parts {
 		if n := len(merged); n > 0 && merged[n-1].addr == p.addr {
 			merged[n-1].size += p.size
+			merged[n-1].always = merged[n-1].always || p.always
 			continue
 		}
 		merged = append(merged, p)
 	}
 	return merged
+}
+
+// simplify divides by what all sizes have in common, in place.
+func simplify(parts []part) []part {
+	divisor := uint64(0)
+	for _, p := range parts {
+		divisor = gcd(divisor, p.size)
+	}
+	for i := range parts {
+		parts[i].size /= divisor
+	}
+	return parts
 }
 
 // most bounds what a service's weights add up to; the kernel's side reduces them to what it can use.
@@ -72,25 +105,9 @@ func backends(parts []part) []ebpf.Backend {
 	scale := min(1, most/total)
 	list := make([]ebpf.Backend, len(parts))
 	for i, p := range parts {
-		list[i] = ebpf.Backend{Addr: p.addr, Weight: uint32(max(1, math.Round(float64(p.size)*scale)))}
+		list[i] = ebpf.Backend{Addr: p.addr, Weight: uint32(max(1, math.Round(float64(p.size)*scale))), Always: p.always}
 	}
 	return list
-}
-
-// takes says whether an endpoint gets connections of a family.
-func takes(e mesh.AssignedEndpoint, is4 bool) bool {
-	return !e.Unhealthy && e.Address.Addr().Is4() == is4
-}
-
-// sumOf adds up the weights of one family's endpoints.
-func sumOf(endpoints []mesh.AssignedEndpoint, is4 bool) uint64 {
-	sum := uint64(0)
-	for _, e := range endpoints {
-		if takes(e, is4) {
-			sum += uint64(e.Weight)
-		}
-	}
-	return sum
 }
 
 func gcd(a, b uint64) uint64 {
