@@ -12,7 +12,7 @@ import (
 // agreement makes one input of what several streams were told. What all of them say is said once, for
 // everybody; what differs is said to those namespaces that were told so, and to nobody else.
 type agreement struct {
-	views []*view // sorted by namespace
+	views []*view // sorted by their first namespaces
 	memo  *memo
 
 	hosts     map[string][]*variant[mesh.Host]
@@ -46,6 +46,16 @@ func agree(views []*view, m *memo) mesh.Input {
 	a.addProblems()
 	m.turn()
 	return a.in
+}
+
+// namespaces are those of some views, sorted.
+func (a *agreement) namespaces(views []int) []string {
+	var all []string
+	for _, i := range views {
+		all = append(all, a.views[i].namespaces...)
+	}
+	slices.Sort(all)
+	return all
 }
 
 // hear gathers the hosts and listeners of one view.
@@ -122,7 +132,7 @@ func (a *agreement) addClusters() {
 		for i, c := range variants {
 			called := name
 			if i > 0 {
-				called = name + "@" + a.views[c.seen[0]].namespace
+				called = name + "@" + a.views[c.seen[0]].namespaces[0]
 			}
 			if len(variants) > 1 {
 				a.rename(name, called, c.seen)
@@ -162,14 +172,14 @@ func (a *agreement) clusterVariants(name string) []*variant[*resolved] {
 		}
 		same.seen = append(same.seen, i)
 	}
-	slices.SortStableFunc(variants, func(a, b *variant[*resolved]) int {
+	slices.SortStableFunc(variants, func(x, y *variant[*resolved]) int {
 		missing := func(v *variant[*resolved]) int {
 			if v.value == nil {
 				return 1
 			}
 			return 0
 		}
-		return cmp.Or(cmp.Compare(missing(a), missing(b)), cmp.Compare(len(b.seen), len(a.seen)), cmp.Compare(a.seen[0], b.seen[0]))
+		return cmp.Or(cmp.Compare(missing(x), missing(y)), cmp.Compare(len(a.namespaces(y.seen)), len(a.namespaces(x.seen))), cmp.Compare(x.seen[0], y.seen[0]))
 	})
 	return variants
 }
@@ -204,9 +214,7 @@ func (a *agreement) addHosts() {
 		slices.SortFunc(parts, func(a, b *variant[mesh.Host]) int { return cmp.Compare(a.seen[0], b.seen[0]) })
 		for _, part := range parts {
 			if len(part.seen) < len(a.views) {
-				for _, i := range part.seen {
-					part.value.ExportTo = append(part.value.ExportTo, a.views[i].namespace)
-				}
+				part.value.ExportTo = a.namespaces(part.seen)
 			}
 			a.in.Hosts = append(a.in.Hosts, part.value)
 		}
@@ -247,9 +255,9 @@ func (a *agreement) addListeners() {
 				a.in.Listeners = append(a.in.Listeners, part.value...)
 				continue
 			}
-			for _, i := range part.seen {
+			for _, namespace := range a.namespaces(part.seen) {
 				for _, l := range part.value {
-					l.View = a.views[i].namespace
+					l.View = namespace
 					a.in.Listeners = append(a.in.Listeners, l)
 				}
 			}

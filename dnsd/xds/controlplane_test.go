@@ -53,8 +53,8 @@ func listenUnix(t *testing.T, path string) *controlPlane {
 	return serve(t, ln, "unix://"+path)
 }
 
-func serve(t *testing.T, ln net.Listener, addr string) *controlPlane {
-	cp := &controlPlane{addr: addr, server: grpc.NewServer(), streams: make(chan *serverStream, 100)}
+func serve(t *testing.T, ln net.Listener, addr string, o ...grpc.ServerOption) *controlPlane {
+	cp := &controlPlane{addr: addr, server: grpc.NewServer(o...), streams: make(chan *serverStream, 100)}
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(cp.server, cp)
 	go func() { _ = cp.server.Serve(ln) }()
 	t.Cleanup(cp.server.Stop)

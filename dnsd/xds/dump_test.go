@@ -201,10 +201,7 @@ func tableFromJSON(fields map[string]any) *anypb.Any {
 // same at each run, so that it shows what their connections would be spread over.
 func dumpPlan(t *testing.T, in mesh.Input) string {
 	t.Helper()
-	vips, err := mesh.OpenVIPs("", netip.MustParsePrefix("240.241.0.0/16"), netip.MustParsePrefix("2001:2:0:f0f1::/64"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	vips := memoryVIPs(t)
 	plan := mesh.Compile([]mesh.Input{in}, vips)
 	answers := mesh.Input{Source: "resolve"}
 	meaning := map[netip.Addr]string{}

@@ -12,9 +12,10 @@ import (
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 )
 
-// view is what one stream was told, seen from a namespace and found by what it is asked for.
+// view is what one stream was told, or several the same, seen from their namespaces and found by what it
+// is asked for.
 type view struct {
-	namespace string
+	namespaces []string // sorted
 	*state
 	ports  map[string][]*cluster // clusters that serve a host's ports, by host, sorted by name
 	hashed map[string]bool       // clusters some listener picks the endpoint of by the client's address
@@ -24,7 +25,7 @@ type view struct {
 
 func newView(namespace string, s *state) *view {
 	v := &view{
-		namespace: namespace, state: s,
+		namespaces: []string{namespace}, state: s,
 		ports: make(map[string][]*cluster, len(s.names)), hashed: map[string]bool{}, used: map[string]bool{},
 		notes: slices.Clone(s.shared),
 	}

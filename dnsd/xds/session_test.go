@@ -109,22 +109,16 @@ func TestBadResourceIsSkippedAndNamed(t *testing.T) {
 	inputs := client(t, cp.addr, nil)
 	s := cp.accept(t)
 	s.begin(t)
-	static := func(name, endpoint string) *anypb.Any {
-		return pack(t, &clusterv3.Cluster{
-			Name: name, LoadAssignment: loadAssignment(name, endpoint),
-			ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
-		})
-	}
 	broken := pack(t, &clusterv3.Cluster{
 		Name: "b", ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STRICT_DNS},
 	})
 	garbage := &anypb.Any{TypeUrl: clusterType, Value: []byte{0xff, 0xff}}
 	s.push(t, listenerType, "1", tcpListener(t, "l", "192.0.2.1", 80, "a"), tcpListener(t, "m", "192.0.2.2", 80, "b"))
 	s.push(t, nameTableType, "1")
-	s.push(t, clusterType, "1", static("a", "198.51.100.1:80"), static("b", "198.51.100.2:80"))
+	s.push(t, clusterType, "1", static(t, "a", "198.51.100.1:80"), static(t, "b", "198.51.100.2:80"))
 	await(t, inputs, "input")
 
-	if ack := s.push(t, clusterType, "2", static("a", "198.51.100.9:80"), broken, garbage); ack.ErrorDetail != nil || ack.VersionInfo != "2" {
+	if ack := s.push(t, clusterType, "2", static(t, "a", "198.51.100.9:80"), broken, garbage); ack.ErrorDetail != nil || ack.VersionInfo != "2" {
 		t.Errorf("a response with one good cluster was refused: %v", ack)
 	}
 	in := await(t, inputs, "input")

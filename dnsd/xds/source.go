@@ -213,6 +213,7 @@ type choir struct {
 	last           *mesh.Input // newest input emitted, nil before the first
 	first, changed time.Time   // when the oldest and the newest change not yet emitted came; zero for none
 	heard          time.Time   // when the first of them spoke
+	took           time.Duration
 }
 
 // member is one stream of the choir.
@@ -345,24 +346,37 @@ func (c *choir) due() time.Time {
 	case unsettled > 0:
 		return c.first.Add(2 * t.grace)
 	}
-	return c.changed.Add(t.coalesce)
+	// Where it takes long to bring them together, most of the time is left for other things.
+	return c.changed.Add(max(t.coalesce, 4*c.took))
 }
 
 // publish emits what the streams say, unless that is nothing new.
 func (c *choir) publish() {
-	var views []*view
-	for _, m := range c.sorted() {
-		if m.said != nil {
-			views = append(views, newView(m.namespace, m.said))
-		}
-	}
-	in := agree(views, &c.memo)
+	began := time.Now()
+	in := agree(c.views(), &c.memo)
+	c.took = time.Since(began)
 	in.Problems = append(in.Problems, c.lost()...)
 	if c.last != nil && reflect.DeepEqual(*c.last, in) {
 		return
 	}
 	c.last = &in
 	c.emit(in)
+}
+
+// views are what the streams said, one for all that said the same.
+func (c *choir) views() []*view {
+	var views []*view
+	for _, m := range c.sorted() {
+		if m.said == nil {
+			continue
+		}
+		if i := slices.IndexFunc(views, func(v *view) bool { return v.same(m.said) }); i >= 0 {
+			views[i].namespaces = append(views[i].namespaces, m.namespace)
+			continue
+		}
+		views = append(views, newView(m.namespace, m.said))
+	}
+	return views
 }
 
 // lost is the control plane as a problem, for those it cannot be reached by.

@@ -223,3 +223,10 @@ func (s *state) wanted(endpoints map[string]*assignment) map[string]*assignment 
 	}
 	return next
 }
+
+// same says whether another stream was told the same, as far as that can be seen at once.
+func (s *state) same(o *state) bool {
+	return maps.Equal(s.clusters, o.clusters) && maps.Equal(s.endpoints, o.endpoints) &&
+		maps.Equal(s.listeners, o.listeners) && maps.Equal(s.names, o.names) &&
+		maps.EqualFunc(s.problems, o.problems, func(a, b problems) bool { return maps.Equal(a, b) })
+}
