@@ -298,9 +298,11 @@ type Name struct {
 	View string
 	// Source and Object say who declared it.
 	Source, Object string
-	// Namespace and Kubernetes as in Host.
+	// Namespace, Kubernetes and Headless as in Host. A headless service without an address or a record has
+	// no endpoint that is ready: there is no such name then, as Kubernetes has it.
 	Namespace  string
 	Kubernetes bool
+	Headless   bool
 	// Addr4 and Addr6 are the addresses to answer, sorted. A virtual address that could only refuse,
 	// because all endpoints are of the other family, is not among them. Virtual says that connections
 	// to them are balanced, so that records which bypass it (HTTPS, SVCB) must be NODATA, and AAAA is

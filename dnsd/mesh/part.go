@@ -139,7 +139,7 @@ func (c *Compiler) name(r *row) *Name {
 	n := &Name{
 		Host: r.host, View: r.view,
 		Source: r.source.name, Object: r.object,
-		Namespace: r.namespace, Kubernetes: r.kubernetes, Virtual: r.balanced,
+		Namespace: r.namespace, Kubernetes: r.kubernetes, Headless: r.headless, Virtual: r.balanced,
 		CNAME: r.externalName, Ports: r.ports, Records: r.records,
 	}
 	for _, addr := range r.addrs {

@@ -169,7 +169,10 @@ func (m *match) answers(qtype uint16) bool {
 // settle fills in what the entry found, or the one its CNAMEs lead to, has of qtype.
 func (t *Table) settle(a *Answer, c *Client, v views, m *match, qtype uint16) {
 	e := m.entry
-	a.Kind = Ours
+	a.Kind, a.NoName = Ours, e.gone
+	if e.gone {
+		return
+	}
 	if wantsCNAME(qtype) {
 		// ANY is the question of nobody who wants to connect: it gets no more than this (RFC 8482).
 		if e.target != "" && a.ncnames == 0 {
@@ -185,6 +188,9 @@ func (t *Table) settle(a *Answer, c *Client, v views, m *match, qtype uint16) {
 		e = v.findWhole(target).entry
 		if e == nil {
 			a.Kind = Chase
+			return
+		}
+		if a.NoName = e.gone; e.gone {
 			return
 		}
 	}

@@ -69,6 +69,9 @@ func (t *Table) steps(c *Client, v views, q string, m *match) []string {
 		short:     "is the Kubernetes service that the name is short for",
 	}[m.rule]
 	lines = append(lines, fmt.Sprintf("%s %s (%s)", m.full, how, m.entry.origin()))
+	if m.entry.gone {
+		lines = append(lines, "it is headless and none of its endpoints is ready, so that there is no such name for now")
+	}
 	if m.entry.target != "" {
 		lines = append(lines, "it stands for "+m.entry.target)
 	}

@@ -86,6 +86,7 @@ type entry struct {
 	target  string // of a CNAME, else empty
 	number  uint32 // of the row, from 1
 	virtual bool
+	gone    bool // a headless service without endpoints: the specification has it that there is no such name
 	local   bool // below the cluster's domain: nobody else is asked about it
 }
 
@@ -114,6 +115,7 @@ func (t *Table) add(row *mesh.Name, number uint32) {
 	}
 	e := &entry{name: fqdn(row.Host), row: row, number: number, a: row.Addr4, aaaa: row.Addr6, virtual: row.Virtual}
 	e.local = t.inDomain(e.name)
+	e.gone = row.Headless && row.CNAME == "" && len(row.Addr4)+len(row.Addr6)+len(row.Records) == 0
 	if row.CNAME != "" {
 		e.target = fqdn(row.CNAME)
 	}

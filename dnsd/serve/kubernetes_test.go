@@ -25,15 +25,16 @@ func cluster() *names.Table {
 				{Label: "my-pet-2", Addresses: addrs("10.3.0.101", "2001:db8::101"), Ports: []mesh.Port{https}},
 				{Label: "438934893", Addresses: addrs("10.3.0.102"), Ports: []mesh.Port{https}},
 			}},
+		{Host: "unready.default.svc.cluster.local", Kubernetes: true, Headless: true, Ports: []mesh.Port{https}},
 		{Host: "foo.default.svc.cluster.local", Kubernetes: true, CNAME: "www.example.com"},
+		{Host: "baz.default.svc.cluster.local", Kubernetes: true, CNAME: "unready.default.svc.cluster.local"},
 		{Host: "bar.default.svc.cluster.local", Kubernetes: true, CNAME: "kubernetes.default.svc.cluster.local"},
 	}}, names.Options{})
 }
 
 // TestKubernetesRecords goes through the Kubernetes DNS-Based Service Discovery specification 1.1.0,
 // record by record; the names and addresses are its examples. Of section 2.2, dns-version, the cluster's
-// own DNS speaks for itself. And a headless service without endpoints is no denial here as section 2.4.1
-// would have it, but NODATA: a row of the plan does not say whether its host ever had an address.
+// own DNS speaks for itself.
 func TestKubernetesRecords(t *testing.T) {
 	s := New(Options{})
 	s.upstream = stub(func(_ context.Context, m *dns.Msg) (*dns.Msg, error) {
@@ -78,6 +79,10 @@ func TestKubernetesRecords(t *testing.T) {
 		{"2.4.1 AAAA of a hostname without", "my-pet.headless.default.svc.cluster.local. AAAA", "NOERROR"},
 		{"2.4.1 A of an assigned hostname", "438934893.headless.default.svc.cluster.local. A", "NOERROR, 438934893.headless.default.svc.cluster.local. A 10.3.0.102"},
 		{"2.4.1 A of no hostname", "no-pet.headless.default.svc.cluster.local. A", "NXDOMAIN"},
+		{"2.4.1 A, no endpoint ready", "unready.default.svc.cluster.local. A", "NXDOMAIN"},
+		{"2.4.1 AAAA, no endpoint ready", "unready.default.svc.cluster.local. AAAA", "NXDOMAIN"},
+		{"2.4.1 the same through the search list", "unready.default.svc.cluster.local.svc.cluster.local. A", "NXDOMAIN"},
+		{"2.4.2 SRV, no endpoint ready", "_https._tcp.unready.default.svc.cluster.local. SRV", "NXDOMAIN"},
 		{"2.4.2 SRV", "_https._tcp.headless.default.svc.cluster.local. SRV",
 			"NOERROR, _https._tcp.headless.default.svc.cluster.local. SRV 0 1 443 438934893.headless.default.svc.cluster.local., " +
 				"_https._tcp.headless.default.svc.cluster.local. SRV 0 1 443 my-pet-2.headless.default.svc.cluster.local., " +
@@ -93,6 +98,8 @@ func TestKubernetesRecords(t *testing.T) {
 		{"2.5 A", "foo.default.svc.cluster.local. A", "NOERROR, foo.default.svc.cluster.local. CNAME www.example.com., www.example.com. A 192.0.2.53"},
 		{"2.5 A within the cluster", "bar.default.svc.cluster.local. A",
 			"NOERROR, bar.default.svc.cluster.local. CNAME kubernetes.default.svc.cluster.local., kubernetes.default.svc.cluster.local. A 10.3.0.1"},
+
+		{"2.5 A of what has no endpoint", "baz.default.svc.cluster.local. A", "NXDOMAIN, baz.default.svc.cluster.local. CNAME unready.default.svc.cluster.local."},
 
 		{"2 a service that is not", "nothing.default.svc.cluster.local. A", "NXDOMAIN"},
 		{"2 a namespace", "default.svc.cluster.local. A", "NOERROR"},
