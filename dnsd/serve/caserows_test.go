@@ -44,6 +44,12 @@ type caseService struct {
 	PublishNotReady                                    bool                `json:"publish_not_ready"`
 	Endpoints                                          []caseEndpoint
 
+	Ports []struct {
+		Name, Protocol string // TCP, unless it says otherwise
+		Port           uint16
+	}
+	ExternalName string `json:"external_name"`
+
 	VIPs       []struct{ Network, Address string }
 	IPFamilies string `json:"ip_families"`
 	Visibility string
@@ -94,15 +100,15 @@ func (tc *dnsCase) istiodRows() (rows []*mesh.Name) {
 func (tc *dnsCase) istiodRow(s *caseService) *mesh.Name {
 	kubernetes := s.Registry == "Kubernetes"
 	if s.Address == "0.0.0.0" && s.Resolution == "Passthrough" {
-		r := row(s.Hostname, s.Namespace, kubernetes, nil)
-		r.Virtual = false
+		r := s.row(kubernetes, nil)
+		r.Virtual, r.Headless = false, kubernetes
 		for _, e := range s.Endpoints {
 			if e.Health != "Healthy" && !s.PublishNotReady || differ(e.Network, tc.Client.Network) {
 				continue
 			}
 			addrs := parsed(e.IPs)
 			if e.Hostname != "" && e.Subdomain != "" {
-				addRecord(r, e.Hostname, addrs)
+				addRecord(r, e.Hostname, addrs, s.ports())
 			}
 			if tc.MulticlusterHeadless || !differ(e.Cluster, tc.Client.Cluster) {
 				addAddresses(r, addrs)
@@ -117,7 +123,7 @@ func (tc *dnsCase) istiodRow(s *caseService) *mesh.Name {
 	case s.AutoV4 != "" && tc.Client.DNSCapture:
 		texts = []string{s.AutoV4, s.AutoV6}
 	}
-	r := row(s.Hostname, s.Namespace, kubernetes, parsed(texts))
+	r := s.row(kubernetes, parsed(texts))
 	if !slices.ContainsFunc(tc.Client.IPs, netip.Addr.Is6) {
 		r.Addr6 = nil
 	}
@@ -159,10 +165,10 @@ func (tc *dnsCase) ztunnelRows() (rows []*mesh.Name) {
 }
 
 func (tc *dnsCase) ztunnelRow(s *caseService) *mesh.Name {
-	if len(s.VIPs)+len(s.Endpoints) == 0 {
+	if len(s.VIPs)+len(s.Endpoints) == 0 && s.ExternalName == "" {
 		return nil
 	}
-	r := row(s.Hostname, s.Namespace, strings.HasSuffix(s.Hostname, ".svc."+tc.ClusterDomain), nil)
+	r := s.row(strings.HasSuffix(s.Hostname, ".svc."+tc.ClusterDomain), nil)
 	for _, vip := range s.VIPs {
 		if vip.Network == tc.Client.Network {
 			addAddresses(r, parsed([]string{vip.Address}))
@@ -177,9 +183,27 @@ func (tc *dnsCase) ztunnelRow(s *caseService) *mesh.Name {
 		}
 		addAddresses(r, addrs)
 		// Workloads have no name in the file, but are asked for by one: w0 is pod0.
-		addRecord(r, strings.Replace(e.UID, "w", "pod", 1), addrs)
+		addRecord(r, strings.Replace(e.UID, "w", "pod", 1), addrs, s.ports())
 	}
 	return r
+}
+
+// row is what the service has whatever its addresses.
+func (s *caseService) row(kubernetes bool, addrs []netip.Addr) *mesh.Name {
+	r := row(s.Hostname, s.Namespace, kubernetes, addrs)
+	r.Ports, r.CNAME = s.ports(), s.ExternalName
+	return r
+}
+
+func (s *caseService) ports() (ports []mesh.Port) {
+	for _, p := range s.Ports {
+		protocol := mesh.TCP
+		if strings.EqualFold(p.Protocol, "UDP") {
+			protocol = mesh.UDP
+		}
+		ports = append(ports, mesh.Port{Name: p.Name, Number: p.Port, Protocol: protocol})
+	}
+	return ports
 }
 
 func row(host, namespace string, kubernetes bool, addrs []netip.Addr) *mesh.Name {
@@ -198,14 +222,14 @@ func addAddresses(r *mesh.Name, addrs []netip.Addr) {
 	}
 }
 
-func addRecord(r *mesh.Name, label string, addrs []netip.Addr) {
+func addRecord(r *mesh.Name, label string, addrs []netip.Addr, ports []mesh.Port) {
 	for i := range r.Records {
 		if r.Records[i].Label == label {
 			r.Records[i].Addresses = append(r.Records[i].Addresses, addrs...)
 			return
 		}
 	}
-	r.Records = append(r.Records, mesh.Record{Label: label, Addresses: addrs})
+	r.Records = append(r.Records, mesh.Record{Label: label, Addresses: addrs, Ports: ports})
 }
 
 func parsed(texts []string) (addrs []netip.Addr) {

@@ -45,7 +45,7 @@ type dnsCase struct {
 
 // caseAnswer is what the upstream answers for a name.
 type caseAnswer struct {
-	A               []string
+	A, AAAA         []string
 	Rcode           string
 	RRName          string `json:"rr_name"`
 	ServerTruncates bool   `json:"server_truncates"`
@@ -69,10 +69,16 @@ type caseRecord struct {
 
 // TestCases runs the cases of testdata, or of the file that CASES names, and prints how many passed.
 func TestCases(t *testing.T) {
-	path := os.Getenv("CASES")
-	if path == "" {
-		path = "testdata/istio-dns.json"
+	paths := []string{"testdata/istio-dns.json", "testdata/corners.json"}
+	if path := os.Getenv("CASES"); path != "" {
+		paths = []string{path}
 	}
+	for _, path := range paths {
+		runCases(t, path)
+	}
+}
+
+func runCases(t *testing.T, path string) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -80,6 +86,9 @@ func TestCases(t *testing.T) {
 	var cases []dnsCase
 	if err := json.Unmarshal(data, &cases); err != nil {
 		t.Fatalf("%s: %v", path, err)
+	}
+	if len(cases) == 0 {
+		t.Fatalf("%s has no case", path)
 	}
 	var failed int
 	for i := range cases {
@@ -103,7 +112,7 @@ func (tc *dnsCase) run(t *testing.T) []string {
 	c.IPv6 = tc.IPv6Enabled == nil || *tc.IPv6Enabled
 	s := newServer(nil)
 	if plan := tc.plan(); plan != nil {
-		s.Store(names.Build(plan, names.Options{ClusterDomain: tc.ClusterDomain}))
+		s.Store(names.Build(plan, names.Options{ClusterDomain: tc.ClusterDomain, VIPs: ranges}))
 	}
 	m := question(tc.Query.Name, dns.StringToType[tc.Query.Type])
 	if tc.Qclass != "" {
@@ -123,6 +132,9 @@ func (tc *dnsCase) run(t *testing.T) []string {
 	asked := []int{len(servers[0].asked()), len(servers[1].asked())}
 	return append(want.compare(r, asked), sane(m, r)...)
 }
+
+// ranges are those that virtual addresses are given from.
+var ranges = []netip.Prefix{netip.MustParsePrefix("240.240.0.0/16"), netip.MustParsePrefix("2001:2::/48")}
 
 // compare lists what differs between r and e; asked is how often each upstream was.
 func (e *caseExpect) compare(r *dns.Msg, asked []int) (differences []string) {
@@ -212,14 +224,13 @@ func (tc *dnsCase) handler(w dns.ResponseWriter, m *dns.Msg) {
 		r.Rcode = dns.RcodeNameError
 	case answer.Rcode != "":
 		r.Rcode = dns.StringToRcode[answer.Rcode]
-	case m.Question[0].Qtype == dns.TypeA:
+	default:
 		owner := m.Question[0].Name
 		if answer.RRName != "" {
 			owner = answer.RRName
 		}
-		for _, a := range answer.A {
-			r.Answer = append(r.Answer, &dns.A{Hdr: header(owner, dns.TypeA, 5), A: net.ParseIP(a)})
-		}
+		texts := map[uint16][]string{dns.TypeA: answer.A, dns.TypeAAAA: answer.AAAA}[m.Question[0].Qtype]
+		r.Answer = addresses(owner, 5, parsed(texts))
 	}
 	if _, udp := w.RemoteAddr().(*net.UDPAddr); udp && answer.ServerTruncates {
 		r.Truncate(dns.MinMsgSize)
