@@ -11,8 +11,6 @@ import (
 	"github.com/nodens-dns/nodens/dnsd/admin"
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 	"github.com/nodens-dns/nodens/dnsd/pods"
-	"github.com/nodens-dns/nodens/dnsd/resolve"
-	"github.com/nodens-dns/nodens/ebpf"
 )
 
 // nameRows lists the names that contain filter.
@@ -30,64 +28,6 @@ func (d *daemon) nameRows(filter string) []admin.NameRow {
 			row.Ports = append(row.Ports, strconv.Itoa(int(p.Number))+"/"+p.Protocol.String())
 		}
 		rows = append(rows, row)
-	}
-	return rows
-}
-
-// clusterRows lists the plan's assignments with what the kernel does for each.
-func (d *daemon) clusterRows() []admin.ClusterRow {
-	st := d.hub.state.Load()
-	lookups := map[mesh.Lookup]resolve.Status{}
-	for _, l := range d.resolver.Status() {
-		lookups[l.Lookup] = l
-	}
-	rows := make([]admin.ClusterRow, 0, len(st.plan.Assignments))
-	at := map[string]int{}
-	for i, a := range st.plan.Assignments {
-		at[a.Name] = i
-		rows = append(rows, admin.ClusterRow{
-			Name: a.Name, Source: a.Source, Type: string(a.Discovery), Policy: string(a.LbPolicy), Frontends: []string{},
-			Lookups: lookupRows(a.Lookups, lookups),
-		})
-	}
-	for _, f := range st.plan.Frontends {
-		row := &rows[at[f.Assignment]]
-		row.Frontends = append(row.Frontends, frontendText(f))
-	}
-	for name, list := range d.hub.backends() {
-		if i, ok := at[name]; ok {
-			rows[i].Endpoints = endpointRows(list)
-		}
-	}
-	for i := range rows {
-		if len(rows[i].Endpoints) == 0 {
-			rows[i].Problem = "no endpoint: connections are refused"
-		}
-	}
-	return rows
-}
-
-func lookupRows(of []mesh.Lookup, lookups map[mesh.Lookup]resolve.Status) []admin.LookupRow {
-	var rows []admin.LookupRow
-	for _, lookup := range of {
-		l, ok := lookups[lookup]
-		if !ok {
-			continue
-		}
-		rows = append(rows, admin.LookupRow{
-			Name: l.Lookup.Name, Family: string(l.Lookup.Family), Addresses: texts(l.Addresses),
-			Asked: l.Success, Next: l.Due, Error: l.Error,
-		})
-	}
-	return rows
-}
-
-func endpointRows(list []ebpf.BackendState) []admin.EndpointRow {
-	var rows []admin.EndpointRow
-	for _, b := range list {
-		rows = append(rows, admin.EndpointRow{
-			Address: b.Addr.String(), Weight: b.Weight, Active: b.Active, Connections: b.Connections, Ejected: b.Ejected,
-		})
 	}
 	return rows
 }

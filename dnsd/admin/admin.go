@@ -156,23 +156,56 @@ type ClusterRow struct {
 // EndpointRow is one address of a cluster.
 type EndpointRow struct {
 	Address string
-	Weight  uint32
-	// Active counts connections open now, Connections all there were.
+	// From is where the address comes from; empty if the source itself gave it.
+	From []Origin `json:",omitempty"`
+	// Priority is Envoy's, 0 first; Weight the endpoint's own.
+	Priority, Weight uint32
+	// Active counts connections open now, Connections all there were, Failures handshakes that failed: of
+	// this address on this node, whatever the cluster.
 	Active      uint32
 	Connections uint64
-	// Ejected means it failed and is only probed.
-	Ejected bool
+	Failures    uint64
+	State       EndpointState
+	// EjectedUntil is when an ejected endpoint is probed next.
+	EjectedUntil time.Time `json:",omitzero"`
+}
+
+// EndpointState says what becomes of new connections.
+type EndpointState string
+
+// What an endpoint may be.
+const (
+	Serving   EndpointState = "ok"
+	Standby   EndpointState = "standby"   // of a priority that is not in use
+	Unhealthy EndpointState = "unhealthy" // the source says so
+	Ejected   EndpointState = "ejected"   // handshakes failed, and it is only probed
+)
+
+// Origin is a name an address was looked up from.
+type Origin struct {
+	Name string
+	// Expires is when the TTL of the newest answer ends; in the past if there was none since.
+	Expires time.Time `json:",omitzero"`
+	// Error is why the last lookup failed; the address is then of the last good one.
+	Error string `json:",omitempty"`
 }
 
 // LookupRow is one name a cluster's endpoints come from.
 type LookupRow struct {
 	Name string
 	// Family is Envoy's lookup family.
-	Family    string
+	Family string
+	// Resolvers are asked, joined by commas; empty means the node's choice. TCP means over TCP only.
+	Resolvers string `json:",omitempty"`
+	TCP       bool   `json:",omitempty"`
 	Addresses []string
-	// Asked is when the last answer came, Next when it is asked again.
-	Asked time.Time `json:",omitzero"`
-	Next  time.Time `json:",omitzero"`
+	// Asked is when the last answer came, Expires when its TTL ends, Next when the name is asked again.
+	Asked   time.Time `json:",omitzero"`
+	Expires time.Time `json:",omitzero"`
+	Next    time.Time `json:",omitzero"`
+	// Negative means that every family said there is no address. Those here are of before; a STRICT_DNS
+	// cluster does not use them.
+	Negative bool `json:",omitempty"`
 	// Error is why the last lookup failed; the addresses are then the last good ones.
 	Error string `json:",omitempty"`
 }

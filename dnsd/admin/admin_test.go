@@ -48,11 +48,29 @@ func status() Status {
 }
 
 func clusters() []ClusterRow {
+	expires := noon.Add(27 * time.Second)
+	google := []Origin{{Name: "news.google.com", Expires: expires}}
 	return []ClusterRow{{
 		Name: "outbound|80||news.google.com", Source: "xds", Type: "STRICT_DNS", Policy: "LEAST_REQUEST",
-		Frontends: []string{"240.240.0.7:80/tcp"},
-		Endpoints: []EndpointRow{{Address: "192.0.2.1:80", Weight: 1, Active: 2, Connections: 9}, {Address: "192.0.2.2:80", Weight: 1, Ejected: true}},
-		Lookups:   []LookupRow{{Name: "news.google.com", Family: "AUTO", Addresses: []string{"192.0.2.1"}, Error: "timeout"}},
+		Frontends: []string{"240.240.0.7:80/tcp", "[2001:2::7]:80/tcp"},
+		Lookups: []LookupRow{
+			{Name: "gone.example.com", Family: "AUTO", Asked: noon.Add(-time.Second), Next: noon.Add(4 * time.Second), Negative: true},
+			{Name: "kept.example.com", Family: "AUTO", Addresses: []string{"192.0.2.3"}, Asked: noon.Add(-time.Minute), Next: noon.Add(time.Second), Error: "the server says SERVFAIL"},
+			{Name: "late.example.com", Family: "AUTO", Next: noon, Error: "timeout"},
+			{Name: "new.example.com", Family: "AUTO", Next: noon},
+			{Name: "news.google.com", Family: "AUTO", Resolvers: "192.0.2.53:53", TCP: true, Addresses: []string{"192.0.2.1"},
+				Asked: noon.Add(-3 * time.Second), Expires: expires, Next: expires},
+		},
+		Endpoints: []EndpointRow{
+			{Address: "192.0.2.1:80", From: google, Weight: 1, Active: 2, Connections: 9, State: Serving},
+			{Address: "192.0.2.2:80", From: append(google, Origin{Name: "b.example.com", Expires: noon}), Weight: 100, Connections: 12, Failures: 3, State: Ejected, EjectedUntil: noon.Add(12 * time.Second)},
+			{Address: "192.0.2.3:80", From: []Origin{{Name: "kept.example.com", Expires: noon.Add(-time.Minute), Error: "the server says SERVFAIL"}}, Weight: 1, State: Ejected, EjectedUntil: noon.Add(-time.Second)},
+			{Address: "192.0.2.9:80", Priority: 1, Weight: 1, State: Standby},
+			{Address: "192.0.2.10:80", Weight: 1, State: Unhealthy},
+		},
+	}, {
+		Name: "outbound|81||nothing.example.com", Source: "xds", Type: "STATIC", Policy: "RANDOM",
+		Frontends: []string{}, Problem: "no endpoint: connections are refused",
 	}}
 }
 
@@ -249,7 +267,7 @@ func TestPrint(t *testing.T) {
 		{"names.txt", func(w io.Writer) error {
 			return PrintNames(w, append(o.Names("news"), NameRow{Name: "ext.default.svc.cluster.local", CNAME: "example.org", View: "default", Source: "file"}))
 		}},
-		{"clusters.txt", func(w io.Writer) error { return PrintClusters(w, clusters()) }},
+		{"clusters.txt", func(w io.Writer) error { return printClusters(w, noon, clusters()) }},
 		{"pods.txt", func(w io.Writer) error {
 			rows := append(o.Pods(), PodRow{Pod: "default/late", State: "failed", Reason: "its namespace /run/netns/x is gone"})
 			rows[0].Since = time.Time{}

@@ -81,25 +81,93 @@ func PrintNames(w io.Writer, rows []NameRow) error {
 }
 
 // PrintClusters writes each cluster and, below it, its lookups and endpoints.
-func PrintClusters(w io.Writer, rows []ClusterRow) error {
-	now := time.Now()
-	return table(w, func(p printer) {
-		p("CLUSTER\tTYPE\tPOLICY\tFRONTENDS\tWEIGHT\tACTIVE\tTOTAL\tSTATE\n")
-		for _, c := range rows {
-			p("%s\t%s\t%s\t%s\t\t\t\t%s\n", c.Name, dash(c.Type), dash(c.Policy),
-				dash(strings.Join(c.Frontends, ",")), c.Problem)
-			for _, l := range c.Lookups {
-				p("  ? %s\t%s\t%s\t\t\t\t\t%s\n", l.Name, l.Family, strings.Join(l.Addresses, ","), lookupState(now, l))
-			}
-			for _, e := range c.Endpoints {
-				state := "ok"
-				if e.Ejected {
-					state = "ejected"
-				}
-				p("  > %s\t\t\t\t%d\t%d\t%d\t%s\n", e.Address, e.Weight, e.Active, e.Connections, state)
+func PrintClusters(w io.Writer, rows []ClusterRow) error { return printClusters(w, time.Now(), rows) }
+
+func printClusters(w io.Writer, now time.Time, rows []ClusterRow) error {
+	for i, c := range rows {
+		if i > 0 {
+			if _, err := io.WriteString(w, "\n"); err != nil {
+				return err
 			}
 		}
+		if err := printCluster(w, now, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printCluster(w io.Writer, now time.Time, c ClusterRow) error {
+	head := func(p printer) {
+		p("%s\n", c.Name)
+		p("  serves\t%s\n", dash(strings.Join(c.Frontends, ", ")))
+		p("  by\t%s, %s\n", dash(c.Type), dash(c.Policy))
+		for _, l := range c.Lookups {
+			p("  asks\t%s: %s\n", lookupName(l), lookupState(now, l))
+		}
+		if c.Problem != "" {
+			p("  problem\t%s\n", c.Problem)
+		}
+	}
+	if err := table(w, head); err != nil || len(c.Endpoints) == 0 {
+		return err
+	}
+	return table(w, func(p printer) {
+		p("  ENDPOINT\tFROM\tTTL LEFT\tPRIORITY\tWEIGHT\tACTIVE\tCONNECTS\tFAILED\tSTATE\n")
+		for _, e := range c.Endpoints {
+			p("  %s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%s\n", e.Address, origins(e), ttlLeft(now, e),
+				e.Priority, e.Weight, e.Active, e.Connections, e.Failures, endpointState(now, e))
+		}
 	})
+}
+
+// lookupName is a lookup with all that makes it different from others of the same name.
+func lookupName(l LookupRow) string {
+	name := l.Name + " " + l.Family
+	if l.Resolvers != "" {
+		name += " of " + l.Resolvers
+	}
+	if l.TCP {
+		name += " over TCP"
+	}
+	return name
+}
+
+// origins names where an endpoint's address comes from.
+func origins(e EndpointRow) string {
+	var names []string
+	for _, o := range e.From {
+		names = append(names, o.Name)
+	}
+	return dash(strings.Join(names, ","))
+}
+
+// ttlLeft is for how long an endpoint's address is known to be good: the longest of its names'.
+func ttlLeft(now time.Time, e EndpointRow) string {
+	left, failed := time.Duration(-1), false
+	for _, o := range e.From {
+		failed = failed || o.Error != ""
+		if !o.Expires.IsZero() {
+			left = max(left, o.Expires.Sub(now), 0)
+		}
+	}
+	switch {
+	case left <= 0 && failed:
+		return "kept"
+	case left < 0:
+		return "-"
+	}
+	return left.Round(time.Second).String()
+}
+
+func endpointState(now time.Time, e EndpointRow) string {
+	switch {
+	case e.State != Ejected || e.EjectedUntil.IsZero():
+		return dash(string(e.State))
+	case !e.EjectedUntil.After(now):
+		return "ejected, on probation"
+	}
+	return "ejected for " + age(e.EjectedUntil, now)
 }
 
 // PrintPods writes one line per pod.
@@ -235,11 +303,13 @@ func upstreamLine(u UpstreamServer) string {
 func lookupState(now time.Time, l LookupRow) string {
 	switch {
 	case l.Error != "" && l.Asked.IsZero():
-		return "never answered: " + l.Error
+		return fmt.Sprintf("never answered, next in %s: %s", age(l.Next, now), l.Error)
 	case l.Error != "":
-		return fmt.Sprintf("answered %s ago, now: %s", age(now, l.Asked), l.Error)
+		return fmt.Sprintf("answered %s ago, next in %s, now: %s", age(now, l.Asked), age(l.Next, now), l.Error)
 	case l.Asked.IsZero():
 		return "not answered yet"
+	case l.Negative:
+		return fmt.Sprintf("without addresses as of %s ago, next in %s", age(now, l.Asked), age(l.Next, now))
 	}
 	return fmt.Sprintf("answered %s ago, next in %s", age(now, l.Asked), age(l.Next, now))
 }
