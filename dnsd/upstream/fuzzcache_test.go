@@ -123,9 +123,9 @@ func (d *diary) check() {
 // nothing but the last answer to the very question, for as long as that was to be believed or as what it
 // is, and denies nothing that was not denied; and it stays within its bounds.
 func FuzzCache(f *testing.F) {
-	f.Add([]byte{0, 0, 1, 16, 0, 0, 3, 8, 0, 0, 0, 0, 3, 99, 0, 0, 1, 2, 0, 0, 2, 0, 0, 0, 4, 99, 0, 0}) // renewed, stale, failed
-	f.Add([]byte{0, 0, 1, 101, 0, 2, 1, 101, 0, 3, 1, 101, 0, 4, 0, 1, 1, 101, 0, 2, 3, 10, 0, 4, 3, 250, 0, 4})       // denied below one denied
-	f.Add([]byte{0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 1, 8, 1, 9, 1, 12, 1, 8, 1, 8, 3, 1, 0, 1, 0, 2})         // more than there is room for
+	f.Add([]byte{0, 0, 1, 16, 0, 0, 3, 8, 0, 0, 0, 0, 3, 99, 0, 0, 1, 2, 0, 0, 2, 0, 0, 0, 4, 99, 0, 0})         // renewed, stale, failed
+	f.Add([]byte{0, 0, 1, 101, 0, 2, 1, 101, 0, 3, 1, 101, 0, 4, 0, 1, 1, 101, 0, 2, 3, 10, 0, 4, 3, 250, 0, 4}) // denied below one denied
+	f.Add([]byte{0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 1, 8, 1, 9, 1, 12, 1, 8, 1, 8, 3, 1, 0, 1, 0, 2})                 // more than there is room for
 	f.Fuzz(func(t *testing.T, program []byte) {
 		d := newDiary(t)
 		for ; len(program) > 1; program = program[2:] {
