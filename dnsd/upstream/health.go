@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/miekg/dns"
 )
 
 const (
@@ -115,16 +117,19 @@ func (h *health) silent(scope string, addr netip.AddrPort, began time.Time) {
 	}
 }
 
-// answered notes a reply, and says whether the server had been down.
-func (h *health) answered(scope string, addr netip.AddrPort, rtt time.Duration) (back bool) {
+// answered notes a reply, and says whether the server had been down and is back. It is not if all it has to
+// say is that it failed: in a circle of nameservers that is what we remember ourselves.
+func (h *health) answered(scope string, addr netip.AddrPort, rtt time.Duration, rcode int) (back bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.count(addr).RTT.add(rtt)
 	now := time.Now()
 	at := h.at(scope, addr, now)
+	if at.down() && rcode == dns.RcodeServerFailure {
+		return false
+	}
 	back = at.down()
 	at.silent, at.answered = 0, now
-	n := h.count(addr)
-	n.RTT.add(rtt)
 	return back
 }
 

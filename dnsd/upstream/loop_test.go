@@ -67,6 +67,26 @@ func TestLoop(t *testing.T) {
 	}
 }
 
+// A failure of our own that comes back is no sign of life: what failed stays so for its time, and who asks
+// in the meantime does not wait.
+func TestLoopForgivesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New(Options{})
+		p, _ := circle(t, c, func(m *dns.Msg) { m.Extra = nil })
+		waited := 0
+		for began := time.Now(); time.Since(began) < time.Minute; time.Sleep(100 * time.Millisecond) {
+			if _, took, _ := timed(t, c, p.at(1), "www.example.com."); took > 0 {
+				waited++
+			}
+		}
+		const remembered = 3 // times it is for less than failureLast
+		if most := int(time.Minute/(failureLast+budget)) + 1 + remembered; waited > most {
+			t.Errorf("%d questions were waited for in a minute, want %d", waited, most)
+		}
+		time.Sleep(2 * budget)
+	})
+}
+
 // The same with sockets: a server that is our own listener.
 func TestLoopOverSockets(t *testing.T) {
 	c := New(Options{})

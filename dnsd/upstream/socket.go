@@ -62,7 +62,7 @@ func (c *Client) send(ctx context.Context, s Servers, network string, server net
 		}
 		return nil, err
 	}
-	if c.health.answered(s.Scope, server, time.Since(began)) {
+	if c.health.answered(s.Scope, server, time.Since(began), reply.Rcode) {
 		c.cache.forgive() // what failed while the server was away need not fail now
 	}
 	return reply, nil
