@@ -1,6 +1,8 @@
 package serve
 
 import (
+	"encoding/binary"
+	"io"
 	"net"
 	"testing"
 
@@ -57,6 +59,32 @@ func TestServeUDPAllocatesNothing(t *testing.T) {
 	}
 }
 
+// Nor does a connection, once it stands.
+func TestServeTCPAllocatesNothing(t *testing.T) {
+	s, c := rememberingServer(t)
+	conn := dial(t, start(t, s, c))
+	buf := make([]byte, maxQuery)
+	for _, q := range hot {
+		message := framed(t, q.query)
+		if n := testing.AllocsPerRun(200, func() { discuss(t, conn, message, buf) }); n != 0 {
+			t.Errorf("%s: %v allocations", q.name, n)
+		}
+	}
+}
+
+// discuss is converse on a connection.
+func discuss(t testing.TB, conn *stream, message, buf []byte) {
+	if _, err := conn.Write(message); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn.r, buf[:lengthSize]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn.r, buf[:binary.BigEndian.Uint16(buf)]); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func converse(t testing.TB, conn net.Conn, packed, buf []byte) {
 	if _, err := conn.Write(packed); err != nil {
 		t.Fatal(err)
@@ -100,6 +128,23 @@ func BenchmarkServeUDP(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				converse(b, conn, packed, buf)
+			}
+		})
+	}
+}
+
+// BenchmarkServeTCP is the same on one connection.
+func BenchmarkServeTCP(b *testing.B) {
+	s, c := rememberingServer(b)
+	addr := start(b, s, c)
+	for _, q := range hot {
+		message := framed(b, q.query)
+		b.Run(q.name, func(b *testing.B) {
+			conn := dial(b, addr)
+			buf := make([]byte, maxQuery)
+			b.ReportAllocs()
+			for b.Loop() {
+				discuss(b, conn, message, buf)
 			}
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 )
 
 // stream is a TCP client that writes and reads messages as it likes.
@@ -159,6 +161,31 @@ func TestTCPConnectionsAreBounded(t *testing.T) {
 	}
 	if s.Stats().Dropped == 0 {
 		t.Error("the connection that was turned away is not counted")
+	}
+}
+
+// exhausted is a listener without a descriptor to spare for its first connections.
+type exhausted struct {
+	net.Listener
+	failing int
+}
+
+func (l *exhausted) Accept() (net.Conn, error) {
+	if l.failing--; l.failing >= 0 {
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", unix.EMFILE)}
+	}
+	return l.Listener.Accept()
+}
+
+func TestWithoutDescriptorsConnectionsWait(t *testing.T) {
+	conn, ln := listen(t)
+	_ = conn.Close()
+	done := make(chan error)
+	go func() { done <- newServer(table()).ServeTCP(&exhausted{ln, 2}, client()) }()
+	exchange(t, "tcp", ln.Addr().String(), question("api.partner.test.", dns.TypeA))
+	_ = ln.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -11,6 +11,15 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// lengthSize is that of the length before a message on a stream (RFC 1035 section 4.2.2).
+	lengthSize = 2
+	// acceptPause is how long nothing is accepted when that did not work.
+	acceptPause = 100 * time.Millisecond
 )
 
 // ServeTCP answers c's queries on the connections of ln until ln is closed, which is no error; any
@@ -34,6 +43,10 @@ func (s *Server) ServeTCP(ln net.Listener, c *Client) error {
 		if errors.Is(err, net.ErrClosed) {
 			return nil
 		}
+		if scarce(err) {
+			time.Sleep(acceptPause) // the client waits meanwhile: its connection stands already
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("accept DNS connections of pod %s to %s: %w", c.Pod, c.Nameserver, err)
 		}
@@ -51,6 +64,17 @@ func (s *Server) ServeTCP(ln net.Listener, c *Client) error {
 	}
 }
 
+// scarce reports whether err says that the process or the machine has too little of something at present, or
+// that a client was gone before it was accepted: neither is the listener's end.
+func scarce(err error) bool {
+	for _, passing := range [...]error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED} {
+		if errors.Is(err, passing) {
+			return true
+		}
+	}
+	return false
+}
+
 // serveConn answers the queries of conn until the client has no more, says nothing for too long, or ctx
 // ends; then it sees those still being asked through and closes conn.
 func (k *socket) serveConn(ctx context.Context, conn net.Conn) {
@@ -66,18 +90,22 @@ func (k *socket) serveConn(ctx context.Context, conn net.Conn) {
 	w := &writer{conn: conn}
 	r := bufio.NewReader(conn)
 	from := remote(conn)
-	out := make([]byte, replySize)
+	out := make([]byte, lengthSize+replySize)
 	for {
 		packet, err := readMessage(conn, r)
 		if err != nil {
 			return
 		}
 		k.gate.counts.tcp.Add(1)
-		query := k.arrived(packet, from) // which is nobody else's from here on
-		reply, v, later := k.begin(packet, out)
+		query := k.arrived(packet, from)
+		reply, v, later := k.begin(packet, out[lengthSize:])
 		if later == nil {
 			if reply != nil {
-				err = w.write(reply)
+				message := frame(reply, out)
+				err = w.write(message)
+				if len(message) > len(out) && len(message) <= maxQuery {
+					out = message // who asks for much may do so again
+				}
 			}
 			k.done(&v, &query)
 			if reply == nil || err != nil {
@@ -90,13 +118,14 @@ func (k *socket) serveConn(ctx context.Context, conn net.Conn) {
 		case <-ctx.Done():
 			return
 		}
+		kept := query.keep() // by itself, since what a goroutine uses is not on the stack
 		asking.Go(func() {
 			defer func() { <-k.gate.slots }()
 			reply, v := k.wait(ctx, later)
 			if reply != nil {
-				_ = w.write(reply) // a broken connection is noticed by the reader
+				_ = w.write(frame(reply, nil)) // a broken connection is noticed by the reader
 			}
-			k.done(&v, &query)
+			k.done(&v, &kept)
 		})
 	}
 }
@@ -109,18 +138,37 @@ func remote(conn net.Conn) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// readMessage reads the next message, of up to 64 KiB, giving all of it the idle time to arrive.
+// readMessage reads the next message, of up to 64 KiB, giving all of it the idle time to arrive. It is good
+// until the next one is read.
 func readMessage(conn net.Conn, r *bufio.Reader) ([]byte, error) {
 	if err := conn.SetReadDeadline(time.Now().Add(idle)); err != nil {
 		return nil, err
 	}
-	var length [2]byte
-	if _, err := io.ReadFull(r, length[:]); err != nil {
+	length, err := r.Peek(lengthSize)
+	if err != nil {
 		return nil, err
 	}
-	packet := make([]byte, binary.BigEndian.Uint16(length[:]))
-	_, err := io.ReadFull(r, packet)
-	return packet, err
+	size := lengthSize + int(binary.BigEndian.Uint16(length))
+	if size > r.Size() {
+		message := make([]byte, size)
+		_, err := io.ReadFull(r, message)
+		return message[lengthSize:], err
+	}
+	message, err := r.Peek(size)
+	if err != nil {
+		return nil, err
+	}
+	_, err = r.Discard(size)
+	return message[lengthSize:], err
+}
+
+// frame puts reply's length before it, in out if it lies there already with room for that.
+func frame(reply, out []byte) []byte {
+	if lengthSize+len(reply) <= len(out) && &reply[0] == &out[lengthSize] {
+		binary.BigEndian.PutUint16(out, uint16(len(reply)))
+		return out[:lengthSize+len(reply)]
+	}
+	return append(binary.BigEndian.AppendUint16(make([]byte, 0, lengthSize+len(reply)), uint16(len(reply))), reply...)
 }
 
 // writer sends whole messages on a connection that several goroutines answer.
@@ -129,15 +177,14 @@ type writer struct {
 	conn net.Conn
 }
 
-// write sends reply in one piece with its length (RFC 7766 section 8). A client that does not read for
+// write sends a message in one piece with its length (RFC 7766 section 8). A client that does not read for
 // the idle time loses its connection.
-func (w *writer) write(reply []byte) error {
+func (w *writer) write(message []byte) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	err := w.conn.SetWriteDeadline(time.Now().Add(idle))
 	if err == nil {
-		message := net.Buffers{binary.BigEndian.AppendUint16(nil, uint16(len(reply))), reply}
-		_, err = message.WriteTo(w.conn)
+		_, err = w.conn.Write(message)
 	}
 	if err != nil {
 		_ = w.conn.Close() // half a message may be out: nothing after it would make sense
