@@ -117,8 +117,9 @@ func alike[T any](variants []*variant[T], value T) *variant[T] {
 	return nil
 }
 
-// addClusters adds those in use. One that is missing stays a name: the control plane sends listeners
-// before clusters at times, and until then the port refuses.
+// addClusters adds those in use. Of one that is missing there is one without endpoints, so that connections
+// to the listeners that lead there are refused, as a proxy would: the control plane sends listeners before
+// clusters at times, and clusters without endpoints not at all. One that could not be used stays away.
 func (a *agreement) addClusters() {
 	used := map[string]bool{}
 	for _, v := range a.views {
@@ -137,16 +138,28 @@ func (a *agreement) addClusters() {
 			if len(variants) > 1 {
 				a.rename(name, called, c.seen)
 			}
-			if c.value != nil {
-				out := c.value.Cluster
-				out.Name = called
-				a.in.Clusters = append(a.in.Clusters, out)
-				for _, n := range c.value.notes {
-					a.views[c.seen[0]].note(object("cluster", called, 0), n)
-				}
+			v := a.views[c.seen[0]]
+			r := c.value
+			if _, bad := v.problems[clusterType][name]; r == nil && !bad {
+				r = unsent
+			}
+			if r == nil {
+				continue
+			}
+			out := r.Cluster
+			out.Name = called
+			a.in.Clusters = append(a.in.Clusters, out)
+			for _, n := range r.notes {
+				v.note(object("cluster", called, 0), n)
 			}
 		}
 	}
+}
+
+// unsent is a cluster that only its name is known of.
+var unsent = &resolved{
+	Cluster: mesh.Cluster{Discovery: mesh.Static, Balancing: mesh.Balancing{LbPolicy: mesh.LeastRequest}},
+	notes:   []string{"the control plane has not sent it, though listeners lead there"},
 }
 
 // clusterVariants are the different contents of one cluster. The first keeps the plain name: it is the

@@ -129,13 +129,36 @@ func TestClusterThatOneNamespaceLacks(t *testing.T) {
 	has := told(t, p, []*anypb.Any{static(t, "x", "198.51.100.1:80")}, listeners, table)
 	lacks := told(t, p, nil, listeners, table)
 	in := agree([]*view{newView("a", lacks), newView("b", has)}, &memo{})
-	if len(in.Clusters) != 1 || in.Clusters[0].Name != "x" {
+	if len(in.Clusters) != 2 || endpointsOf(in, "x") != "198.51.100.1:80" || endpointsOf(in, "x@a") != "" {
 		t.Fatal(show(in))
 	}
 	for _, l := range in.Listeners {
 		if want := map[string]string{"a": "x@a", "b": "x"}[l.View]; l.Clusters[0].Name != want {
 			t.Errorf("listener for %q leads to %q, want %q", l.View, l.Clusters[0].Name, want)
 		}
+	}
+}
+
+// Nobody knows what a cluster of a kind that is not served would do: connections that lead there are left
+// alone. One that is not there refuses.
+func TestListenersThatLeadNowhere(t *testing.T) {
+	s := told(t, &pools{},
+		[]*anypb.Any{static(t, "good", "198.51.100.1:80"), pack(t, &clusterv3.Cluster{
+			Name: "odd", ClusterDiscoveryType: &clusterv3.Cluster_ClusterType{ClusterType: &clusterv3.Cluster_CustomClusterType{Name: "odd.type"}},
+		})},
+		[]*anypb.Any{tcpListener(t, "l", "192.0.2.1", 80, "odd"), tcpListener(t, "m", "192.0.2.2", 80, "gone"), tcpListener(t, "n", "192.0.2.3", 80, "good")},
+		nameTable())
+	plan := mesh.Compile([]mesh.Input{agree([]*view{newView("ns1", s)}, &memo{})}, memoryVIPs(t))
+	got := map[string]int{}
+	for _, f := range plan.Frontends {
+		for _, a := range plan.Assignments {
+			if a.Name == f.Assignment {
+				got[f.Host] = len(a.Localities)
+			}
+		}
+	}
+	if want := map[string]int{"m": 0, "n": 1}; !reflect.DeepEqual(got, want) {
+		t.Errorf("localities behind the frontends %v, want %v", got, want)
 	}
 }
 

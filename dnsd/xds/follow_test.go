@@ -147,12 +147,12 @@ func TestLossOfOneStream(t *testing.T) {
 	streams := acceptFor(t, cp, "one", "two")
 	streams["one"].say(t, "1", "1")
 	streams["two"].end <- status.Error(codes.PermissionDenied, "no identity matches")
-	in := seen(t, inputs, "a problem", func(in mesh.Input) bool { return len(in.Problems) > 0 })
-	if r := in.Problems[0].Reason; views(in) != "1" || !strings.Contains(r, "no answer yet for two") || !strings.Contains(r, "set xds.namespace") {
+	in := seen(t, inputs, "a problem", func(in mesh.Input) bool { return lostReason(in) != "" })
+	if r := lostReason(in); views(in) != "1" || !strings.Contains(r, "no answer yet for two") || !strings.Contains(r, "set xds.namespace") {
 		t.Errorf("%s; problems %+v", views(in), in.Problems)
 	}
 	acceptFor(t, cp, "two")["two"].say(t, "1", "1", "2")
-	seen(t, inputs, "both", func(in mesh.Input) bool { return len(in.Problems) == 0 && views(in) == "1, 2 two" })
+	seen(t, inputs, "both", func(in mesh.Input) bool { return lostReason(in) == "" && views(in) == "1, 2 two" })
 }
 
 // authority issues certificates for a test.

@@ -118,3 +118,13 @@ func listenerMessage(t *testing.T, name, address string, port uint32, cluster st
 	t.Helper()
 	return listenerTo(t, name, address, port, &tcpv3.TcpProxy{ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: cluster}})
 }
+
+// lostReason is what an input says about a control plane that cannot be reached; empty if it can be.
+func lostReason(in mesh.Input) string {
+	for _, p := range in.Problems {
+		if strings.HasPrefix(p.Object, "control plane ") {
+			return p.Reason
+		}
+	}
+	return ""
+}

@@ -195,12 +195,12 @@ func (cp *goControlPlane) resume(inputs <-chan mesh.Input) {
 		}
 	}
 	cp.end()
-	seen(t, inputs, "the loss", func(in mesh.Input) bool { return len(in.Problems) == 1 && len(in.Listeners) == 2 })
+	seen(t, inputs, "the loss", func(in mesh.Input) bool { return lostReason(in) != "" && len(in.Listeners) == 2 })
 	cp.del(listenerType, "n")
 	cp.set(endpointType, "a", loadAssignment("a", "198.51.100.10:80"))
 	cp.start()
 	in := seen(t, inputs, "what has changed meanwhile", func(in mesh.Input) bool {
-		return len(in.Problems) == 0 && len(in.Listeners) == 1 && endpointsOf(in, "a") == "198.51.100.10:80"
+		return lostReason(in) == "" && len(in.Listeners) == 1 && endpointsOf(in, "a") == "198.51.100.10:80"
 	})
 	if len(in.Hosts) != 2 {
 		t.Errorf("names are lost:\n%s", show(in))
@@ -249,9 +249,9 @@ func TestResumeWithoutNews(t *testing.T) {
 	src, inputs := follower(t, "unix://"+cp.path, func(tm *timing) { tm.grace, tm.patience = 50*time.Millisecond, 100*time.Millisecond })
 	before := seen(t, inputs, "a listener", func(in mesh.Input) bool { return len(in.Listeners) == 1 })
 	cp.end()
-	seen(t, inputs, "the loss", func(in mesh.Input) bool { return len(in.Problems) == 1 })
+	seen(t, inputs, "the loss", func(in mesh.Input) bool { return lostReason(in) != "" })
 	cp.start()
-	after := seen(t, inputs, "no problem", func(in mesh.Input) bool { return len(in.Problems) == 0 })
+	after := seen(t, inputs, "no problem", func(in mesh.Input) bool { return lostReason(in) == "" })
 	if show(after) != show(before) {
 		t.Errorf("after the restart\n%s", show(after))
 	}
