@@ -175,6 +175,15 @@ func TestListeners(t *testing.T) {
 		serve xds/v1*90 + v2*10 LEAST_REQUEST: 10.0.1.1:80*9 10.0.1.2:80*9 10.0.2.1:80*2
 		problem xds listener "l": the source has no cluster "gone" (it may still come)`,
 	}, {
+		"and endpoints that are not healthy take nothing of their cluster's part",
+		[]Input{input("xds", host, base, v2, with(v1, func(c *Cluster) {
+			c.Localities = []Locality{{Endpoints: endpoints("10.0.1.1:80", "10.0.1.2:80")}}
+			c.Localities[0].Endpoints[1].Unhealthy = true
+		}), listener("l", "240.240.0.1", 80, to("v1", 90), to("v2", 10)))},
+		head + `front 240.240.0.1:80/TCP -> xds/v1*90 + v2*10
+		serve refuse LEAST_REQUEST:
+		serve xds/v1*90 + v2*10 LEAST_REQUEST: 10.0.1.1:80*9 10.0.1.2:80*9! 10.0.2.1:80`,
+	}, {
 		"locality weights and priorities go into a split's weights",
 		[]Input{input("xds", host, base, v2, with(static("v1"), func(c *Cluster) {
 			c.LocalityWeighted = true

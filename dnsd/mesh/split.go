@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -71,12 +72,7 @@ func (a *assigned) unweighted() Balancing {
 // included. Priorities are counted anew from 0, so that every cluster of a split takes part with its
 // own first choice.
 func (a *assigned) scaled(sum float64) []AssignedLocality {
-	weights := make(map[uint32]float64) // priority to the sum of its weights as they are
-	for _, loc := range a.Localities {
-		for _, e := range loc.Endpoints {
-			weights[loc.Priority] += a.weightOf(loc, e)
-		}
-	}
+	weights := a.healthyWeights()
 	scaled := make([]AssignedLocality, len(a.Localities))
 	for i, loc := range a.Localities {
 		factor := sum / weights[loc.Priority]
@@ -96,6 +92,23 @@ func (a *assigned) scaled(sum float64) []AssignedLocality {
 		}
 	}
 	return scaled
+}
+
+// healthyWeights is the sum of the weights of each priority, as they are: of its healthy endpoints, since
+// the others get nothing of the cluster's part, or of all if none is.
+func (a *assigned) healthyWeights() map[uint32]float64 {
+	healthy, all := map[uint32]float64{}, map[uint32]float64{}
+	for _, loc := range a.Localities {
+		for _, e := range loc.Endpoints {
+			w := a.weightOf(loc, e)
+			all[loc.Priority] += w
+			if !e.Unhealthy {
+				healthy[loc.Priority] += w
+			}
+		}
+	}
+	maps.Copy(all, healthy)
+	return all
 }
 
 // reduce divides all weights by what they have in common. The localities are the caller's own.
