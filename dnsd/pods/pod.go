@@ -24,6 +24,7 @@ type pod struct {
 	state      State
 	reason     string
 	since      time.Time
+	missed     bool           // the last sweep found no file of it
 	opening    bool           // a goroutine is opening the namespace, also of a pod that failed before
 	waiting    []chan<- error // who wants to know when it is settled
 

@@ -1,8 +1,8 @@
 // Package pods gets from attachment files to listening sockets and a row in the kernel.
 //
-// The files are the truth. Run lists them when it starts, is told of changes by the bell and by the
-// folder, and compares all of it every few seconds; so a start, a restart and a missed ring are the same
-// thing. One goroutine owns the pods and is the only writer of the kernel's rows; whatever may block
+// The files say which pods there are; one that is gone is gone with its namespace, or when the bell says
+// so. Run lists them when it starts, is told of changes by the bell and by the folder, and compares all of
+// it every few seconds; so a start, a restart and a missed ring are the same thing. One goroutine owns the pods and is the only writer of the kernel's rows; whatever may block
 // (opening a path, serving a socket, waiting for a caller) happens in others.
 //
 // A pod is captured when each of its nameservers has a UDP and a TCP listener on the pod's own address,
@@ -25,6 +25,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -174,7 +175,7 @@ func (p *Pods) Run(ctx context.Context) error {
 	var helpers sync.WaitGroup
 	helpers.Go(func() {
 		defer cancel()
-		err = bell.Serve(ctx, p.answer)
+		err = p.hear(ctx, bell)
 	})
 	helpers.Go(func() { p.watch(ctx) })
 
@@ -189,6 +190,37 @@ func (p *Pods) Run(ctx context.Context) error {
 	}
 	p.releasing.Wait()
 	return err
+}
+
+// hear answers the bell until ctx is done, and hangs up another one when somebody has taken it away.
+func (p *Pods) hear(ctx context.Context, bell *attach.Bell) error {
+	for {
+		there, stop := context.WithCancel(ctx)
+		var looking sync.WaitGroup
+		looking.Go(func() {
+			tick := time.NewTicker(sweepEvery)
+			defer tick.Stop()
+			for there.Err() == nil {
+				select {
+				case <-there.Done():
+				case <-tick.C:
+					if _, err := os.Lstat(p.o.Bell); errors.Is(err, fs.ErrNotExist) {
+						stop()
+					}
+				}
+			}
+		})
+		err := bell.Serve(there, p.answer)
+		stop()
+		looking.Wait()
+		if err != nil || ctx.Err() != nil {
+			return err
+		}
+		if bell, err = attach.Listen(p.o.Bell); err != nil {
+			return err
+		}
+		p.log.Warn("the bell's socket was removed; it is made anew", "bell", p.o.Bell)
+	}
 }
 
 func (p *Pods) loop(ctx context.Context) {

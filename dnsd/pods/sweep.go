@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
 
@@ -50,21 +51,47 @@ func (p *Pods) sweep() {
 	p.publish()
 }
 
-// dismiss releases the pods whose file is gone. Being absent from the list is not enough: a file, or
+// dismiss looks after the pods whose file is gone. Being absent from the list is not enough: a file, or
 // the folder, may be unreadable for a moment.
 func (p *Pods) dismiss(list []attach.Attachment) {
 	listed := map[attach.Key]bool{}
 	for _, a := range list {
 		listed[a.Key()] = true
 	}
-	for key := range p.pods {
+	for key, q := range p.pods {
 		if listed[key] {
+			q.missed = false
 			continue
 		}
-		if _, err := attach.Find(p.o.Dir, key); errors.Is(err, fs.ErrNotExist) {
-			p.release(key, nil)
+		if _, err := attach.Find(p.o.Dir, key); errors.Is(err, fs.ErrNotExist) && !p.orphaned(q) {
+			p.restore(q)
 		}
 	}
+}
+
+// orphaned releases a pod without file if its namespace is gone or was never entered, and reports whether
+// it did. The file alone is no DEL: that rings, and if nobody hears it, the namespace goes soon after.
+// Somebody may have emptied the folder under a pod that lives, and it must not lose its addresses for it.
+func (p *Pods) orphaned(q *pod) bool {
+	orphaned := q.cookie == 0 || gone(q.attachment)
+	if orphaned {
+		p.release(q.attachment.Key(), nil)
+	}
+	return orphaned
+}
+
+// restore writes back the file of a pod that lives, so that the next dnsd finds it, too: when it has been
+// missing for two sweeps, which is longer than a DEL takes from removing the file to ringing.
+func (p *Pods) restore(q *pod) {
+	if !q.missed {
+		q.missed = true
+		return
+	}
+	if err := attach.Write(p.o.Dir, q.attachment); err != nil {
+		p.broken = append(p.broken, Problem{Object: q.name(), Reason: fmt.Sprintf("its attachment file was removed without a DEL: %v", err)})
+		return
+	}
+	p.log.Warn("attachment file was removed without a DEL; it is written back", "pod", q.name(), "attachment", q.attachment.Key())
 }
 
 // deleteStrays deletes the rows of namespaces that no attachment speaks of: their DEL came while no
@@ -108,10 +135,14 @@ func (p *Pods) watch(ctx context.Context) {
 		p.log.Warn("cannot watch the folder of attachments; sweeping it instead", "dir", p.o.Dir, "every", sweepEvery, "error", err)
 		return
 	}
+	again := time.NewTicker(sweepEvery)
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-again.C:
+			_ = w.Add(p.o.Dir) // it may be another folder by now
 		case e, ok := <-w.Events:
 			if !ok {
 				return
@@ -131,9 +162,9 @@ func (p *Pods) follow(path string) {
 	case err == nil:
 		p.adopt(a, nil)
 	case errors.Is(err, fs.ErrNotExist):
-		for key := range p.pods {
+		for key, q := range p.pods {
 			if strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)) == key.String() {
-				p.release(key, nil)
+				p.orphaned(q)
 				return
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -35,7 +36,7 @@ func TestFilesAreEnough(t *testing.T) {
 	n.write(early) // before dnsd
 	n.start()
 	n.wait(early, Captured, "")
-	_, late := n.bare("late")
+	ns, late := n.bare("late")
 	n.write(late) // and nobody rings
 	n.wait(late, Captured, "")
 
@@ -48,7 +49,8 @@ func TestFilesAreEnough(t *testing.T) {
 		}
 		return nil
 	})
-	n.must(attach.Remove(n.options.Dir, late.Key()))
+	n.must(ns.Close())
+	n.must(attach.Remove(n.options.Dir, late.Key())) // a DEL that nobody hears
 	n.eventually("the pod is released", func() error {
 		if _, ok := n.rows()[late.NetnsCookie]; ok || n.find(late).State != "" {
 			return fmt.Errorf("%+v", n.find(late))
@@ -56,6 +58,42 @@ func TestFilesAreEnough(t *testing.T) {
 		return nil
 	})
 	n.wait(early, Captured, "")
+}
+
+// Whoever empties our folders takes nothing from the pods that live: their files come back, for the dnsd
+// that comes after this one, and so does the bell.
+func TestFoldersThatAreEmptied(t *testing.T) {
+	n := newNode(t)
+	n.options.Bell = filepath.Join(n.options.Dir, "..", "run", "bell.sock")
+	n.start()
+	_, a := n.bare("web-0")
+	n.must(n.add(a))
+	since := n.find(a).Since
+	for range 2 { // the second time as good as the first
+		n.must(os.RemoveAll(n.options.Dir))
+		n.must(os.RemoveAll(filepath.Dir(n.options.Bell)))
+		n.sweep()
+		n.sweep()
+		if got, err := attach.Find(n.options.Dir, a.Key()); err != nil || !reflect.DeepEqual(got, a) {
+			t.Errorf("the file holds %+v (%v), want %+v", got, err, a)
+		}
+		n.eventually("the bell is back", func() error { return n.ring(attach.OpCheck, a.Key()) })
+	}
+	if p := n.find(a); p.State != Captured || p.Since != since {
+		t.Errorf("the pod is %+v, want it captured all the time", p)
+	}
+	n.stop()
+	n.start()
+	n.wait(a, Captured, "")
+	n.del(a)
+	n.sweep()
+	n.sweep()
+	if files, err := os.ReadDir(n.options.Dir); len(files) != 0 || err != nil {
+		t.Errorf("%v came back after a DEL (%v)", files, err)
+	}
+	if rows := n.rows(); len(rows) != 0 {
+		t.Errorf("rows %v", rows)
+	}
 }
 
 func TestBrokenFileAmongGoodOnes(t *testing.T) {
