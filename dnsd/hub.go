@@ -51,6 +51,7 @@ type hub struct {
 	resolver *resolve.Resolver
 	keep     *keeper
 	names    names.Options
+	worked   chan struct{} // holds one: a pass took long
 
 	state atomic.Pointer[hubState]
 }
@@ -79,6 +80,7 @@ func newHub(log *slog.Logger, vips *mesh.VIPs, sources []string, keep *keeper) *
 		compiler: mesh.NewCompiler(vips, sources),
 		emitted:  make(chan mesh.Input),
 		ended:    make(chan struct{}),
+		worked:   make(chan struct{}, 1),
 	}
 	h.state.Store(&hubState{plan: &mesh.Plan{Partial: true}, said: map[string]said{}, spoke: map[string]time.Time{}})
 	for _, name := range sources {
@@ -190,6 +192,12 @@ func (h *hub) pass() (due time.Time) {
 	next := *old
 	next.plan, next.vips, next.err, next.passes, next.took = plan, h.vips.Usage(), err, old.passes+1, took
 	h.state.Store(&next)
+	if took > muchWork {
+		select {
+		case h.worked <- struct{}{}:
+		default: // it is known already
+		}
+	}
 	return due
 }
 

@@ -19,7 +19,8 @@ type member struct {
 	always bool
 }
 
-// published is what a service was last made of; equal ones need not be laid out to be compared.
+// published is what a service with a hash table was last made of; equal ones need not be laid out to be
+// compared.
 type published struct {
 	settings         nodensSet
 	table            uint32
@@ -29,6 +30,15 @@ type published struct {
 func (p published) equal(q published) bool {
 	return p.settings == q.settings && p.table == q.table && slices.Equal(p.members, q.members) &&
 		slices.Equal(p.standby, q.standby)
+}
+
+// remember spares the next publish of a service with a hash table the making of it.
+func (s *Services) remember(index uint32, service Service, p published) {
+	if service.Policy == RingHash || service.Policy == Maglev {
+		s.published[index] = p
+	} else {
+		delete(s.published, index)
+	}
 }
 
 // publish writes a service's new set, if it differs, beside the old one and flips the word.
@@ -52,13 +62,13 @@ func (s *Services) publish(name string, service Service, c *Changes, now time.Ti
 	}
 	want := published{service.set(), service.TableSize, members, standby}
 	index, known := s.names[name]
-	if known && s.published[index].equal(want) {
+	if last, ok := s.published[index]; known && ok && last.equal(want) {
 		s.unuse(taken, now)
 		return nil
 	}
 	set, slots := layout(service, members, standby)
 	if known && s.equal(index, set, slots) {
-		s.published[index] = want
+		s.remember(index, service, want)
 		s.unuse(taken, now)
 		return nil
 	}
@@ -83,7 +93,7 @@ func (s *Services) publish(name string, service Service, c *Changes, now time.Ti
 	}
 	word := &s.tables.words.rows[index]
 	atomic.StoreUint64(word, (*word>>32+1)<<32|uint64(id.base))
-	s.published[index] = want
+	s.remember(index, service, want)
 	c.Services++
 	return nil
 }

@@ -79,7 +79,7 @@ type Services struct {
 	names map[string]uint32         // their indexes, as far as their names are known
 	ids   map[netip.AddrPort]uint32 // backends, resting ones too
 	uses  map[uint32]int            // services a backend is in
-	// What services were last made of, by index; nothing for those read back.
+	// What services with hash tables were last made of, by index; nothing for those read back.
 	published map[uint32]published
 	pools     struct{ services, sets, slots, backends *pool }
 	erased    time.Time // when rows were last deleted
@@ -119,7 +119,18 @@ func (d *Datapath) Services() (*Services, error) {
 		return nil, fmt.Errorf("read frontends: %w", err)
 	}
 	s.readBack(time.Now())
-	return s, nil
+	return s, s.trim()
+}
+
+// trim keeps of the tables in memory what is in use or was, and has the pools ask for more.
+func (s *Services) trim() error {
+	t, p := s.tables, &s.pools
+	p.services.reach = func(n uint32) error { return errors.Join(t.words.reach(n), t.services.reach(n)) }
+	p.sets.reach = t.sets.reach
+	p.slots.reach = t.slots.reach
+	p.backends.reach = func(n uint32) error { return errors.Join(t.backends.reach(n), t.states.reach(n)) }
+	return errors.Join(t.words.hold(p.services.top()), t.services.hold(p.services.top()), t.sets.hold(p.sets.top()),
+		t.slots.hold(p.slots.top()), t.backends.hold(p.backends.top()), t.states.hold(p.backends.top()))
 }
 
 // readBack finds out which rows the services in use need.

@@ -36,6 +36,8 @@ type pool struct {
 	// there are others; freed is told when a row is.
 	keep  func(base uint32) bool
 	freed func(base uint32)
+	// reach, if set, makes the first rows of the map ready for use: all that were ever taken.
+	reach func(n uint32) error
 }
 
 // newPool takes over a map as it is found: rows in use, rows that were once used and may have only just
@@ -74,11 +76,24 @@ func (p *pool) take(n uint32, now time.Time) (run, error) {
 		return run{}, fmt.Errorf("map %s is %w (%d rows, %d wanted)", p.name, errFull, p.size, n)
 	}
 	got := run{p.free[i].base, n}
+	if p.reach != nil {
+		if err := p.reach(got.end()); err != nil {
+			return run{}, err
+		}
+	}
 	p.free[i].base, p.free[i].n = got.end(), p.free[i].n-n
 	if p.free[i].n == 0 {
 		p.free = slices.Delete(p.free, i, i+1)
 	}
 	return got, nil
+}
+
+// top is how many rows from the first on there are up to the last that is in use or rests from it.
+func (p *pool) top() uint32 {
+	if n := len(p.free); n > 0 && p.free[n-1].end() == p.size {
+		return p.free[n-1].base
+	}
+	return p.size
 }
 
 // rest begins the pause of rows that nothing names from now on.

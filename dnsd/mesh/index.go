@@ -39,6 +39,9 @@ func (x *index[K, V]) update(list []V) map[K]bool {
 	next = x.match(next, was, is, changed)
 	next = append(next, x.list[len(x.list)-tail:]...)
 	moved := x.moved(was, is)
+	if x.list == nil {
+		next = list // nothing to share yet
+	}
 	x.list = next
 	if moved {
 		x.find()
