@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"istio.io/istio/pilot/pkg/controllers/ipallocate"
 	istiogrpc "istio.io/istio/pilot/pkg/grpc"
 	"istio.io/istio/pilot/test/xds"
@@ -25,16 +27,21 @@ import (
 // Istiod is a control plane that can be stopped and started, and the API server it reads, which outlives
 // it. Its methods may be called concurrently.
 type Istiod struct {
-	listen func() (net.Listener, error)
+	listen Listen
+	trust  *trust
 
 	mu      sync.Mutex
 	objects objects
 	running *run
 }
 
-// New returns a control plane that does not run yet. listen makes the listener of each run.
-func New(listen func() (net.Listener, error)) *Istiod {
-	return &Istiod{listen: listen, objects: objects{}}
+// Listen makes the listeners of a run: of istiod's port 15010, plain text, and of 15012, TLS.
+type Listen func() (plain, secure net.Listener, err error)
+
+// New returns a control plane that does not run yet.
+func New(listen Listen) (*Istiod, error) {
+	trust, err := newTrust()
+	return &Istiod{listen: listen, trust: trust, objects: objects{}}, err
 }
 
 // run is one life of istiod.
@@ -59,7 +66,8 @@ func (i *Istiod) Start() error {
 	ready := make(chan struct{})
 	go func() {
 		r.ended <- test.Wrap(func(t test.Failer) {
-			r.begin(t, i.objects.copies(), i.listen)
+			r.begin(t, i.objects.copies(), i.trust)
+			r.serve(t, i.listen, i.trust)
 			close(ready)
 			<-r.stop
 		})
@@ -97,7 +105,7 @@ func (i *Istiod) Stop() error {
 }
 
 // begin starts istiod on t, whose cleanups end it.
-func (r *run) begin(t test.Failer, have []object, listen func() (net.Listener, error)) {
+func (r *run) begin(t test.Failer, have []object, trust *trust) {
 	stop := test.NewStop(t)
 	var followers []follower
 	var allocator *ipallocate.IPAllocator
@@ -110,17 +118,31 @@ func (r *run) begin(t test.Failer, have []object, listen func() (net.Listener, e
 			allocator = ipallocate.NewIPAllocator(stop, c)
 		},
 	})
+	r.server.Discovery.Authenticators = trust.authenticators(r.client)
 	for _, f := range followers {
 		f.follow(r.server.Store())
 	}
 	go allocator.Run(stop)
+}
 
-	ln, err := listen()
+// serve puts the discovery server on the network, with the options of istiod's own servers.
+func (r *run) serve(t test.Failer, listen Listen, trust *trust) {
+	secret, err := trust.credentials()
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(istiogrpc.ServerOptions(keepalive.DefaultOption(), func(int64) {})...)
-	r.server.Discovery.Register(server)
-	t.Cleanup(server.Stop)
-	go func() { _ = server.Serve(ln) }()
+	plain, secure, err := listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []struct {
+		on          net.Listener
+		credentials credentials.TransportCredentials
+	}{{plain, insecure.NewCredentials()}, {secure, secret}} {
+		options := istiogrpc.ServerOptions(keepalive.DefaultOption(), func(int64) {})
+		server := grpc.NewServer(append(options, grpc.Creds(s.credentials))...)
+		r.server.Discovery.Register(server)
+		t.Cleanup(server.Stop)
+		go func() { _ = server.Serve(s.on) }()
+	}
 }

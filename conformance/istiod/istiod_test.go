@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -26,29 +27,43 @@ func TestIstiod(t *testing.T) {
 		Verbs: map[string]script.Verb{"istiod": istiodVerb},
 		Setup: func(env *testscript.Env, w *world.World) error {
 			w.ADS.Stop() // its address is istiod's
-			plane := istiod.New(func() (ln net.Listener, err error) {
+			plane, err := istiod.New(func() (plain, secure net.Listener, err error) {
 				err = w.Node.Do(func() error {
-					ln, err = net.Listen("tcp", world.ADSAddress)
+					if plain, err = net.Listen("tcp", world.ADSAddress); err != nil {
+						return err
+					}
+					secure, err = net.Listen("tcp", secureAddress)
 					return err
 				})
-				return ln, err
+				return plain, secure, err
 			})
+			if err != nil {
+				return err
+			}
 			env.Values[planeKey{}] = plane
 			env.Defer(func() {
 				if err := plane.Stop(); err != nil {
 					t.Errorf("stop istiod: %v", err)
 				}
 			})
-			return nil
+			env.Setenv("SECURE", secureAddress)
+			env.Setenv("NAME", istiod.ServerName)
+			env.Setenv("ROOT", filepath.Join(w.Dir, "root-cert.pem"))
+			return os.WriteFile(env.Getenv("ROOT"), plane.Root(), 0o644)
 		},
 	})
 }
+
+// secureAddress is where istiod speaks TLS, on the node.
+const secureAddress = "127.0.0.1:15012"
 
 type planeKey struct{}
 
 // istiod start, istiod stop.
 // istiod apply FILE ...: objects for the API server. istiod delete KIND NAMESPACE/NAME, istiod get KIND NAMESPACE/NAME.
 // istiod clients: who is connected, and what it says to what it got.
+// istiod token NAMESPACE FILE, istiod certificate NAMESPACE FILE KEYFILE: of the namespace's service account.
+// istiod revoke: no token so far is good any more.
 func istiodVerb(l *script.Line) (string, error) {
 	plane := l.Value(planeKey{}).(*istiod.Istiod)
 	switch l.Word(0) {
@@ -69,6 +84,14 @@ func istiodVerb(l *script.Line) (string, error) {
 		return plane.Get(l.Word(1), l.Word(2))
 	case "clients":
 		return plane.Clients()
+	case "token":
+		return "", os.WriteFile(l.Word(2), []byte(plane.Token(l.Word(1))+"\n"), 0o600)
+	case "revoke":
+		plane.Revoke()
+		return "", nil
+	case "certificate":
+		cert, key, err := plane.Certificate(l.Word(1))
+		return "", errors.Join(err, os.WriteFile(l.Word(2), cert, 0o600), os.WriteFile(l.Word(3), key, 0o600))
 	}
-	return "", errors.New("usage: istiod start|stop|apply FILE|delete KIND NAME|get KIND NAME|clients")
+	return "", errors.New("usage: istiod start|stop|apply FILE|delete KIND NAME|get KIND NAME|clients|token NAMESPACE FILE|certificate NAMESPACE FILE KEYFILE|revoke")
 }
