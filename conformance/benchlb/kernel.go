@@ -24,7 +24,7 @@ type kernel struct {
 	datapath *ebpf.Datapath
 	counting *counting
 	balancer *lb.Balancer
-	vips     *mesh.VIPs
+	compiler *mesh.Compiler
 }
 
 // counting is the kernel's balancing maps, with a count of what is written.
@@ -59,8 +59,12 @@ func newKernel(g *group) (*kernel, error) {
 	}
 	k.counting = &counting{Services: services}
 	k.balancer = lb.New(k.counting, lb.Options{})
-	k.vips, err = mesh.OpenVIPs("", netip.MustParsePrefix("240.240.0.0/16"), netip.MustParsePrefix("2001:2::/48"))
-	return k, errors.Join(err, g.leave())
+	vips, err := mesh.OpenVIPs("", netip.MustParsePrefix("240.240.0.0/16"), netip.MustParsePrefix("2001:2::/48"))
+	if err != nil {
+		return k, err
+	}
+	k.compiler = mesh.NewCompiler(vips, []string{"xds"})
+	return k, g.leave()
 }
 
 // enrol makes a lane's pod one of nodens'.
@@ -80,6 +84,12 @@ func (k *kernel) close() error {
 	return errors.Join(errs...)
 }
 
+// Change is Services.Change.
+func (c *counting) Change(f map[ebpf.Frontend]string, s map[string]ebpf.Service) (changes ebpf.Changes, err error) {
+	c.last, err = c.Services.Change(f, s)
+	return c.last, err
+}
+
 // update is what it took to bring the kernel up to date with an input.
 type update struct {
 	compile, apply time.Duration
@@ -88,7 +98,8 @@ type update struct {
 
 func (k *kernel) update(in mesh.Input) (u update, err error) {
 	start := time.Now()
-	plan := mesh.Compile([]mesh.Input{in, {Source: "resolve"}}, k.vips)
+	k.compiler.Take(in)
+	plan := k.compiler.Compile()
 	u.compile = time.Since(start)
 	start = time.Now()
 	_, err = k.balancer.Apply(plan)
