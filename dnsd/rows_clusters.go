@@ -107,7 +107,7 @@ func endpointRows(a *mesh.Assignment, from map[netip.Addr][]resolve.Status, held
 		rows[i].Active, rows[i].Connections, rows[i].Failures = b.Active, b.Connections, b.Failures
 		switch {
 		case b.Ejected:
-			rows[i].State = admin.Ejected
+			rows[i].State, rows[i].EjectedUntil = admin.Ejected, b.EjectedUntil
 		case takes(b):
 			rows[i].State = admin.Serving
 		}

@@ -42,7 +42,7 @@ func TestClusterRow(t *testing.T) {
 		},
 	}, []string{"240.240.0.1:80/TCP"}, lookups, []ebpf.BackendState{
 		{Addr: netip.MustParseAddrPort("10.0.0.1:80"), Weight: 1, Active: 4, Connections: 40, Failures: 1},
-		{Addr: netip.MustParseAddrPort("10.0.0.9:80"), Weight: 1, Ejected: true},
+		{Addr: netip.MustParseAddrPort("10.0.0.9:80"), Weight: 1, Failures: 5, Ejected: true, EjectedUntil: noon},
 		{Addr: netip.MustParseAddrPort("10.0.0.77:80"), Weight: 1, Active: 1},
 	})
 	end := noon.Add(30 * time.Second)
@@ -51,7 +51,7 @@ func TestClusterRow(t *testing.T) {
 		{Address: "10.0.0.1:80", From: []admin.Origin{{Name: "a.test", Expires: end}, ofB}, Weight: 5, Active: 4, Connections: 40, Failures: 1, State: admin.Serving},
 		{Address: "10.0.0.8:80", Weight: 1, State: admin.Unhealthy},
 		{Address: "10.0.0.2", From: []admin.Origin{ofB}, Priority: 1, Weight: 1, State: admin.Standby},
-		{Address: "10.0.0.9:80", Priority: 1, Weight: 1, State: admin.Ejected},
+		{Address: "10.0.0.9:80", Priority: 1, Weight: 1, Failures: 5, State: admin.Ejected, EjectedUntil: noon},
 		{Address: "10.0.0.77:80", Weight: 1, Active: 1, State: admin.Serving},
 	}
 	if len(row.Endpoints) != len(want) || row.Problem != "" {
