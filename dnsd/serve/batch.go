@@ -10,8 +10,8 @@ import (
 )
 
 // batchSize is how many queries of a socket are answered before it is the next one's turn. One that is never
-// empty costs the others that much work each time round.
-const batchSize = 16
+// empty costs the others that much work each time round; more of them save a hundredth of a query's time.
+const batchSize = 4
 
 // batch is what is read from a socket and written to it in one go. One serves all the sockets of a loop in
 // turn, so that a pod costs no buffers.
