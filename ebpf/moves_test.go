@@ -27,6 +27,14 @@ func TestMoves(t *testing.T) {
 		{"a frontend goes", func() { delete(l.frontends, Frontend{Addr: vip6, Port: 80, Protocol: UDP}); l.apply() }, Move{Left: true}},
 		{"a frontend comes", func() { both(l.frontends, vip6, 80, "web6"); l.apply() }, Move{Came: true}},
 		{"one comes, then one goes", func() { l.serve("web", back4...); l.serve("web", back4[1:]...) }, Move{Left: true, Came: true}},
+		{"one goes by a single change", func() {
+			_, err := l.Change(nil, map[string]Service{"web": {Backends: backends(8080, back4[1])}})
+			must(t, err)
+		}, Move{Left: true}},
+		{"a frontend goes by a single change", func() {
+			_, err := l.Change(map[Frontend]string{{Addr: vip4b, Port: 80, Protocol: UDP}: ""}, nil)
+			must(t, err)
+		}, Move{Left: true}},
 	} {
 		step.do()
 		var told Move
