@@ -261,6 +261,9 @@ func manifestVerb(l *Line) (string, error) {
 // ads put NAME FILE: serves hand-written resources under a name. ads drop NAME, ads clear.
 // ads stop, ads start: the control plane goes, and comes back at the same address.
 // ads settled: fails until a client has acknowledged everything. ads verdicts, ads connects.
+// ads offers: what clients said they have, at each subscription.
+// ads start [tls] [token=T] [sotw]: $ADSCA is its certificate then; without delta.
+// Of a set put with ns=NAMESPACE only clients of that namespace are told.
 func adsVerb(l *Line) (string, error) {
 	plane := l.w.ADS
 	switch l.word(0) {
@@ -269,14 +272,14 @@ func adsVerb(l *Line) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		plane.Put(l.word(1), set)
+		plane.PutFor(l.options["ns"], l.word(1), set)
 		return "", nil
 	case "put":
 		set, err := world.Parse([]byte(l.ts.ReadFile(l.word(2))))
 		if err != nil {
 			return "", err
 		}
-		plane.Put(l.word(1), set)
+		plane.PutFor(l.options["ns"], l.word(1), set)
 		return "", nil
 	case "drop":
 		plane.Put(l.word(1), nil)
@@ -288,11 +291,24 @@ func adsVerb(l *Line) (string, error) {
 		plane.Stop()
 		return "", nil
 	case "start":
-		return "", plane.Start()
+		m := world.Manner{Token: l.options["token"], OnlySotw: l.has("sotw")}
+		if l.has("tls") {
+			m.CAFile = l.ts.Getenv("ADSCA")
+		}
+		return "", plane.StartAs(m)
+	}
+	return adsShow(l, plane)
+}
+
+// adsShow is what the control plane has seen.
+func adsShow(l *Line, plane *world.ControlPlane) (string, error) {
+	switch l.word(0) {
 	case "settled":
 		return "settled\n", plane.Settled()
 	case "connects":
 		return fmt.Sprintln(plane.Connects()), nil
+	case "offers":
+		return counted(plane.Offers()), nil
 	case "verdicts":
 		var b strings.Builder
 		for _, v := range plane.Verdicts() {
@@ -300,7 +316,7 @@ func adsVerb(l *Line) (string, error) {
 		}
 		return b.String(), nil
 	}
-	return "", usage("ads set|put|drop|clear|stop|start|settled|verdicts|connects ...")
+	return "", usage("ads set|put|drop|clear|stop|start|settled|verdicts|connects|offers ...")
 }
 
 // zone set NAME TYPE TTL DATA ...: replaces the internet's records of a name and type.

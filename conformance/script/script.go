@@ -86,6 +86,7 @@ func setenv(env *testscript.Env, w *world.World) {
 	env.Setenv("NS6", world.Nameservers[1].String())
 	env.Setenv("NS2", world.Nameservers[2].String())
 	env.Setenv("STATE", filepath.Join(w.Dir, "state"))
+	env.Setenv("ADSCA", filepath.Join(w.Dir, "ads-ca.pem"))
 	env.Setenv("NETWORK", w.Network())
 	env.Setenv("NETD", filepath.Join(w.Dir, "net.d"))
 	env.Setenv("RUN", filepath.Dir(w.AttachmentDir()))

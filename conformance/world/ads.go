@@ -3,12 +3,15 @@ package world
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -60,27 +63,35 @@ func shortType(url string) string {
 	return url
 }
 
-// ControlPlane is an aggregated discovery server, state of the world. What it serves is the union of
-// the sets it was given; a change goes to every stream at once. It can be stopped and started again at
-// the same address, and knows the same things then.
+// ControlPlane is an aggregated discovery server of both protocols. What it serves is the union of the
+// sets it was given, less those for other namespaces than the client's; a change goes to every stream at
+// once. It can be stopped and started again at the same address, and knows the same things then.
 type ControlPlane struct {
 	ns  *sandbox.NS
 	log *slog.Logger
 
 	mu       sync.Mutex
 	server   *grpc.Server
-	sets     map[string]Resources
+	sets     map[string]set
 	version  map[string]int // by type
 	streams  map[*stream]struct{}
 	connects int
 	verdicts []Verdict
+	offers   []string
+	manner   Manner
+}
+
+// set is what was put under one name.
+type set struct {
+	namespace string // empty: every client is told
+	Resources
 }
 
 func newControlPlane(ns *sandbox.NS, log *slog.Logger) *ControlPlane {
-	return &ControlPlane{ns: ns, log: log, sets: map[string]Resources{}, version: map[string]int{}, streams: map[*stream]struct{}{}}
+	return &ControlPlane{ns: ns, log: log, sets: map[string]set{}, version: map[string]int{}, streams: map[*stream]struct{}{}}
 }
 
-// Start begins to listen.
+// Start begins to listen, in the manner of the last StartAs.
 func (c *ControlPlane) Start() error {
 	var ln net.Listener
 	err := c.ns.Do(func() (err error) {
@@ -90,11 +101,16 @@ func (c *ControlPlane) Start() error {
 	if err != nil {
 		return fmt.Errorf("control plane: %w", err)
 	}
-	server := grpc.NewServer()
-	discoveryv3.RegisterAggregatedDiscoveryServiceServer(server, &service{plane: c})
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	options, err := c.manner.options()
+	if err != nil {
+		_ = ln.Close()
+		return err
+	}
+	server := grpc.NewServer(options...)
+	discoveryv3.RegisterAggregatedDiscoveryServiceServer(server, &service{plane: c})
 	c.server = server
-	c.mu.Unlock()
 	go func() {
 		if err := server.Serve(ln); err != nil {
 			c.log.Error("control plane ended", "err", err)
@@ -116,19 +132,22 @@ func (c *ControlPlane) Stop() {
 
 // Put gives the control plane a set of resources, replacing the one of the same name; an empty set
 // removes it.
-func (c *ControlPlane) Put(name string, r Resources) {
+func (c *ControlPlane) Put(name string, r Resources) { c.PutFor("", name, r) }
+
+// PutFor is Put of a set that only clients of one namespace are told.
+func (c *ControlPlane) PutFor(namespace, name string, r Resources) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	changed := map[string]bool{}
-	for _, set := range []Resources{c.sets[name], r} {
-		for url := range set {
+	for _, of := range []Resources{c.sets[name].Resources, r} {
+		for url := range of {
 			changed[url] = true
 		}
 	}
 	if len(r) == 0 {
 		delete(c.sets, name)
 	} else {
-		c.sets[name] = r
+		c.sets[name] = set{namespace, r}
 	}
 	for _, url := range pushOrder {
 		if changed[url] {
@@ -143,7 +162,7 @@ func (c *ControlPlane) Put(name string, r Resources) {
 // Clear removes every set.
 func (c *ControlPlane) Clear() {
 	c.mu.Lock()
-	c.sets = map[string]Resources{}
+	c.sets = map[string]set{}
 	for _, url := range pushOrder {
 		c.version[url]++
 	}
@@ -158,6 +177,14 @@ func (c *ControlPlane) Verdicts() []Verdict {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.verdicts)
+}
+
+// Offers returns what clients said they have when they subscribed, oldest first: "delta cds 3" for three
+// resources, "sotw cds 7" for a version.
+func (c *ControlPlane) Offers() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.offers)
 }
 
 // Connects is how many streams were opened since the world began.
@@ -200,13 +227,21 @@ type subscription struct {
 	acked int      // version; -1 before the first ACK
 	dirty bool     // the names changed
 	nonce string
+	known map[string]string // delta: versions by resource
 }
 
 // stream is one client. A request or a change of the plane wakes it, and it sends what is due.
 type stream struct {
-	node string
-	subs map[string]*subscription
-	due  chan struct{}
+	node, namespace string
+	subs            map[string]*subscription
+	due             chan struct{}
+}
+
+// is notes whose stream it is, where a request says so.
+func (s *stream) is(n *corev3.Node) {
+	if n.GetId() != "" {
+		s.node, s.namespace = n.GetId(), n.GetMetadata().GetFields()["NAMESPACE"].GetStringValue()
+	}
 }
 
 func (s *stream) wake() {
@@ -218,6 +253,24 @@ func (s *stream) wake() {
 
 func (svc *service) StreamAggregatedResources(conn discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
 	c := svc.plane
+	return c.serve(func(s *stream) error {
+		req, err := conn.Recv()
+		if err == nil {
+			c.hear(s, req)
+		}
+		return err
+	}, func(s *stream) error {
+		for _, resp := range c.due(s) {
+			if err := conn.Send(resp); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// serve keeps one stream: next takes a request, send answers what is due.
+func (c *ControlPlane) serve(next, send func(*stream) error) error {
 	s := &stream{subs: map[string]*subscription{}, due: make(chan struct{}, 1)}
 	c.mu.Lock()
 	c.streams[s] = struct{}{}
@@ -231,12 +284,10 @@ func (svc *service) StreamAggregatedResources(conn discoveryv3.AggregatedDiscove
 	ended := make(chan error, 1)
 	go func() {
 		for {
-			req, err := conn.Recv()
-			if err != nil {
+			if err := next(s); err != nil {
 				ended <- err
 				return
 			}
-			c.hear(s, req)
 			s.wake()
 		}
 	}()
@@ -245,10 +296,8 @@ func (svc *service) StreamAggregatedResources(conn discoveryv3.AggregatedDiscove
 		case err := <-ended:
 			return err
 		case <-s.due:
-			for _, resp := range c.due(s) {
-				if err := conn.Send(resp); err != nil {
-					return err
-				}
+			if err := send(s); err != nil {
+				return err
 			}
 		}
 	}
@@ -258,13 +307,15 @@ func (svc *service) StreamAggregatedResources(conn discoveryv3.AggregatedDiscove
 func (c *ControlPlane) hear(s *stream, req *discoveryv3.DiscoveryRequest) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if id := req.GetNode().GetId(); id != "" {
-		s.node = id
-	}
+	s.is(req.GetNode())
 	sub := s.subs[req.TypeUrl]
 	if sub == nil {
 		sub = &subscription{sent: -1, acked: -1}
 		s.subs[req.TypeUrl] = sub
+		c.offers = append(c.offers, strings.TrimSpace(fmt.Sprintf("sotw %s %s", shortType(req.TypeUrl), req.VersionInfo)))
+		if req.VersionInfo == strconv.Itoa(c.version[req.TypeUrl]) {
+			sub.sent, sub.acked, sub.names = c.version[req.TypeUrl], c.version[req.TypeUrl], slices.Clone(req.ResourceNames)
+		}
 	}
 	if !slices.Equal(sub.names, req.ResourceNames) {
 		sub.names, sub.dirty = slices.Clone(req.ResourceNames), true
@@ -293,20 +344,23 @@ func (c *ControlPlane) due(s *stream) []*discoveryv3.DiscoveryResponse {
 		sub.nonce = fmt.Sprintf("%s-%d", shortType(url), time.Now().UnixNano())
 		out = append(out, &discoveryv3.DiscoveryResponse{
 			TypeUrl: url, VersionInfo: strconv.Itoa(sub.sent), Nonce: sub.nonce,
-			Resources: c.resources(url, sub.names),
+			Resources: bodies(c.resources(s.namespace, url, sub.names)),
 		})
 	}
 	return out
 }
 
-// resources is the union of the sets' resources of one type, the first of a name winning; names, if
+// resources is the union of a namespace's resources of one type, the first of a name winning; names, if
 // any, limits it.
-func (c *ControlPlane) resources(url string, names []string) []*anypb.Any {
-	var out []*anypb.Any
+func (c *ControlPlane) resources(namespace, url string, names []string) []Resource {
+	var out []Resource
 	seen := map[string]bool{}
 	var tables []byte
-	for _, set := range sortedSets(c.sets) {
-		for _, r := range c.sets[set][url] {
+	for _, name := range slices.Sorted(maps.Keys(c.sets)) {
+		if of := c.sets[name].namespace; of != "" && of != namespace {
+			continue
+		}
+		for _, r := range c.sets[name].Resources[url] {
 			if url == NameTableType {
 				tables = append(tables, r.Body.Value...) // protobuf: to join is to merge
 				continue
@@ -315,11 +369,19 @@ func (c *ControlPlane) resources(url string, names []string) []*anypb.Any {
 				continue
 			}
 			seen[r.Name] = true
-			out = append(out, r.Body)
+			out = append(out, r)
 		}
 	}
 	if url == NameTableType {
-		out = append(out, &anypb.Any{TypeUrl: url, Value: tables})
+		out = append(out, Resource{Body: &anypb.Any{TypeUrl: url, Value: tables}})
+	}
+	return out
+}
+
+func bodies(rs []Resource) []*anypb.Any {
+	var out []*anypb.Any
+	for _, r := range rs {
+		out = append(out, r.Body)
 	}
 	return out
 }

@@ -33,8 +33,6 @@ type Resource struct {
 // Resources are a set's resources by type URL.
 type Resources map[string][]Resource
 
-func sortedSets(sets map[string]Resources) []string { return slices.Sorted(maps.Keys(sets)) }
-
 // Captured reads what istiod said in a case; id is how the case's folder begins ("05"), variant the
 // files' suffix ("hashalloc") or empty. A variant that a type was not captured in falls to the default.
 func Captured(id, variant string) (Resources, error) {
