@@ -25,12 +25,13 @@ type UDPSocket struct {
 // TakeUDP makes conn, which it closes, a UDPSocket that the caller owns.
 func TakeUDP(conn *net.UDPConn) (*UDPSocket, error) {
 	u := &UDPSocket{addr: conn.LocalAddr().(*net.UDPAddr).AddrPort(), closed: make(chan struct{})}
+	defer func() { _ = conn.Close() }()
 	raw, err := conn.SyscallConn()
 	if err == nil {
 		control := raw.Control(func(fd uintptr) { u.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
 		err = errors.Join(control, err)
 	}
-	if err = errors.Join(err, conn.Close()); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("take over UDP socket %s: %w", u.addr, err)
 	}
 	return u, nil
