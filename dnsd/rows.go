@@ -10,6 +10,7 @@ import (
 
 	"github.com/nodens-dns/nodens/dnsd/admin"
 	"github.com/nodens-dns/nodens/dnsd/mesh"
+	"github.com/nodens-dns/nodens/dnsd/names"
 	"github.com/nodens-dns/nodens/dnsd/pods"
 )
 
@@ -81,7 +82,7 @@ func texts(addrs []netip.Addr) []string {
 // explain says what a query for name from a pod meets, and what a connection to the answer does.
 func (d *daemon) explain(name, pod string) ([]string, error) {
 	p, err := d.pod(pod)
-	if err != nil {
+	if err = cmp.Or(err, names.Check(name)); err != nil {
 		return nil, err
 	}
 	lines := []string{fmt.Sprintf("pod %s is %s%s", podName(p), p.State, because(p.Reason))}

@@ -42,8 +42,9 @@ type Reply struct {
 	Flags []string
 	// Answer and Authority are records in presentation form, with single blanks.
 	Answer, Authority []string
-	// OPT says the reply has an OPT record.
-	OPT bool
+	// OPT says the reply has an OPT record, Errors are the extended errors in it: code and text.
+	OPT    bool
+	Errors []string
 	// Peer is the address the reply came from, as the kernel told the application.
 	Peer string
 	// Echo is the question's name exactly as the reply repeats it.
@@ -52,7 +53,8 @@ type Reply struct {
 	Took time.Duration
 }
 
-// String has one line each: rcode, flags, peer, question, answer..., authority..., and opt if there.
+// String has one line each: rcode, flags, peer, question, answer..., authority...,
+// opt if there, error...
 func (r Reply) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "rcode %s\nflags %s\npeer %s\nquestion %s\n", r.Rcode, strings.Join(r.Flags, " "), r.Peer, r.Echo)
@@ -64,6 +66,9 @@ func (r Reply) String() string {
 	}
 	if r.OPT {
 		fmt.Fprintln(&b, "opt")
+	}
+	for _, e := range r.Errors {
+		fmt.Fprintln(&b, "error", e)
 	}
 	return b.String()
 }
@@ -211,6 +216,13 @@ func describe(m *dns.Msg) Reply {
 	}
 	for _, rr := range m.Answer {
 		r.Answer = append(r.Answer, strings.Join(strings.Fields(rr.String()), " "))
+	}
+	if r.OPT {
+		for _, o := range m.IsEdns0().Option {
+			if e, ok := o.(*dns.EDNS0_EDE); ok {
+				r.Errors = append(r.Errors, fmt.Sprintf("%d %s", e.InfoCode, e.ExtraText))
+			}
+		}
 	}
 	for _, rr := range m.Ns {
 		r.Authority = append(r.Authority, strings.Join(strings.Fields(rr.String()), " "))

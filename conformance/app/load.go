@@ -26,11 +26,14 @@ type Tally struct {
 	Errors map[string]int
 	// Changes is how often an outcome differed from the one before it.
 	Changes int
-	// Slowest is the longest a single attempt took.
-	Slowest time.Duration
+	// Slowest is the longest a single attempt took, P50 and P99 are what half of them, and all but one in a
+	// hundred, did not exceed.
+	Slowest, P50, P99 time.Duration
+
+	took []time.Duration
 }
 
-// String has a line "done N", "failed N", and one for each outcome and error with its count.
+// String has a line "done N", "failed N", one for each outcome and error with its count, and "p50 D", "p99 D".
 func (t Tally) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "done %d\nfailed %d\nchanges %d\n", t.Done, t.Failed, t.Changes)
@@ -40,7 +43,17 @@ func (t Tally) String() string {
 	for _, k := range slices.Sorted(maps.Keys(t.Errors)) {
 		fmt.Fprintf(&b, "error %s %d\n", k, t.Errors[k])
 	}
+	fmt.Fprintf(&b, "p50 %v\np99 %v\n", t.P50, t.P99)
 	return b.String()
+}
+
+// summed is t by itself, with what follows from how long each attempt took.
+func (t Tally) summed() Tally {
+	t.Outcomes, t.Errors = maps.Clone(t.Outcomes), maps.Clone(t.Errors)
+	if took := slices.Sorted(slices.Values(t.took)); len(took) > 0 {
+		t.P50, t.P99 = took[len(took)/2], took[len(took)*99/100]
+	}
+	return t
 }
 
 // load is asked for its tally over look, and over stop for the last time.
@@ -98,16 +111,18 @@ func (run *load) loop(l Load) {
 	for {
 		select {
 		case answer := <-run.stop:
-			answer <- tally
+			answer <- tally.summed()
 			return
 		case answer := <-run.look:
-			answer <- tally.clone()
+			answer <- tally.summed()
 			continue
 		case <-time.After(l.Pause):
 		}
 		start := time.Now()
 		outcome, err := l.once()
-		tally.Slowest = max(tally.Slowest, time.Since(start))
+		took := time.Since(start)
+		tally.Slowest = max(tally.Slowest, took)
+		tally.took = append(tally.took, took)
 		tally.Done++
 		if err != nil {
 			tally.Failed++
@@ -120,11 +135,6 @@ func (run *load) loop(l Load) {
 		}
 		last = outcome
 	}
-}
-
-func (t Tally) clone() Tally {
-	t.Outcomes, t.Errors = maps.Clone(t.Outcomes), maps.Clone(t.Errors)
-	return t
 }
 
 func (l Load) once() (outcome string, err error) {

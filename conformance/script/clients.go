@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -167,4 +168,32 @@ func plainCounter(w *world.World, p *world.Pod) func() (int, error) {
 	}
 	_, _ = count()
 	return count
+}
+
+// flood POD NAME [for=DURATION] [count=N]: as many queries as the machine can send, each "%" in NAME another digit in
+// each; prints how many, and what came back by rcode.
+func floodVerb(l *Line) (string, error) {
+	p, err := l.pod(0)
+	if err != nil {
+		return "", err
+	}
+	f := app.Flood{Name: l.word(1), For: time.Second}
+	if l.options["for"] != "" {
+		if f.For, err = l.duration("for"); err != nil {
+			return "", err
+		}
+	}
+	if f.Count, err = l.number("count", 0); err != nil {
+		return "", err
+	}
+	r, err := p.Flood(f)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "sent %d, %.0f a second\n", r.Sent, float64(r.Sent)/r.Took.Seconds())
+	for _, rcode := range slices.Sorted(maps.Keys(r.Replies)) {
+		fmt.Fprintf(&b, "rcode %s %d\n", rcode, r.Replies[rcode])
+	}
+	return b.String(), nil
 }

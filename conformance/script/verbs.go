@@ -36,7 +36,7 @@ func builtin() map[string]Verb {
 		"attachments": attachmentsVerb, "truncate": truncateVerb, "manifest": manifestVerb,
 		"ads": adsVerb, "zone": zoneVerb,
 		"dig": digVerb, "resolve": resolveVerb, "lookup": lookupVerb, "garbage": garbageVerb,
-		"clients": clientsVerb,
+		"clients": clientsVerb, "flood": floodVerb,
 		"connect": connectVerb, "talk": talkVerb, "release": releaseVerb, "load": loadVerb,
 		"eventually": eventuallyVerb, "within": withinVerb,
 	}

@@ -69,3 +69,6 @@ func (w *World) Clients(ctx context.Context) ([]Client, error) {
 
 // Run runs a program where the pod's application is.
 func (p *Pod) Run(c app.Command) (app.Ran, error) { return call[app.Ran](p, "Run", c) }
+
+// Flood sends queries from the pod as fast as it can.
+func (p *Pod) Flood(f app.Flood) (app.Flooded, error) { return call[app.Flooded](p, "Flood", f) }

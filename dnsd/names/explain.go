@@ -7,6 +7,29 @@ import (
 	"github.com/miekg/dns"
 )
 
+// Check says why name cannot stand in a query, or nil if it can (RFC 1035 section 2.3.4).
+func Check(name string) error {
+	whole := strings.TrimSuffix(name, ".")
+	if whole == "" {
+		return nil // the root
+	}
+	for label := range strings.SplitSeq(whole, ".") {
+		switch {
+		case label == "":
+			return fmt.Errorf("%q is no name that DNS can carry: it has an empty label", name)
+		case len(label) > 63:
+			return fmt.Errorf("%q is no name that DNS can carry: its label %s has %d bytes, and 63 are allowed", name, label, len(label))
+		}
+	}
+	if i := strings.IndexFunc(name, func(r rune) bool { return r <= ' ' || r > '~' }); i >= 0 {
+		return fmt.Errorf("%q is not asked for as it stands: programs send names with other letters than ASCII in the form that begins with xn-- (RFC 5891), and none with blanks", name)
+	}
+	if n := len(whole) + 2; n > 255 {
+		return fmt.Errorf("%q is no name that DNS can carry: it takes %d bytes, and 255 are allowed", name, n)
+	}
+	return nil
+}
+
 // Explain tells how qname is answered to c, a line for each step that Lookup takes and for each type
 // that takes a road of its own.
 func (t *Table) Explain(c *Client, qname string) []string {
@@ -69,6 +92,9 @@ func (t *Table) steps(c *Client, v views, q string, m *match) []string {
 		short:     "is the Kubernetes service that the name is short for",
 	}[m.rule]
 	lines = append(lines, fmt.Sprintf("%s %s (%s)", m.full, how, m.entry.origin()))
+	if m.entry.virtual {
+		lines = append(lines, "its addresses are virtual: connections to them are balanced, and no record is answered that leads past them")
+	}
 	if m.entry.gone {
 		lines = append(lines, "it is headless and none of its endpoints is ready, so that there is no such name for now")
 	}

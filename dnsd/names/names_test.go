@@ -341,3 +341,17 @@ func BenchmarkBuild(b *testing.B) {
 		Build(plan, Options{})
 	}
 }
+
+func TestCheck(t *testing.T) {
+	long := strings.Repeat(strings.Repeat("a", 63)+".", 3)
+	for name, want := range map[string]string{
+		".": "", "": "", "a.": "", "_http._tcp.a.test": "", "*.wild.test": "", long + strings.Repeat("b", 61): "",
+		"a..b": "empty label", ".a": "empty label", "a..": "empty label", strings.Repeat("a", 64) + ".test": "64 bytes",
+		long + strings.Repeat("b", 62): "256 bytes", "bücher.test": "xn--", "a b.test": "blanks",
+	} {
+		err := Check(name)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", name, err, want)
+		}
+	}
+}

@@ -18,8 +18,7 @@ const tapSize = 4096
 
 // Entry is one query and what became of it.
 type Entry struct {
-	// Time is when the query was read, Took how long the reply took from there. The reply to a query that
-	// was answered as a tap was opened has no Took.
+	// Time is when the query was read, Took how long it took from there until there was a reply.
 	Time time.Time
 	Took time.Duration
 	// Pod is the pod's namespace/name, Client the address and port it asked from.
@@ -134,7 +133,7 @@ func (a arrival) keep() arrival {
 	return a
 }
 
-// done counts a query that has had its reply, and shows it to those who watch.
+// done counts a query whose reply is about to be sent, and shows it to those who watch.
 func (k *socket) done(v *verdict, a *arrival) {
 	k.gate.counts.verdict(v)
 	if watches := k.gate.watches.Load(); watches != nil && !a.at.IsZero() {

@@ -100,6 +100,7 @@ func (k *socket) serveConn(ctx context.Context, conn net.Conn) {
 		query := k.arrived(packet, from)
 		reply, v, later := k.begin(packet, out[lengthSize:])
 		if later == nil {
+			k.done(&v, &query)
 			if reply != nil {
 				message := frame(reply, out)
 				err = w.write(message)
@@ -107,7 +108,6 @@ func (k *socket) serveConn(ctx context.Context, conn net.Conn) {
 					out = message // who asks for much may do so again
 				}
 			}
-			k.done(&v, &query)
 			if reply == nil || err != nil {
 				return // what does not start with a header is not framed as DNS either
 			}
@@ -122,10 +122,10 @@ func (k *socket) serveConn(ctx context.Context, conn net.Conn) {
 		asking.Go(func() {
 			defer func() { <-k.gate.slots }()
 			reply, v := k.wait(ctx, later)
+			k.done(&v, &kept)
 			if reply != nil {
 				_ = w.write(frame(reply, nil)) // a broken connection is noticed by the reader
 			}
-			k.done(&v, &kept)
 		})
 	}
 }

@@ -152,9 +152,9 @@ func (d *datagrams) ask(later work, query arrival, from peer) {
 	d.asking.Go(func() {
 		defer func() { <-d.gate.slots }()
 		reply, v := d.wait(d.ctx, later)
+		d.done(&v, &query) // before the client knows, so that what it asks next is counted next
 		if reply != nil {
 			_ = d.udp.Control(func(fd uintptr) error { return from.send(int(fd), reply) })
 		}
-		d.done(&v, &query)
 	})
 }
