@@ -81,10 +81,9 @@ func (set nodensSet) ejectedUntil(state *nodensBackendState) time.Time {
 		return time.Time{}
 	}
 	further, rest, most := streak-set.Consecutive, duration(set.Ejection), duration(set.MaxEjection)
-	switch {
-	case set.Growth == nodensGrowthLINEAR:
+	if set.Growth == nodensGrowthLINEAR {
 		rest *= time.Duration(further) + 1
-	default:
+	} else {
 		for ; further > 0 && rest < most; further-- {
 			rest *= 2
 		}

@@ -16,8 +16,8 @@ const (
 	leastTable = 1021  // entries
 	mostTable  = 65537 // Envoy's usual Maglev table; who asks for more gets this
 	perBackend = 100
-	// How many points of a ring the backend that weighs most has.
-	ringPoints = 128
+	// How many points of a ring the backend that weighs most has, and how many there are about at most.
+	ringPoints, mostPoints = 128, 4 * mostTable
 )
 
 // hashTable makes the cycle of a hashing policy: for each entry the index of a backend. It depends on
@@ -77,9 +77,9 @@ func ring(keys []uint64, weights []uint32, size uint32) []int {
 		index int
 	}
 	var points []point
-	heaviest := uint64(slices.Max(weights))
+	heaviest, each := uint64(slices.Max(weights)), uint64(min(ringPoints, max(1, mostPoints/len(keys))))
 	for i, key := range keys {
-		n := max(1, (ringPoints*uint64(weights[i])+heaviest/2)/heaviest)
+		n := max(1, (each*uint64(weights[i])+heaviest/2)/heaviest)
 		for k := range n {
 			points = append(points, point{scramble(key + k*0x9e3779b97f4a7c15), i})
 		}

@@ -47,7 +47,7 @@ func (p policy) balance(b *mesh.Balancing) {
 	}
 	if hash := p.lb.GetConsistentHash(); hash.GetUseSourceIp() {
 		b.HashSource, b.LbPolicy = true, mesh.RingHash
-		b.HashTable = clip(max(hash.GetRingHash().GetMinimumRingSize(), hash.GetMinimumRingSize()))
+		b.HashTable = clip(hash.GetRingHash().GetMinimumRingSize())
 		if maglev := hash.GetMaglev(); maglev != nil {
 			b.LbPolicy, b.HashTable = mesh.Maglev, clip(maglev.GetTableSize())
 		}
@@ -100,6 +100,8 @@ func (p policy) unapplied() []string {
 	out := otherFields("loadBalancer", p.lb.ProtoReflect(), "simple", "consistentHash")
 	if hash := p.lb.GetConsistentHash(); hash != nil && !hash.GetUseSourceIp() {
 		out = append(out, "loadBalancer.consistentHash without useSourceIp")
+	} else {
+		out = append(out, otherFields("consistentHash", hash.ProtoReflect(), "useSourceIp", "ringHash", "maglev")...)
 	}
 	out = append(out, otherFields("connectionPool", p.pool.ProtoReflect(), "tcp")...)
 	out = append(out, otherFields("connectionPool.tcp", p.pool.GetTcp().ProtoReflect(), "maxConnections")...)
