@@ -51,7 +51,6 @@ type hub struct {
 	resolver *resolve.Resolver
 	keep     *keeper
 	names    names.Options
-	worked   chan struct{} // holds one: a pass took long
 
 	state atomic.Pointer[hubState]
 }
@@ -80,7 +79,6 @@ func newHub(log *slog.Logger, vips *mesh.VIPs, sources []string, keep *keeper) *
 		compiler: mesh.NewCompiler(vips, sources),
 		emitted:  make(chan mesh.Input),
 		ended:    make(chan struct{}),
-		worked:   make(chan struct{}, 1),
 	}
 	h.state.Store(&hubState{plan: &mesh.Plan{Partial: true}, said: map[string]said{}, spoke: map[string]time.Time{}})
 	for _, name := range sources {
@@ -177,6 +175,9 @@ func (h *hub) drain(ctx context.Context) {
 func (h *hub) pass() (due time.Time) {
 	start := time.Now()
 	plan, due, err := h.apply(h.compiler.Compile())
+	if rested := h.vips.Due(); !rested.IsZero() && (due.IsZero() || rested.Before(due)) {
+		due = rested
+	}
 
 	old := h.state.Load()
 	took := time.Since(start)
@@ -192,12 +193,6 @@ func (h *hub) pass() (due time.Time) {
 	next := *old
 	next.plan, next.vips, next.err, next.passes, next.took = plan, h.vips.Usage(), err, old.passes+1, took
 	h.state.Store(&next)
-	if took > muchWork {
-		select {
-		case h.worked <- struct{}{}:
-		default: // it is known already
-		}
-	}
 	return due
 }
 

@@ -8,40 +8,45 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	gometrics "runtime/metrics"
 	"strings"
 	"syscall"
 	"time"
 )
 
-const (
-	// muchWork is how long a pass takes that leaves garbage by the megabyte.
-	muchWork = 20 * time.Millisecond
-	// quiet is how long nothing must have been worked on before memory is looked through: longer than
-	// keepEvery, so that what was said has been written down.
-	quiet = 2 * time.Second
-)
+// tidyEvery is how often memory is looked at.
+const tidyEvery = 10 * time.Second
 
-// tidy gives memory back to the node each time it has been quiet for a moment after much work, which
-// worked tells. Left to itself, Go collects only when half as much again is needed, which may be never,
-// and returns what it does not use over minutes: a node would pay for its largest moment all day. While
-// work goes on it is left to itself, since a collection takes time from it.
-func tidy(ctx context.Context, worked <-chan struct{}, log *slog.Logger) error {
-	timer := time.NewTimer(quiet) // there is always something left of the start
-	defer timer.Stop()
+// tidy gives memory back to the node whenever a piece of work has left much of it unused. Left to itself,
+// Go collects only when half as much again is needed, which may be never, and returns what it does not use
+// over minutes: a node would pay for its largest moment all day.
+func tidy(ctx context.Context, log *slog.Logger) error {
+	tick := time.NewTicker(tidyEvery)
+	defer tick.Stop()
+	least := uint64(0) // that it has come down to
 	for {
 		select {
-		case <-worked:
-			timer.Reset(quiet)
-		case <-timer.C:
-			runtime.GC() // what pools keep outlives one collection
-			debug.FreeOSMemory()
-			if err := releaseProgram(); err != nil {
-				log.Warn("pages of the program stay mapped", "error", err)
-			}
+		case <-tick.C:
 		case <-ctx.Done():
 			return nil
 		}
+		if occupied() <= least+least/8 {
+			continue
+		}
+		runtime.GC() // what pools keep outlives one collection
+		debug.FreeOSMemory()
+		if err := releaseProgram(); err != nil {
+			log.Warn("pages of the program stay mapped", "error", err)
+		}
+		least = occupied()
 	}
+}
+
+// occupied is the memory that Go has from the system and has not returned, in bytes.
+func occupied() uint64 {
+	samples := []gometrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	gometrics.Read(samples)
+	return samples[0].Value.Uint64() - samples[1].Value.Uint64()
 }
 
 // releaseProgram unmaps the pages of the program itself; those in use come back from the page cache at the

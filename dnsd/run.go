@@ -88,7 +88,7 @@ func run(ctx context.Context, c *Config, log *slog.Logger) error {
 	g.Go(func() error { return d.beat(ctx) })
 	g.Go(func() error { return d.hub.run(ctx, due) })
 	g.Go(func() error { return d.keep.run(ctx) })
-	g.Go(func() error { return tidy(ctx, d.hub.worked, log) })
+	g.Go(func() error { return tidy(ctx, log) })
 	g.Go(func() error { return d.resolve(ctx) })
 	g.Go(func() error { return d.pods.Run(ctx) })
 	g.Go(func() error { return d.endSockets(ctx) })

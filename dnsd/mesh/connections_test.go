@@ -253,6 +253,23 @@ func TestClaimedTwice(t *testing.T) {
 		serve file/outbound|9001||h2.test LEAST_REQUEST: 10.0.0.3:80
 		problem xds first: 198.51.100.110:9000/TCP of h1.test is served for h2.test (second) already, and connections reach that`,
 	}, {
+		"of a virtual address the undeclared ports, too",
+		[]Input{
+			input("file", announced("h2.test", "second", []string{"240.240.0.1"}, 81), strict(outbound("h2.test", 81), "h2.test", 81)),
+			input("xds", announced("h1.test", "first", []string{"240.240.0.1"}, 80), strict(outbound("h1.test", 80), "h1.test", 80)),
+		},
+		`name h1.test = 240.240.0.1 virtual
+		name h2.test = 240.240.0.1 virtual
+		front 240.240.0.1:0/any -> file/h2.test:any
+		front 240.240.0.1:80/TCP -> xds/outbound|80||h1.test
+		front 240.240.0.1:81/TCP -> file/outbound|81||h2.test
+		serve file/h2.test:any LEAST_REQUEST:
+		serve file/outbound|81||h2.test LEAST_REQUEST:
+		serve xds/outbound|80||h1.test LEAST_REQUEST:
+		watch h1.test V4_ONLY every 5s
+		watch h2.test V4_ONLY every 5s
+		problem xds first: 240.240.0.1:0/any of h1.test is served for h2.test (second) already, and connections reach that`,
+	}, {
 		"a listener settles it",
 		[]Input{input("xds", h1, h2, c1, c2, c3, listener("l", "198.51.100.110", 9000, to(outbound("h2.test", 9000), 1)))},
 		names + `front 198.51.100.110:9000/TCP -> xds/outbound|9000||h2.test

@@ -59,7 +59,7 @@ func (b *binder) bind(r *row, at frontendKey, serves *assigned) {
 	if !ok {
 		has = binding{r.host, r.object, r.source, serves}
 		b.frontends[at] = has
-	} else if has.serves != serves && at.port != 0 {
+	} else if has.serves != serves {
 		b.report(r.source, r.object, "%s of %s is served for %s (%s) already, and connections reach that", at, r.host, has.host, has.object)
 	}
 	r.balanced = true

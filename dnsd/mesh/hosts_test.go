@@ -46,7 +46,15 @@ func TestHostsMerge(t *testing.T) {
 		},
 		`name a.test = 192.0.2.1 virtual
 		front 192.0.2.1:80/TCP -> file/outbound|80||a.test
-		serve file/outbound|80||a.test LEAST_REQUEST: 10.0.0.1:80`,
+		serve file/outbound|80||a.test LEAST_REQUEST: 10.0.0.1:80
+		problem xds theirs: a.test is answered as mine of source file says, which counts for more: [192.0.2.9] is no address of it`,
+	}, {
+		"which is no problem where both announce the same",
+		[]Input{
+			input("file", announced("a.test", "mine", one)),
+			input("xds", announced("a.test", "theirs", one, 80), static(outbound("a.test", 80), "10.9.9.9:80")),
+		},
+		`name a.test = 192.0.2.1`,
 	}, {
 		"but adopts an address instead of getting one",
 		[]Input{

@@ -141,7 +141,20 @@ func (e *ear) hear(claims []*claim, view string) *row {
 	if r.allocate && len(r.addrs) == 0 && !r.headless && r.externalName == "" {
 		r.addrs = adopt(heard[n:])
 	}
+	e.reportLost(r, heard[n:])
 	return r
+}
+
+// reportLost tells weaker sources that the addresses they announce for a host are answered to nobody.
+// What else they say of it gives way without a word: that is what precedence is for.
+func (e *ear) reportLost(r *row, claims []*claim) {
+	for _, cl := range claims {
+		lost := slices.DeleteFunc(slices.Clone(cl.host.Addresses), func(addr netip.Addr) bool { return slices.Contains(r.addrs, addr) })
+		if len(lost) > 0 && !cl.host.Headless && cl.seenBy(r.view) {
+			e.report(cl.source, cl.host.Object, "%s is answered as %s of source %s says, which counts for more: %v is no address of it",
+				r.host, r.object, r.source.name, lost)
+		}
+	}
 }
 
 // unite makes a row of what one source's objects say; the first decides what kind of host it is.

@@ -48,13 +48,14 @@ func OpenVIPs(path string, v4, v6 netip.Prefix) (*VIPs, error) {
 		return nil, fmt.Errorf("virtual addresses: %s is not an IPv6 prefix of /126 or larger", v6)
 	}
 	v := &VIPs{
-		path:  path,
-		v4:    v4.Masked(),
-		v6:    v6.Masked(),
-		slots: uint32(1)<<min(32-v4.Bits(), 128-v6.Bits(), 31) - 2,
-		given: make(map[string]uint32),
-		hosts: make(map[uint32]string),
-		freed: make(map[uint32]time.Time),
+		path:    path,
+		v4:      v4.Masked(),
+		v6:      v6.Masked(),
+		slots:   uint32(1)<<min(32-v4.Bits(), 128-v6.Bits(), 31) - 2,
+		given:   make(map[string]uint32),
+		hosts:   make(map[uint32]string),
+		freed:   make(map[uint32]time.Time),
+		unsaved: make(map[string]bool),
 	}
 	if path == "" {
 		return v, nil
@@ -107,8 +108,10 @@ func (v *VIPs) load(file vipsFile) {
 			v.freed[f.Slot], v.hosts[f.Slot] = f.At, f.Host
 		}
 	}
-	if !v.dirty {
-		v.written = maps.Clone(v.hosts)
+	if v.dirty {
+		for host := range v.given {
+			v.unsaved[host] = true
+		}
 	}
 }
 
@@ -147,7 +150,8 @@ func (v *VIPs) Save() error {
 	if err := replaceFile(v.path, append(data, '\n')); err != nil {
 		return fmt.Errorf("save virtual addresses: %w", err)
 	}
-	v.dirty, v.written = false, maps.Clone(v.hosts)
+	v.dirty = false
+	clear(v.unsaved)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"hash/fnv"
 	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -28,7 +29,8 @@ type VIPs struct {
 	given    map[string]uint32    // host to slot, in use
 	hosts    map[uint32]string    // slot to its host, or to its last one if it is freed
 	freed    map[uint32]time.Time // slots not in use, since when, by the wall clock
-	written  map[uint32]string    // hosts as they are on disk
+	unsaved  map[string]bool      // hosts given a pair that the file does not have as theirs
+	waiting  bool                 // a host was left without a pair the last time
 	dirty    bool
 	problems []Problem // about the file; part of every plan, since only a restart clears them
 }
@@ -55,16 +57,26 @@ func (v *VIPs) Usage() Usage {
 	return u
 }
 
+// Due is when a host that was left without a pair may get one because another's has rested: Compile must
+// be called again then, even if no source speaks. It is zero if no host waits, or none rests.
+func (v *VIPs) Due() time.Time {
+	var due time.Time
+	now := time.Now()
+	for _, at := range v.freed {
+		if end := at.Add(rest); v.waiting && end.After(now) && (due.IsZero() || end.Before(due)) {
+			due = end
+		}
+	}
+	return due
+}
+
 // Unsaved returns the hosts whose pair a restart would forget: those given one since the last Save that
 // worked. It is empty if there is no file.
 func (v *VIPs) Unsaved() map[string]bool {
-	unsaved := make(map[string]bool)
-	for host, slot := range v.given {
-		if v.path != "" && v.written[slot] != host {
-			unsaved[host] = true
-		}
+	if v.path == "" {
+		return nil
 	}
-	return unsaved
+	return maps.Clone(v.unsaved)
 }
 
 // contains says whether addr is in a range that pairs are given from.
@@ -87,6 +99,7 @@ func (v *VIPs) settle(wanted func(host string) bool, fresh []string, announced i
 	if !keep {
 		v.free(wanted)
 	}
+	v.waiting = false
 	if len(fresh) == 0 {
 		return
 	}
@@ -135,8 +148,15 @@ func (v *VIPs) giveBack(hosts []string, taken map[uint32]bool) []string {
 
 // giveNew finds slots for hosts that have none to come back to.
 func (v *VIPs) giveNew(hosts []string, taken map[uint32]bool) {
+	holes := v.holes(taken)
 	var rested []uint32 // found when first needed: only once every slot has been used
 	for _, host := range hosts {
+		if len(holes) > 0 {
+			i := after(holes, v.first(host))
+			v.give(host, holes[i])
+			holes = slices.Delete(holes, i, i+1)
+			continue
+		}
 		if slot := v.unused(host, taken); slot != 0 {
 			v.give(host, slot)
 			continue
@@ -145,6 +165,7 @@ func (v *VIPs) giveNew(hosts []string, taken map[uint32]bool) {
 			rested = v.rested(taken)
 		}
 		if len(rested) == 0 {
+			v.waiting = true
 			return
 		}
 		v.give(host, rested[0])
@@ -152,15 +173,20 @@ func (v *VIPs) giveNew(hosts []string, taken map[uint32]bool) {
 	}
 }
 
-// unused returns the first slot never given, from the one the host's name points to, or 0. Starting
-// there makes nodes that never talk to each other agree on nearly all hosts.
+// first is the slot that a host's name points to. Starting there makes nodes that never talk to each other
+// agree on nearly all hosts.
+func (v *VIPs) first(host string) uint32 {
+	h := fnv.New32a()
+	h.Write([]byte(host))
+	return 1 + h.Sum32()%v.slots
+}
+
+// unused returns the first slot never given, from the host's first, or 0.
 func (v *VIPs) unused(host string, taken map[uint32]bool) uint32 {
 	if uint32(len(v.hosts)) >= v.slots {
 		return 0
 	}
-	h := fnv.New32a()
-	h.Write([]byte(host))
-	start := h.Sum32() % v.slots
+	start := v.first(host) - 1
 	for i := range v.slots {
 		slot := 1 + uint32((uint64(start)+uint64(i))%uint64(v.slots))
 		if _, used := v.hosts[slot]; !used && !taken[slot] {
@@ -168,6 +194,26 @@ func (v *VIPs) unused(host string, taken map[uint32]bool) uint32 {
 		}
 	}
 	return 0
+}
+
+// holes returns the slots never given, sorted, once there are so few that looking for each would take long.
+func (v *VIPs) holes(taken map[uint32]bool) []uint32 {
+	if uint32(len(v.hosts)) < v.slots-v.slots/8 {
+		return nil
+	}
+	var holes []uint32
+	for slot := uint32(1); slot <= v.slots; slot++ {
+		if _, used := v.hosts[slot]; !used && !taken[slot] {
+			holes = append(holes, slot)
+		}
+	}
+	return holes
+}
+
+// after is where in holes the first from slot on is; they begin anew at the end.
+func after(holes []uint32, slot uint32) int {
+	i, _ := slices.BinarySearch(holes, slot)
+	return i % len(holes)
 }
 
 // rested returns the freed slots that have rested, the longest free first.
@@ -188,7 +234,7 @@ func (v *VIPs) rested(taken map[uint32]bool) []uint32 {
 func (v *VIPs) give(host string, slot uint32) {
 	delete(v.freed, slot)
 	v.given[host], v.hosts[slot] = slot, host
-	v.dirty = true
+	v.dirty, v.unsaved[host] = true, true
 }
 
 // free lets go of every host that is not wanted; their slots begin to rest.
@@ -197,6 +243,7 @@ func (v *VIPs) free(wanted func(host string) bool) {
 	for host, slot := range v.given {
 		if !wanted(host) {
 			delete(v.given, host)
+			delete(v.unsaved, host)
 			v.freed[slot] = now
 			v.dirty = true
 		}
