@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +23,8 @@ type results struct {
 	machine bench.Machine
 	began   time.Time
 	took    time.Duration
-	missing []string // of proxies: what could not be had
+	load    [2]string // the machine's load average of a minute, at the beginning and at the end
+	missing []string  // of proxies: what could not be had
 
 	udp, tcp         series
 	udpWays, tcpWays []string
@@ -48,7 +51,7 @@ func measure(ctx context.Context, o options) (res *results, err error) {
 	f := &field{options: o, proxied: make(map[string]*lane)}
 	defer func() { err = errors.Join(err, f.close()) }()
 	res = &results{
-		options: o, machine: bench.ThisMachine(), began: time.Now(),
+		options: o, machine: bench.ThisMachine(), began: time.Now(), load: [2]string{loadAverage()},
 		loads: make(map[string]time.Duration), replacements: make(map[string][]time.Duration),
 	}
 	for _, step := range []func(context.Context, *results) error{
@@ -58,8 +61,18 @@ func measure(ctx context.Context, o options) (res *results, err error) {
 			return nil, err
 		}
 	}
-	res.took = time.Since(res.began)
+	res.took, res.load[1] = time.Since(res.began), loadAverage()
 	return res, nil
+}
+
+// loadAverage is how many processes wanted to run in the last minute, "?" if that cannot be read.
+func loadAverage() string {
+	text, _ := os.ReadFile("/proc/loadavg")
+	first, _, ok := strings.Cut(string(text), " ")
+	if !ok {
+		return "?"
+	}
+	return first
 }
 
 func (f *field) setUp(context.Context, *results) (err error) {

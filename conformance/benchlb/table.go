@@ -37,7 +37,7 @@ func (res *results) method(b *strings.Builder) {
 	fmt.Fprintf(b, `# What connecting to a service costs
 
 Made by `+"`make bench-lb`"+` on %s, from %s, in %.1f minutes; medians of %d rounds of %d connections.
-Machine: %s.
+Machine: %s; load average %s before, %s after.
 
 In every row one process connects, by every way in turn in each round; in brackets is the ratio to the
 first row of the same round (its median over the rounds), the figure that a busy machine disturbs least.
@@ -47,7 +47,7 @@ process steps into; its node has no rules. kube-proxy's rules are in the node's 
 kube-proxy's nftables and iptables modes write them (conformance/benchlb/rules.go), less what decides about
 masquerading by where a packet comes from.
 `, res.began.Format("2 January 2006"), res.machine.Commit, res.took.Minutes(), res.rounds, res.each, res.machine,
-		res.services, res.endpoints)
+		res.load[0], res.load[1], res.services, res.endpoints)
 	for _, m := range res.missing {
 		fmt.Fprintf(b, "Left out: %s.\n", m)
 	}
