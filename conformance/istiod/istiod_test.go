@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"istio.io/istio/pilot/pkg/features"
 
 	"github.com/nodens-dns/nodens/conformance/app"
 	"github.com/nodens-dns/nodens/conformance/istiod"
@@ -17,6 +18,7 @@ import (
 
 func TestMain(m *testing.M) {
 	app.Main()
+	features.EnableDualStack = true // as ISTIO_DUAL_STACK does; for a node of one family nothing changes
 	os.Exit(m.Run())
 }
 
