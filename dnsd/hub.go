@@ -80,6 +80,7 @@ func newHub(log *slog.Logger, vips *mesh.VIPs, sources []string, keep *keeper) *
 		emitted:  make(chan mesh.Input),
 		ended:    make(chan struct{}),
 	}
+	h.compiler.Yield, h.names.Yield = breathe, breathe
 	h.state.Store(&hubState{plan: &mesh.Plan{Partial: true}, said: map[string]said{}, spoke: map[string]time.Time{}})
 	for _, name := range sources {
 		in, err := keep.load(name)
@@ -93,6 +94,11 @@ func newHub(log *slog.Logger, vips *mesh.VIPs, sources []string, keep *keeper) *
 	}
 	return h
 }
+
+// breathe lets a large piece of work wait for what came over the network meanwhile. On one processor a
+// goroutine that only stands aside for others goes on before anybody has looked for what has come; one
+// that sleeps does not, however short.
+func breathe() { time.Sleep(time.Microsecond) }
 
 // emit hands one source's newest input to the hub. It blocks for at most one pass; what comes when the
 // hub has stopped is lost, and said again by its source after the next start.
@@ -213,7 +219,10 @@ func (h *hub) apply(plan *mesh.Plan) (applied *mesh.Plan, due time.Time, err err
 		plan = plan.Without(h.balancer.Missing(plan))
 	}
 	h.kernel.Unlock()
-	h.server.Store(names.Build(plan, h.names))
+	if old := h.state.Load(); old.passes == 0 || unsafe.SliceData(old.plan.Names) != unsafe.SliceData(plan.Names) ||
+		len(old.plan.Names) != len(plan.Names) {
+		h.server.Store(names.Build(plan, h.names))
+	}
 	if old := h.state.Load(); old.passes == 0 || unsafe.SliceData(old.plan.Watch) != unsafe.SliceData(plan.Watch) {
 		h.resolver.Watch(plan.Watch) // a list that is not new it knows
 	}

@@ -324,3 +324,25 @@ func TestNobodyWaitsForAStoppedHub(t *testing.T) {
 		t.Fatal("a source waits for a hub that has stopped")
 	}
 }
+
+// Another endpoint is no news for names: their table stays, and nobody is asked to look anything up anew.
+func TestTableStays(t *testing.T) {
+	kernel := &recorder{}
+	h := testHub(t, t.TempDir(), kernel, "file")
+	in := input("a.example")
+	h.take(in)
+	h.pass()
+	table, calls := h.server.Table(), kernel.calls
+	in.Clusters = slices.Clone(in.Clusters)
+	in.Clusters[0].Localities = []mesh.Locality{{Endpoints: []mesh.Endpoint{{Address: "192.0.2.2", Port: 80}}}}
+	h.take(in)
+	h.pass()
+	if h.server.Table() != table || kernel.calls != calls+1 {
+		t.Errorf("another endpoint made another table, or %d writes to the kernel", kernel.calls-calls)
+	}
+	h.take(in)
+	h.pass()
+	if kernel.calls != calls+1 {
+		t.Error("the same again was written to the kernel")
+	}
+}

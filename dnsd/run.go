@@ -15,7 +15,6 @@ import (
 	"github.com/nodens-dns/nodens/dnsd/file"
 	"github.com/nodens-dns/nodens/dnsd/lb"
 	"github.com/nodens-dns/nodens/dnsd/mesh"
-	"github.com/nodens-dns/nodens/dnsd/names"
 	"github.com/nodens-dns/nodens/dnsd/pods"
 	"github.com/nodens-dns/nodens/dnsd/resolve"
 	"github.com/nodens-dns/nodens/dnsd/serve"
@@ -151,7 +150,7 @@ func wire(ctx context.Context, c *Config, log *slog.Logger) (*daemon, error) {
 	})
 	d.hub.server, d.hub.resolver = d.server, d.resolver
 	d.hub.balancer = lb.New(d.hub.services, lb.Options{})
-	d.hub.names = names.Options{ClusterDomain: c.ClusterDomain, VIPs: []netip.Prefix{c.VIPs.V4, c.VIPs.V6}}
+	d.hub.names.ClusterDomain, d.hub.names.VIPs = c.ClusterDomain, []netip.Prefix{c.VIPs.V4, c.VIPs.V6}
 	return d, nil
 }
 

@@ -45,6 +45,9 @@ func Compile(inputs []Input, vips *VIPs) *Plan {
 //
 // A Compiler belongs to one goroutine, as its VIPs do.
 type Compiler struct {
+	// Yield, if set, is called every now and then while much is compiled, to let others have their turn.
+	Yield func()
+
 	vips    *VIPs
 	sources []*source // in order of precedence
 	partial bool
@@ -57,6 +60,9 @@ type Compiler struct {
 	wanters  map[Lookup][]*assigned // of those, which a lookup is for
 	plan     *Plan                  // the last one
 }
+
+// yieldEvery is after how many parts: a fraction of a millisecond.
+const yieldEvery = 50
 
 // NewCompiler returns a Compiler for sources that have not spoken yet, the strongest first.
 func NewCompiler(vips *VIPs, sources []string) *Compiler {
@@ -93,8 +99,11 @@ func (c *Compiler) Compile() *Plan {
 	}
 	r.giveAddresses()
 	r.gather()
-	for _, p := range r.come {
+	for i, p := range r.come {
 		r.compile(p)
+		if r.Yield != nil && i%yieldEvery == yieldEvery-1 {
+			r.Yield()
+		}
 	}
 	c.plan = r.finish()
 	return c.plan

@@ -11,7 +11,10 @@ import (
 // announcer gets a pair instead.
 func (r *run) giveAddresses() {
 	had := make(map[*unit]bool, len(r.queue))
-	for _, u := range r.queue {
+	for i, u := range r.queue {
+		if r.Yield != nil && i%yieldEvery == yieldEvery-1 {
+			r.Yield()
+		}
 		had[u] = u.wants
 		r.rows[u] = r.hear(u)
 		u.wants = slices.ContainsFunc(r.rows[u], (*row).wants)

@@ -29,6 +29,9 @@ const (
 	NegativeTTL = 5
 )
 
+// yieldEvery is after how many rows: a fraction of a millisecond.
+const yieldEvery = 200
+
 // Options are the settings of a Table. The zero value is ready to use.
 type Options struct {
 	// ClusterDomain is the cluster's DNS domain; empty means cluster.local.
@@ -38,6 +41,8 @@ type Options struct {
 	// VIPs are the ranges that virtual addresses are given from. Nobody else can know whose an address
 	// of theirs is, so their reverse zones are ours. None means that none is.
 	VIPs []netip.Prefix
+	// Yield, if set, is called every now and then while a table is built, to let others have their turn.
+	Yield func()
 }
 
 // Client is who asks. It is only read, and must not change while it is in use.
@@ -101,6 +106,9 @@ func Build(p *mesh.Plan, o Options) *Table {
 	t := &Table{domain: fqdn(o.ClusterDomain), ttl: o.TTL, vips: o.VIPs, rows: p.Names, views: map[string]*view{}}
 	for i := range t.rows {
 		t.add(t.rows[i], uint32(i)+1)
+		if o.Yield != nil && i%yieldEvery == yieldEvery-1 {
+			o.Yield()
+		}
 	}
 	return t
 }
