@@ -146,7 +146,8 @@ func (d *daemon) outcomes() map[string]uint64 {
 	s := d.server.Stats()
 	return map[string]uint64{
 		"answered": s.Answered, "nodata": s.NoData, "completed": s.Completed, "forwarded": s.Forwarded,
-		"passed": s.Passed, "failed": s.Failed, "refused": s.Refused, "dropped": s.Dropped, "malformed": s.Malformed,
+		"passed": s.Passed, "failed": s.Failed, "refused": s.Refused, "dropped": s.Dropped,
+		"overflowed": s.Overflowed, "malformed": s.Malformed,
 	}
 }
 

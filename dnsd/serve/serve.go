@@ -115,7 +115,8 @@ type gate struct {
 	logEvery  int
 	counts    counters
 	watches   atomic.Pointer[[]watch] // nil while nobody watches
-	sockets   int                     // guarded by Server.mu
+	sockets   int                     // guarded by Server.mu, and so is:
+	udp       map[*UDPSocket]struct{}
 }
 
 // socket is one that is served, UDP or TCP with all its connections, for one client.
@@ -132,7 +133,8 @@ func (s *Server) enter(c *Client, network string) *socket {
 	defer s.mu.Unlock()
 	g := s.gates[c.Pod]
 	if g == nil {
-		g = &gate{slots: make(chan struct{}, s.inFlight), namespace: c.Namespace, logEvery: c.LogEvery}
+		g = &gate{slots: make(chan struct{}, s.inFlight), namespace: c.Namespace, logEvery: c.LogEvery,
+			udp: map[*UDPSocket]struct{}{}}
 		s.gates[c.Pod] = g
 		g.watch(s, c.Pod)
 	}

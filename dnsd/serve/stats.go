@@ -25,6 +25,9 @@ type Stats struct {
 	Refused uint64
 	// Dropped were over the pod's limit; the client asks again. Connections over the limit count too.
 	Dropped uint64
+	// Overflowed came while the pod's socket was full, so that the kernel threw them away; what came there
+	// from outside the pod is counted, too.
+	Overflowed uint64
 	// Malformed were too short to be DNS, or too long to be a query.
 	Malformed uint64
 	// Truncated were answered with the records that fit, and TC.
@@ -202,6 +205,9 @@ func (s *Server) Stats() Stats {
 			answers[g.namespace] = new([maxSources][rcodes]uint64)
 		}
 		g.counts.addTo(&total, answers[g.namespace])
+		for u := range g.udp {
+			total.Overflowed += u.Lost()
+		}
 	}
 	for namespace, n := range answers {
 		for i := range n {

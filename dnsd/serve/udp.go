@@ -18,8 +18,9 @@ type UDPSocket struct {
 	addr   netip.AddrPort
 	closed chan struct{}
 	// mu is held for reading while the descriptor is used, and never while anything is waited for.
-	mu sync.RWMutex
-	fd int // less than 0 once closed
+	mu   sync.RWMutex
+	fd   int    // less than 0 once closed
+	lost uint64 // until then
 }
 
 // TakeUDP makes conn, which it closes, a UDPSocket that the caller owns.
@@ -58,6 +59,7 @@ func (u *UDPSocket) Close() error {
 		return nil
 	}
 	fd := u.fd
+	u.lost = lostBy(fd)
 	u.fd = -1
 	close(u.closed)
 	return unix.Close(fd)
@@ -77,9 +79,11 @@ type datagrams struct {
 func (s *Server) ServeUDP(u *UDPSocket, c *Client) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &datagrams{socket: s.enter(c, "udp"), udp: u, failed: make(chan error, 1), ctx: ctx}
+	d.hold(u)
 	defer func() {
 		cancel()
 		d.asking.Wait()
+		d.drop(u)
 		s.leave(d.socket)
 	}()
 	leave, err := s.loops.enter(d)
