@@ -128,10 +128,10 @@ func TestFire(t *testing.T) {
 			t.Errorf("%s is %d", name, n)
 		}
 	}
-	for i := range s.tables.states.rows {
-		if n := &s.tables.states.rows[i].Active; atomic.LoadUint32(n) != 0 {
-			eventually(t, fmt.Sprintf("backend %d has no connections", i), func() bool { return atomic.LoadUint32(n) == 0 })
-		}
+	for addr, id := range s.ids {
+		eventually(t, addr.String()+" has no connections", func() bool {
+			return atomic.LoadUint32(&s.tables.states.rows[id].Active) == 0
+		})
 	}
 	for _, f := range targets {
 		eventually(t, f.name+" has no connections", func() bool { return state(t, s, f.name).Active == 0 })
