@@ -24,7 +24,7 @@ type choir struct {
 
 	last           *mesh.Input // newest input emitted, nil before the first
 	first, changed time.Time   // when the oldest and the newest change not yet emitted came; zero for none
-	heard          time.Time   // when the first of them spoke
+	heard          time.Time   // when the newest of them spoke for the first time
 	took           time.Duration
 }
 
@@ -83,10 +83,10 @@ func (c *choir) hear(r report) {
 	}
 	news := r.said != nil
 	if r.said != nil {
-		m.said = r.said
-		if c.heard.IsZero() {
+		if m.said == nil {
 			c.heard = time.Now()
 		}
+		m.said = r.said
 	}
 	if r.said != nil || r.lost != nil {
 		m.unsettled.Store(false)
