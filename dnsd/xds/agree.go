@@ -17,6 +17,7 @@ type agreement struct {
 
 	hosts     map[string][]*variant[mesh.Host]
 	listeners map[string][]*variant[*listener]
+	used      map[string]bool // clusters some port or listener leads to
 	// renamed has the clusters that differ: what each is called in each view.
 	renamed map[string][]string
 	in      mesh.Input
@@ -34,7 +35,7 @@ func agree(views []*view, m *memo) mesh.Input {
 	a := &agreement{
 		views: views, memo: m,
 		hosts: map[string][]*variant[mesh.Host]{}, listeners: map[string][]*variant[*listener]{},
-		renamed: map[string][]string{},
+		renamed: map[string][]string{}, used: map[string]bool{},
 	}
 	a.in.Source = sourceName
 	for i, v := range views {
@@ -58,45 +59,50 @@ func (a *agreement) namespaces(views []int) []string {
 	return all
 }
 
-// hear gathers the hosts and listeners of one view.
+// hear gathers the hosts and listeners of one view. Most are as in the views before, and made of the same
+// things.
 func (a *agreement) hear(i int, v *view) {
 	v.hosts(func(n *name, records []*name) {
-		from := v.makings(n, records)
-		h := known(a.hosts[n.host], from)
+		v.makings(n, records)
+		h := known(a.hosts[n.host], v.from)
 		if h == nil {
-			h = &variant[mesh.Host]{value: v.host(n, records), from: from}
+			h = &variant[mesh.Host]{value: v.host(n, records), from: slices.Clone(v.from)}
 			if same := alike(a.hosts[n.host], h.value); same != nil {
 				h = same
 			} else {
 				a.hosts[n.host] = append(a.hosts[n.host], h)
 			}
+			for _, p := range h.value.Ports {
+				a.used[p.Cluster] = true
+			}
 		}
 		h.seen = append(h.seen, i)
-		for _, p := range h.value.Ports {
-			v.used[p.Cluster] = true
-		}
 	})
 	for name, l := range v.binding() {
-		from := []any{l}
-		at := known(a.listeners[name], from)
-		if at == nil {
-			at = &variant[*listener]{value: l, from: from}
-			a.listeners[name] = append(a.listeners[name], at)
+		j := slices.IndexFunc(a.listeners[name], func(at *variant[*listener]) bool { return at.value == l })
+		if j < 0 {
+			j = len(a.listeners[name])
+			a.listeners[name] = append(a.listeners[name], &variant[*listener]{value: l})
+			for _, b := range l.binds {
+				for _, c := range b.Clusters {
+					a.used[c.Name] = true
+				}
+			}
 		}
+		at := a.listeners[name][j]
 		at.seen = append(at.seen, i)
 	}
 }
 
-// makings are all that a host is made of.
-func (v *view) makings(n *name, records []*name) []any {
-	from := []any{n}
-	for _, c := range v.ports[n.host] {
-		from = append(from, c, v.assignment(c))
+// makings puts all that a host is made of into v.from.
+func (v *view) makings(n *name, records []*name) {
+	v.from = append(v.from[:0], n)
+	for _, c := range v.serving(n.host) {
+		v.from = append(v.from, c, v.assignment(c))
 	}
 	for _, r := range records {
-		from = append(from, r)
+		v.from = append(v.from, r)
 	}
-	return from
 }
 
 func known[T any](variants []*variant[T], from []any) *variant[T] {
@@ -121,14 +127,8 @@ func alike[T any](variants []*variant[T], value T) *variant[T] {
 // to the listeners that lead there are refused, as a proxy would: the control plane sends listeners before
 // clusters at times, and clusters without endpoints not at all. One that could not be used stays away.
 func (a *agreement) addClusters() {
-	used := map[string]bool{}
-	for _, v := range a.views {
-		for name := range v.used {
-			used[name] = true
-		}
-	}
-	delete(used, "") // of ports that are left alone
-	for _, name := range slices.Sorted(maps.Keys(used)) {
+	delete(a.used, "") // of ports that are left alone
+	for _, name := range slices.Sorted(maps.Keys(a.used)) {
 		variants := a.clusterVariants(name)
 		for i, c := range variants {
 			called := name
@@ -166,22 +166,27 @@ var unsent = &resolved{
 // one most namespaces see, so that one namespace that differs concerns nobody else.
 func (a *agreement) clusterVariants(name string) []*variant[*resolved] {
 	var variants []*variant[*resolved]
+	var last recipe // of the view before, which is mostly that of this one
+	var same *variant[*resolved]
 	for i, v := range a.views {
-		if !v.used[name] {
-			continue
+		c := v.clusters[name]
+		if c == nil && !v.missing[name] {
+			continue // it is nothing to this view
 		}
-		var r *resolved
-		if c := v.clusters[name]; c != nil {
-			r = a.memo.resolved(c, v.assignment(c), v.hashed[name])
+		next := recipe{c: c, hashed: v.hashed[name]}
+		if c != nil {
+			next.from = v.assignment(c)
 		}
-		from := []any{r}
-		same := known(variants, from)
-		if same == nil {
-			same = alike(variants, r)
-		}
-		if same == nil {
-			same = &variant[*resolved]{value: r, from: from}
-			variants = append(variants, same)
+		if same == nil || next != last {
+			var r *resolved
+			if c != nil {
+				r = a.memo.resolved(next)
+			}
+			if same = alike(variants, r); same == nil {
+				same = &variant[*resolved]{value: r}
+				variants = append(variants, same)
+			}
+			last = next
 		}
 		same.seen = append(same.seen, i)
 	}

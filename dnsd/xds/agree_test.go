@@ -53,7 +53,7 @@ func told(t *testing.T, p *pools, clusters, listeners []*anypb.Any, table *anypb
 	tell(t, p, s, clusterType, clusters...)
 	tell(t, p, s, listenerType, listeners...)
 	tell(t, p, s, nameTableType, table)
-	s.crossings = newView("any", s).compare()
+	s.crossings = newView("any", s, nil).compare()
 	return s
 }
 
@@ -65,8 +65,8 @@ func TestWhatAllAgreeOnIsForEverybody(t *testing.T) {
 			[]*anypb.Any{tcpListener(t, "l", "240.240.0.1", 80, "outbound|80||a.example")},
 			nameTable("a.example 240.240.0.1"))
 	}
-	one := agree([]*view{newView("one", say())}, &memo{})
-	three := agree([]*view{newView("one", say()), newView("three", say()), newView("two", say())}, &memo{})
+	one := agree([]*view{newView("one", say(), nil)}, &memo{})
+	three := agree([]*view{newView("one", say(), nil), newView("three", say(), nil), newView("two", say(), nil)}, &memo{})
 	if !reflect.DeepEqual(one, three) {
 		t.Errorf("three that say the same came to\n%s\none of them to\n%s", show(three), show(one))
 	}
@@ -89,7 +89,7 @@ func TestWhatDiffersIsForThoseWhoWereToldSo(t *testing.T) {
 		return told(t, p, []*anypb.Any{common, mine("198.51.100.20:80")}, bind("outbound|80||mine.example"),
 			nameTable("common.example 240.240.0.1", "mine.example 240.240.0.2"))
 	}
-	in := agree([]*view{newView("a", a), newView("b", rest()), newView("c", rest())}, &memo{})
+	in := agree([]*view{newView("a", a, nil), newView("b", rest(), nil), newView("c", rest(), nil)}, &memo{})
 
 	var got []string
 	for _, h := range in.Hosts {
@@ -128,7 +128,7 @@ func TestClusterThatOneNamespaceLacks(t *testing.T) {
 	listeners := []*anypb.Any{tcpListener(t, "l", "240.240.0.1", 80, "x")}
 	has := told(t, p, []*anypb.Any{static(t, "x", "198.51.100.1:80")}, listeners, table)
 	lacks := told(t, p, nil, listeners, table)
-	in := agree([]*view{newView("a", lacks), newView("b", has)}, &memo{})
+	in := agree([]*view{newView("a", lacks, nil), newView("b", has, nil)}, &memo{})
 	if len(in.Clusters) != 2 || endpointsOf(in, "x") != "198.51.100.1:80" || endpointsOf(in, "x@a") != "" {
 		t.Fatal(show(in))
 	}
@@ -148,7 +148,7 @@ func TestListenersThatLeadNowhere(t *testing.T) {
 		})},
 		[]*anypb.Any{tcpListener(t, "l", "192.0.2.1", 80, "odd"), tcpListener(t, "m", "192.0.2.2", 80, "gone"), tcpListener(t, "n", "192.0.2.3", 80, "good")},
 		nameTable())
-	plan := mesh.Compile([]mesh.Input{agree([]*view{newView("ns1", s)}, &memo{})}, memoryVIPs(t))
+	plan := mesh.Compile([]mesh.Input{agree([]*view{newView("ns1", s, nil)}, &memo{})}, memoryVIPs(t))
 	got := map[string]int{}
 	for _, f := range plan.Frontends {
 		for _, a := range plan.Assignments {
@@ -170,7 +170,7 @@ func TestOrderMakesNoDifference(t *testing.T) {
 		return told(t, p, []*anypb.Any{static(t, "outbound|80||x.example", endpoints...)}, nil, table)
 	}
 	in := agree([]*view{
-		newView("a", state("198.51.100.1:80", "198.51.100.2:80")), newView("b", state("198.51.100.2:80", "198.51.100.1:80")),
+		newView("a", state("198.51.100.1:80", "198.51.100.2:80"), nil), newView("b", state("198.51.100.2:80", "198.51.100.1:80"), nil),
 	}, &memo{})
 	if len(in.Clusters) != 1 || len(in.Hosts) != 1 || in.Hosts[0].ExportTo != nil {
 		t.Error(show(in))
@@ -189,7 +189,7 @@ func TestPortsThatAnAddressHasNoListenerFor(t *testing.T) {
 			// Port 80 is HTTP, which has one listener for all addresses.
 			[]*anypb.Any{tcpListener(t, "198.51.100.130_9000", "198.51.100.130", 9000, "outbound|9000||two.example")},
 			nameTable("two.example 198.51.100.130 "+address))
-		in := agree([]*view{newView("ns1", s)}, &memo{})
+		in := agree([]*view{newView("ns1", s, nil)}, &memo{})
 		plan := mesh.Compile([]mesh.Input{in}, memoryVIPs(t))
 		var got []string
 		for _, f := range plan.Frontends {
@@ -259,7 +259,7 @@ func BenchmarkAgree(b *testing.B) {
 	views := func() []*view {
 		var vs []*view
 		for n, s := range states {
-			vs = append(vs, newView(fmt.Sprintf("ns%02d", n), s))
+			vs = append(vs, newView(fmt.Sprintf("ns%02d", n), s, first(vs)))
 		}
 		return vs
 	}
@@ -299,6 +299,6 @@ func largeState(b *testing.B, p *pools, n, hosts int) *state {
 			b.Fatal(err)
 		}
 	}
-	s.crossings = newView("any", s).compare()
+	s.crossings = newView("any", s, nil).compare()
 	return s
 }

@@ -175,7 +175,7 @@ func TestBalancingFromElsewhere(t *testing.T) {
 	tell(t, p, s, clusterType, pack(t, edsCluster("a")), pack(t, edsCluster("b")))
 	tell(t, p, s, endpointType, pack(t, endpoints), pack(t, loadAssignment("b", "198.51.100.2:80")))
 	tell(t, p, s, listenerType, pack(t, hashing), tcpListener(t, "plain", "192.0.2.2", 80, "b"))
-	in := agree([]*view{newView("ns1", s)}, &memo{})
+	in := agree([]*view{newView("ns1", s, nil)}, &memo{})
 	if len(in.Clusters) != 2 {
 		t.Fatal(show(in))
 	}

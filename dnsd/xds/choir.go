@@ -158,8 +158,8 @@ func (c *choir) due() time.Time {
 	case unsettled > 0:
 		return c.first.Add(2 * t.grace)
 	}
-	// Where it takes long to bring them together, most of the time is left for other things.
-	return c.changed.Add(max(t.coalesce, 4*c.took))
+	// Where it takes long to bring them together, much of the time is left for other things.
+	return c.changed.Add(max(t.coalesce, 2*c.took))
 }
 
 // publish emits what the streams say, unless that is nothing new.
@@ -186,9 +186,17 @@ func (c *choir) views() []*view {
 			views[i].namespaces = append(views[i].namespaces, m.namespace)
 			continue
 		}
-		views = append(views, newView(m.namespace, m.said))
+		views = append(views, newView(m.namespace, m.said, first(views)))
 	}
 	return views
+}
+
+// first is one that others are like; nil if there is none.
+func first(views []*view) *view {
+	if len(views) == 0 {
+		return nil
+	}
+	return views[0]
 }
 
 // lost is the control plane as a problem, for those it cannot be reached by.

@@ -193,14 +193,13 @@ type recipe struct {
 	hashed bool
 }
 
-func (m *memo) resolved(c *cluster, from *assignment, hashed bool) *resolved {
-	key := recipe{c, from, hashed}
+func (m *memo) resolved(key recipe) *resolved {
 	r := m.next[key]
 	if r == nil {
 		r = m.last[key]
 	}
 	if r == nil {
-		r = c.resolved(from, hashed)
+		r = key.c.resolved(key.from, key.hashed)
 	}
 	if m.next == nil {
 		m.next = map[recipe]*resolved{}

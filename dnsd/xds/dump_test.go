@@ -71,8 +71,8 @@ func dumpCase(t *testing.T, folder fs.FS, variant string) string {
 			refused = append(refused, fmt.Sprintf("refused %s: %v\n", kind.name, err))
 		}
 	}
-	st.crossings = newView("default", st).compare()
-	in := agree([]*view{newView("default", st)}, &memo{})
+	st.crossings = newView("default", st, nil).compare()
+	in := agree([]*view{newView("default", st, nil)}, &memo{})
 	return dumpPlan(t, in) + strings.Join(refused, "")
 }
 

@@ -43,14 +43,14 @@ func (v *view) compare() crossings {
 	}
 	served := map[string]*cluster{} // clusters by name, those that serve a host's port
 	for host := range v.names {
-		for _, c := range v.ports[host] {
+		for _, c := range v.serving(host) {
 			served[c.Name] = c
 		}
 	}
 	var out crossings
 	for _, host := range slices.Sorted(maps.Keys(v.names)) {
 		n := v.names[host]
-		for _, c := range v.ports[host] {
+		for _, c := range v.serving(host) {
 			at, missing := places(n, c.port, bound)
 			for _, ap := range at {
 				if other := v.taken(ap, c, bound[ap], served); other != nil {

@@ -17,30 +17,35 @@ import (
 type view struct {
 	namespaces []string // sorted
 	*state
-	ports  map[string][]*cluster // clusters that serve a host's ports, by host, sorted by name
-	hashed map[string]bool       // clusters some listener picks the endpoint of by the client's address
-	used   map[string]bool       // clusters some port or listener refers to
-	notes  []mesh.Problem
+	ports   map[string][]*cluster // clusters that serve a host's ports, by host, sorted by name
+	own     map[string][]*cluster // the same, of hosts that ports, another view's, is wrong about
+	hashed  map[string]bool       // clusters some listener picks the endpoint of by the client's address
+	missing map[string]bool       // clusters some listener leads to and the control plane has not sent
+	notes   []mesh.Problem
+	from    []any // see makings
 }
 
-func newView(namespace string, s *state) *view {
+// newView finds its way in s. What like has found already it takes over; like is nil for the first.
+func newView(namespace string, s *state, like *view) *view {
 	v := &view{
 		namespaces: []string{namespace}, state: s,
-		ports: make(map[string][]*cluster, len(s.names)), hashed: map[string]bool{}, used: map[string]bool{},
+		own: map[string][]*cluster{}, hashed: map[string]bool{}, missing: map[string]bool{},
 		notes: slices.Clone(s.shared),
 	}
-	for _, c := range s.clusters {
-		for _, svc := range c.serves {
-			v.ports[svc.host] = append(v.ports[svc.host], c)
-		}
-	}
-	for _, clusters := range v.ports {
-		slices.SortFunc(clusters, func(a, b *cluster) int { return cmp.Compare(a.Name, b.Name) })
+	if like == nil {
+		v.ports = make(map[string][]*cluster, len(s.names))
+		v.index(v.ports, func(string) bool { return true })
+	} else {
+		v.ports = like.ports
+		v.differ(like)
+		v.index(v.own, func(host string) bool { _, differs := v.own[host]; return differs })
 	}
 	for _, l := range v.binding() {
 		for _, b := range l.binds {
 			for _, c := range b.Clusters {
-				v.used[c.Name] = true
+				if v.clusters[c.Name] == nil {
+					v.missing[c.Name] = true
+				}
 				if l.hashed {
 					v.hashed[c.Name] = true
 				}
@@ -48,6 +53,50 @@ func newView(namespace string, s *state) *view {
 		}
 	}
 	return v
+}
+
+// index lists clusters by those of the hosts they serve that are wanted.
+func (v *view) index(ports map[string][]*cluster, wanted func(host string) bool) {
+	for _, c := range v.clusters {
+		for _, svc := range c.serves {
+			if wanted(svc.host) {
+				ports[svc.host] = append(ports[svc.host], c)
+			}
+		}
+	}
+	for _, clusters := range ports {
+		slices.SortFunc(clusters, func(a, b *cluster) int { return cmp.Compare(a.Name, b.Name) })
+	}
+}
+
+// differ gives the hosts whose clusters are not like's an empty list of their own.
+func (v *view) differ(like *view) {
+	mark := func(c *cluster) {
+		for _, svc := range c.serves {
+			v.own[svc.host] = nil
+		}
+	}
+	for name, c := range v.clusters {
+		if other := like.clusters[name]; other != c {
+			mark(c)
+			if other != nil {
+				mark(other)
+			}
+		}
+	}
+	for name, c := range like.clusters {
+		if v.clusters[name] == nil {
+			mark(c)
+		}
+	}
+}
+
+// serving are the clusters that serve a host's ports, sorted by name.
+func (v *view) serving(host string) []*cluster {
+	if clusters, own := v.own[host]; own {
+		return clusters
+	}
+	return v.ports[host]
 }
 
 // binding are the listeners that bind something, by name, those of crossings among them.
@@ -106,7 +155,7 @@ func (v *view) host(n *name, records []*name) mesh.Host {
 		Name: n.host, Object: "name table entry " + n.host, Namespace: n.namespace,
 		Kubernetes: n.kubernetes, Addresses: v.addresses(n), Headless: len(records) > 0,
 	}
-	clusters := v.ports[n.host]
+	clusters := v.serving(n.host)
 	passed := 0
 	for _, c := range clusters {
 		if c.Discovery == mesh.OriginalDst {

@@ -262,6 +262,6 @@ func (x *session) settle(ctx context.Context) {
 	x.spoken = true
 	x.admit()
 	snapshot := x.state
-	snapshot.crossings = newView(x.namespace, &x.state).compare()
+	snapshot.crossings = newView(x.namespace, &x.state, nil).compare()
 	x.report(ctx, report{said: &snapshot})
 }
