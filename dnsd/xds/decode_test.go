@@ -29,8 +29,11 @@ func TestEndpoints(t *testing.T) {
 	pipe := endpoint("", 0)
 	pipe.GetEndpoint().Address = &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: "/run/x"}}}
 
+	custom := endpoint("192.0.2.6", 80)
+	custom.GetEndpoint().GetAddress().GetSocketAddress().ResolverName = "consul"
+
 	a := newAssignment(&endpointv3.ClusterLoadAssignment{Endpoints: []*endpointv3.LocalityLbEndpoints{
-		{LbEndpoints: []*endpointv3.LbEndpoint{pipe, degraded, draining, dual, endpoint("name.example", 80), endpoint("192.0.2.5", 0)}},
+		{LbEndpoints: []*endpointv3.LbEndpoint{pipe, custom, degraded, draining, dual, endpoint("name.example", 80), endpoint("192.0.2.5", 0)}},
 	}}, mesh.Static)
 	out := (&cluster{Cluster: mesh.Cluster{Discovery: mesh.Static}}).resolved(a, false)
 	want := []mesh.Endpoint{
@@ -40,7 +43,7 @@ func TestEndpoints(t *testing.T) {
 	if !reflect.DeepEqual(out.Localities[0].Endpoints, want) {
 		t.Errorf("endpoints %+v\nwant %+v", out.Localities[0].Endpoints, want)
 	}
-	if len(out.notes) != 1 || !strings.HasPrefix(out.notes[0], "3 endpoints left out, first: ") {
+	if len(out.notes) != 1 || !strings.HasPrefix(out.notes[0], "4 endpoints left out, first: ") {
 		t.Errorf("notes %q", out.notes)
 	}
 }
