@@ -6,7 +6,7 @@
 // enough, [Datapath.Features] names what a newer kernel would add.
 package ebpf
 
-//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel,bpfeb -type agreed -type address -type endpoint -type policy -type growth -type pod_flags -type count -type health -type range -type translation nodens nodens.c -- -O2 -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/x86_64-linux-gnu
+//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel,bpfeb -type agreed -type address -type endpoint -type policy -type growth -type pod_flags -type count -type health -type range -type translation -type answer_flags nodens nodens.c -- -O2 -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/x86_64-linux-gnu
 
 import (
 	"cmp"
@@ -48,6 +48,7 @@ type Datapath struct {
 	maps      nodensMaps
 	heartbeat *memory[uint64]
 	cgroup    string
+	pin       string
 	seenBy    string // how the last step of attaching made sure
 
 	mapping sync.Mutex
@@ -177,7 +178,7 @@ func open(o Options) (*Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Datapath{cgroup: o.CgroupPath}
+	d := &Datapath{cgroup: o.CgroupPath, pin: o.PinPath}
 	if err := spec.LoadAndAssign(&d.maps, new(o.collection())); err != nil {
 		return nil, fmt.Errorf("open the datapath's maps: %w", explain(err))
 	}
@@ -226,7 +227,7 @@ func (o Options) spec() (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range iterators {
+	for _, name := range slices.Concat(iterators, answerers) {
 		delete(spec.Programs, name)
 	}
 	for name, n := range o.maxEntries {

@@ -148,6 +148,43 @@ struct {
 	PINNED;
 } ranges SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 262144);
+	__type(key, struct name);
+	__type(value, struct answer);
+	PINNED;
+} names SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct question);
+	__type(value, struct reply);
+	PINNED;
+} learned SEC(".maps");
+
+/* Of the table of names that dnsd answers from. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+	PINNED;
+} generation SEC(".maps");
+
+/* By netns cookie, of the pods whose queries are answered. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 8192);
+	__type(key, __u64);
+	__type(value, struct outcomes);
+	PINNED;
+} outcomes SEC(".maps");
+
 static __always_inline void count(enum count what)
 {
 	__u64 *n = bpf_map_lookup_elem(&counters, &what);

@@ -42,6 +42,33 @@ const (
 	nodensAgreedOWN_MARK        nodensAgreed = 1852075635
 )
 
+type nodensAnswer struct {
+	_       structs.HostLayout
+	Version uint64
+	Ttl     uint32
+	Flags   nodensAnswerFlags
+	N4      uint8
+	N6      uint8
+	Zone    uint8
+	Pad     [5]uint8
+	Addr4   [4][4]uint8
+	Addr6   [4][16]uint8
+}
+
+type nodensAnswerFlags uint32
+
+const (
+	nodensAnswerFlagsANSWER_ELSEWHERE nodensAnswerFlags = 1
+	nodensAnswerFlagsANSWER_VIRTUAL   nodensAnswerFlags = 2
+)
+
+type nodensAuthority struct {
+	_        structs.HostLayout
+	Record   [64]uint8
+	Size     uint8
+	Pointers [3]uint8
+}
+
 type nodensBackend struct {
 	_           structs.HostLayout
 	Addr        nodensAddress
@@ -123,10 +150,25 @@ type nodensListenerKey struct {
 	Pad    uint32
 }
 
+type nodensName struct {
+	_    structs.HostLayout
+	Wire [64]uint8
+	View uint64
+}
+
+type nodensOutcomes struct {
+	_        structs.HostLayout
+	Declared uint64
+	Learned  uint64
+	Unknown  uint64
+	Unusual  uint64
+}
+
 type nodensPod struct {
 	_           structs.HostLayout
 	Cookie      uint64
 	View        uint64
+	Asker       uint64
 	Ifindex     uint32
 	Flags       nodensPodFlags
 	Addr4       nodensAddress
@@ -151,10 +193,63 @@ const (
 	nodensPolicyMAGLEV        nodensPolicy = 4
 )
 
+type nodensQuery struct {
+	_        structs.HostLayout
+	Question nodensQuestion
+	Name     nodensName
+	Header   struct {
+		_           structs.HostLayout
+		Id          uint16
+		Bits        uint8
+		MoreBits    uint8
+		Questions   uint16
+		Answers     uint16
+		Authorities uint16
+		Additionals uint16
+	}
+	Rest struct {
+		_      structs.HostLayout
+		Qtype  uint16
+		Qclass uint16
+		Opt    [11]uint8
+		Pad    uint8
+	}
+	Udp     uint32
+	Length  uint16
+	Pad     uint16
+	Size    uint32
+	Answer  nodensAnswer
+	Reply   nodensReply
+	Records [320]uint8
+}
+
+type nodensQuestion struct {
+	_     structs.HostLayout
+	Wire  [128]uint8
+	Asker uint64
+	Qtype uint16
+	Pad   [6]uint8
+}
+
 type nodensRange struct {
 	_    structs.HostLayout
 	Addr nodensAddress
 	Mask nodensAddress
+}
+
+type nodensReply struct {
+	_           structs.HostLayout
+	Version     uint64
+	Generation  uint64
+	Size        uint16
+	Answers     uint16
+	Authorities uint16
+	Fixed       uint16
+	Step        uint16
+	Count       uint8
+	Rcode       uint8
+	Pad         [4]uint8
+	Records     [320]uint8
 }
 
 type nodensServiceState struct {
@@ -220,36 +315,44 @@ type nodensTranslation struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	nodensMapAffinities    = "affinities"
-	nodensMapBackendStates = "backend_states"
-	nodensMapBackends      = "backends"
-	nodensMapCounters      = "counters"
-	nodensMapFrontends     = "frontends"
-	nodensMapHeartbeat     = "heartbeat"
-	nodensMapListeners     = "listeners"
-	nodensMapPods          = "pods"
-	nodensMapRanges        = "ranges"
-	nodensMapSchema        = "schema"
-	nodensMapServiceStates = "service_states"
-	nodensMapServices      = "services"
-	nodensMapSets          = "sets"
-	nodensMapSlots         = "slots"
-	nodensMapSockets       = "sockets"
-	nodensProgConnect4     = "connect4"
-	nodensProgConnect6     = "connect6"
-	nodensProgEndTcp       = "end_tcp"
-	nodensProgEndUdp       = "end_udp"
-	nodensProgGetpeername4 = "getpeername4"
-	nodensProgGetpeername6 = "getpeername6"
-	nodensProgListLeft     = "list_left"
-	nodensProgRecvmsg4     = "recvmsg4"
-	nodensProgRecvmsg6     = "recvmsg6"
-	nodensProgSendmsg4     = "sendmsg4"
-	nodensProgSendmsg6     = "sendmsg6"
-	nodensProgSockOps      = "sock_ops"
-	nodensProgSockRelease  = "sock_release"
-	nodensVarCanSetRetval  = "can_set_retval"
-	nodensVarDrain         = "drain"
+	nodensMapAffinities     = "affinities"
+	nodensMapBackendStates  = "backend_states"
+	nodensMapBackends       = "backends"
+	nodensMapCounters       = "counters"
+	nodensMapFrontends      = "frontends"
+	nodensMapGeneration     = "generation"
+	nodensMapHeartbeat      = "heartbeat"
+	nodensMapLearned        = "learned"
+	nodensMapListeners      = "listeners"
+	nodensMapNames          = "names"
+	nodensMapOutcomes       = "outcomes"
+	nodensMapPods           = "pods"
+	nodensMapQueries        = "queries"
+	nodensMapRanges         = "ranges"
+	nodensMapSchema         = "schema"
+	nodensMapServiceStates  = "service_states"
+	nodensMapServices       = "services"
+	nodensMapSets           = "sets"
+	nodensMapSlots          = "slots"
+	nodensMapSockets        = "sockets"
+	nodensProgAnswerInside  = "answer_inside"
+	nodensProgAnswerOutside = "answer_outside"
+	nodensProgConnect4      = "connect4"
+	nodensProgConnect6      = "connect6"
+	nodensProgEndTcp        = "end_tcp"
+	nodensProgEndUdp        = "end_udp"
+	nodensProgGetpeername4  = "getpeername4"
+	nodensProgGetpeername6  = "getpeername6"
+	nodensProgListLeft      = "list_left"
+	nodensProgRecvmsg4      = "recvmsg4"
+	nodensProgRecvmsg6      = "recvmsg6"
+	nodensProgSendmsg4      = "sendmsg4"
+	nodensProgSendmsg6      = "sendmsg6"
+	nodensProgSockOps       = "sock_ops"
+	nodensProgSockRelease   = "sock_release"
+	nodensVarAuthority      = "authority"
+	nodensVarCanSetRetval   = "can_set_retval"
+	nodensVarDrain          = "drain"
 )
 
 // loadNodens returns the embedded CollectionSpec for nodens.
@@ -294,19 +397,21 @@ type nodensSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type nodensProgramSpecs struct {
-	Connect4     *ebpf.ProgramSpec `ebpf:"connect4"`
-	Connect6     *ebpf.ProgramSpec `ebpf:"connect6"`
-	EndTcp       *ebpf.ProgramSpec `ebpf:"end_tcp"`
-	EndUdp       *ebpf.ProgramSpec `ebpf:"end_udp"`
-	Getpeername4 *ebpf.ProgramSpec `ebpf:"getpeername4"`
-	Getpeername6 *ebpf.ProgramSpec `ebpf:"getpeername6"`
-	ListLeft     *ebpf.ProgramSpec `ebpf:"list_left"`
-	Recvmsg4     *ebpf.ProgramSpec `ebpf:"recvmsg4"`
-	Recvmsg6     *ebpf.ProgramSpec `ebpf:"recvmsg6"`
-	Sendmsg4     *ebpf.ProgramSpec `ebpf:"sendmsg4"`
-	Sendmsg6     *ebpf.ProgramSpec `ebpf:"sendmsg6"`
-	SockOps      *ebpf.ProgramSpec `ebpf:"sock_ops"`
-	SockRelease  *ebpf.ProgramSpec `ebpf:"sock_release"`
+	AnswerInside  *ebpf.ProgramSpec `ebpf:"answer_inside"`
+	AnswerOutside *ebpf.ProgramSpec `ebpf:"answer_outside"`
+	Connect4      *ebpf.ProgramSpec `ebpf:"connect4"`
+	Connect6      *ebpf.ProgramSpec `ebpf:"connect6"`
+	EndTcp        *ebpf.ProgramSpec `ebpf:"end_tcp"`
+	EndUdp        *ebpf.ProgramSpec `ebpf:"end_udp"`
+	Getpeername4  *ebpf.ProgramSpec `ebpf:"getpeername4"`
+	Getpeername6  *ebpf.ProgramSpec `ebpf:"getpeername6"`
+	ListLeft      *ebpf.ProgramSpec `ebpf:"list_left"`
+	Recvmsg4      *ebpf.ProgramSpec `ebpf:"recvmsg4"`
+	Recvmsg6      *ebpf.ProgramSpec `ebpf:"recvmsg6"`
+	Sendmsg4      *ebpf.ProgramSpec `ebpf:"sendmsg4"`
+	Sendmsg6      *ebpf.ProgramSpec `ebpf:"sendmsg6"`
+	SockOps       *ebpf.ProgramSpec `ebpf:"sock_ops"`
+	SockRelease   *ebpf.ProgramSpec `ebpf:"sock_release"`
 }
 
 // nodensMapSpecs contains maps before they are loaded into the kernel.
@@ -318,9 +423,14 @@ type nodensMapSpecs struct {
 	Backends      *ebpf.MapSpec `ebpf:"backends"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
+	Generation    *ebpf.MapSpec `ebpf:"generation"`
 	Heartbeat     *ebpf.MapSpec `ebpf:"heartbeat"`
+	Learned       *ebpf.MapSpec `ebpf:"learned"`
 	Listeners     *ebpf.MapSpec `ebpf:"listeners"`
+	Names         *ebpf.MapSpec `ebpf:"names"`
+	Outcomes      *ebpf.MapSpec `ebpf:"outcomes"`
 	Pods          *ebpf.MapSpec `ebpf:"pods"`
+	Queries       *ebpf.MapSpec `ebpf:"queries"`
 	Ranges        *ebpf.MapSpec `ebpf:"ranges"`
 	Schema        *ebpf.MapSpec `ebpf:"schema"`
 	ServiceStates *ebpf.MapSpec `ebpf:"service_states"`
@@ -334,6 +444,7 @@ type nodensMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type nodensVariableSpecs struct {
+	Authority    *ebpf.VariableSpec `ebpf:"authority"`
 	CanSetRetval *ebpf.VariableSpec `ebpf:"can_set_retval"`
 	Drain        *ebpf.VariableSpec `ebpf:"drain"`
 }
@@ -363,9 +474,14 @@ type nodensMaps struct {
 	Backends      *ebpf.Map `ebpf:"backends"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
+	Generation    *ebpf.Map `ebpf:"generation"`
 	Heartbeat     *ebpf.Map `ebpf:"heartbeat"`
+	Learned       *ebpf.Map `ebpf:"learned"`
 	Listeners     *ebpf.Map `ebpf:"listeners"`
+	Names         *ebpf.Map `ebpf:"names"`
+	Outcomes      *ebpf.Map `ebpf:"outcomes"`
 	Pods          *ebpf.Map `ebpf:"pods"`
+	Queries       *ebpf.Map `ebpf:"queries"`
 	Ranges        *ebpf.Map `ebpf:"ranges"`
 	Schema        *ebpf.Map `ebpf:"schema"`
 	ServiceStates *ebpf.Map `ebpf:"service_states"`
@@ -382,9 +498,14 @@ func (m *nodensMaps) Close() error {
 		m.Backends,
 		m.Counters,
 		m.Frontends,
+		m.Generation,
 		m.Heartbeat,
+		m.Learned,
 		m.Listeners,
+		m.Names,
+		m.Outcomes,
 		m.Pods,
+		m.Queries,
 		m.Ranges,
 		m.Schema,
 		m.ServiceStates,
@@ -399,6 +520,7 @@ func (m *nodensMaps) Close() error {
 //
 // It can be passed to loadNodensObjects or ebpf.CollectionSpec.LoadAndAssign.
 type nodensVariables struct {
+	Authority    *ebpf.Variable `ebpf:"authority"`
 	CanSetRetval *ebpf.Variable `ebpf:"can_set_retval"`
 	Drain        *ebpf.Variable `ebpf:"drain"`
 }
@@ -407,23 +529,27 @@ type nodensVariables struct {
 //
 // It can be passed to loadNodensObjects or ebpf.CollectionSpec.LoadAndAssign.
 type nodensPrograms struct {
-	Connect4     *ebpf.Program `ebpf:"connect4"`
-	Connect6     *ebpf.Program `ebpf:"connect6"`
-	EndTcp       *ebpf.Program `ebpf:"end_tcp"`
-	EndUdp       *ebpf.Program `ebpf:"end_udp"`
-	Getpeername4 *ebpf.Program `ebpf:"getpeername4"`
-	Getpeername6 *ebpf.Program `ebpf:"getpeername6"`
-	ListLeft     *ebpf.Program `ebpf:"list_left"`
-	Recvmsg4     *ebpf.Program `ebpf:"recvmsg4"`
-	Recvmsg6     *ebpf.Program `ebpf:"recvmsg6"`
-	Sendmsg4     *ebpf.Program `ebpf:"sendmsg4"`
-	Sendmsg6     *ebpf.Program `ebpf:"sendmsg6"`
-	SockOps      *ebpf.Program `ebpf:"sock_ops"`
-	SockRelease  *ebpf.Program `ebpf:"sock_release"`
+	AnswerInside  *ebpf.Program `ebpf:"answer_inside"`
+	AnswerOutside *ebpf.Program `ebpf:"answer_outside"`
+	Connect4      *ebpf.Program `ebpf:"connect4"`
+	Connect6      *ebpf.Program `ebpf:"connect6"`
+	EndTcp        *ebpf.Program `ebpf:"end_tcp"`
+	EndUdp        *ebpf.Program `ebpf:"end_udp"`
+	Getpeername4  *ebpf.Program `ebpf:"getpeername4"`
+	Getpeername6  *ebpf.Program `ebpf:"getpeername6"`
+	ListLeft      *ebpf.Program `ebpf:"list_left"`
+	Recvmsg4      *ebpf.Program `ebpf:"recvmsg4"`
+	Recvmsg6      *ebpf.Program `ebpf:"recvmsg6"`
+	Sendmsg4      *ebpf.Program `ebpf:"sendmsg4"`
+	Sendmsg6      *ebpf.Program `ebpf:"sendmsg6"`
+	SockOps       *ebpf.Program `ebpf:"sock_ops"`
+	SockRelease   *ebpf.Program `ebpf:"sock_release"`
 }
 
 func (p *nodensPrograms) Close() error {
 	return _NodensClose(
+		p.AnswerInside,
+		p.AnswerOutside,
 		p.Connect4,
 		p.Connect6,
 		p.EndTcp,

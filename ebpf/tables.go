@@ -50,6 +50,7 @@ type Pod struct {
 	Addr4, Addr6 netip.Addr // where its listeners are; zero: none of that family
 	View         uint64     // whose frontends it sees beside everybody's: ViewOf its Kubernetes namespace
 	DNS, LB      bool       // turn its queries, balance its connections
+	Asker        uint64     // same for pods that are given the same answers, see Question; 0: nobody's
 	Nameservers  []Nameserver
 }
 
@@ -175,7 +176,7 @@ func (d *Datapath) Counters() (map[string]uint64, error) {
 }
 
 func (p Pod) row(cookie uint64) (nodensPod, error) {
-	row := nodensPod{Cookie: cookie, View: p.View, Ifindex: p.Ifindex}
+	row := nodensPod{Cookie: cookie, View: p.View, Asker: p.Asker, Ifindex: p.Ifindex}
 	if p.DNS {
 		row.Flags |= nodensPodFlagsPOD_DNS
 	}
@@ -208,7 +209,7 @@ func (p Pod) row(cookie uint64) (nodensPod, error) {
 }
 
 func (row nodensPod) pod() Pod {
-	p := Pod{Ifindex: row.Ifindex, View: row.View,
+	p := Pod{Ifindex: row.Ifindex, View: row.View, Asker: row.Asker,
 		DNS: row.Flags&nodensPodFlagsPOD_DNS != 0, LB: row.Flags&nodensPodFlagsPOD_LB != 0}
 	if row.Addr4 != (nodensAddress{}) {
 		p.Addr4 = row.Addr4.addr()

@@ -34,6 +34,7 @@ enum pod_flags { POD_DNS = 1, POD_LB = 2 };
 struct pod {
 	__u64 cookie; /* the row's own key: see still_ours() */
 	__u64 view;
+	__u64 asker; /* pods with the same one get the same answers; 0: answers are not shared */
 	__u32 ifindex;
 	enum pod_flags flags;
 	struct address addr4; /* all zero: the pod has none */
@@ -159,6 +160,67 @@ struct socket {
 	__u32 admitted; /* the service's incarnation while this socket is in its active, else 0 */
 	__u32 pad;
 	struct translation ring[RING];
+};
+
+/* Limits of what is answered in the kernel, in bytes; a name's with its length bytes, as on the wire. */
+enum {
+	SHORT_NAME = 64,
+	LONG_NAME = 128,
+	MOST_ADDRESSES = 4,
+	MOST_ROTATED = 8,
+	MOST_RECORDS = 320,
+	AUTHORITY_SIZE = 64,
+};
+
+/* A declared name in lower case, followed by zeros, and the namespace that sees it, 0 for everybody. */
+struct name {
+	__u8 wire[SHORT_NAME];
+	__u64 view;
+};
+
+/* ELSEWHERE: dnsd knows. VIRTUAL: IPv6 addresses are for pods that have one themselves. */
+enum answer_flags { ANSWER_ELSEWHERE = 1, ANSWER_VIRTUAL = 2 };
+
+/* What a declared name has. */
+struct answer {
+	__u64 version; /* of the row, never the same twice: see still_there() */
+	__be32 ttl;
+	enum answer_flags flags;
+	__u8 n4, n6;
+	__u8 zone; /* where in the name that of the zone begins, for negative answers */
+	__u8 pad[5];
+	__u8 addr4[MOST_ADDRESSES][4];
+	__u8 addr6[MOST_ADDRESSES][16];
+};
+
+/* What somebody asked; key of a reply dnsd has given. */
+struct question {
+	__u8 wire[LONG_NAME];
+	__u64 asker;
+	__be16 qtype;
+	__u8 pad[6];
+};
+
+/* Good for as long as the table of names is of that generation. */
+struct reply {
+	__u64 version;
+	__u64 generation;
+	__u16 size;   /* of the records, which follow the question */
+	__be16 answers, authorities;
+	__u16 fixed;  /* where the addresses begin, each with so many bytes: */
+	__u16 step;
+	__u8 count;   /* of addresses; they come last */
+	__u8 rcode;
+	__u8 pad[4];
+	__u8 records[MOST_RECORDS];
+};
+
+/* How many of a pod's queries were answered, and why others were not. */
+struct outcomes {
+	__u64 declared; /* from the names */
+	__u64 learned;  /* from what dnsd has said before */
+	__u64 unknown;
+	__u64 unusual;  /* not a plain question, or with too long a name */
 };
 
 /* What was done and why; each has a counter, exported under its name in lower case without COUNT_. */

@@ -1,0 +1,331 @@
+package ebpf
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"iter"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+)
+
+// answerers are the programs of the object that answer DNS on the interfaces of pods, not at the cgroup.
+var answerers = []string{nodensProgAnswerInside, nodensProgAnswerOutside}
+
+const answersDir = "answers"
+
+// mostRotated is MOST_ROTATED, how many addresses of a learned reply change places.
+const mostRotated = 8
+
+// Answers are the DNS answers the kernel gives by itself. Declared names are all there; what follows from
+// them for one client, by its search list, is learned from dnsd's own replies. Apply belongs to one
+// goroutine, the rest may be called by any.
+type Answers struct {
+	d               *Datapath
+	pin             string
+	inside, outside *ebpf.Program
+	generation      *memory[uint64]
+	version         atomic.Uint64 // of the row written last
+
+	mu   sync.Mutex
+	rows map[nodensName]uint64 // hashes of what the kernel holds
+}
+
+// Authority is what stands in the SOA record of negative answers: the bytes from its type on, with the
+// places of pointers to the zone's name, which also owns it.
+type Authority struct {
+	Record   []byte
+	Pointers [2]int
+}
+
+// Declared is a name and what it has. Host is in lower case with its final dot.
+type Declared struct {
+	Host    string
+	View    uint64 // ViewOf who sees it
+	A, AAAA []netip.Addr
+	TTL     uint32 // seconds
+	Zone    string // whose SOA record negative answers carry: the end of Host
+	// Virtual IPv6 addresses are told only to pods with IPv6.
+	Virtual bool
+	// Elsewhere means that dnsd has to be asked, since this is not all.
+	Elsewhere bool
+}
+
+// Question is what a client asked. Clients of the same Asker, not 0, get the same answers.
+type Question struct {
+	Host  string // in lower case, with its final dot
+	Type  uint16
+	Asker uint64
+}
+
+// Reply is what dnsd replied, behind the question and without OPT. Addresses, if there are any, come
+// last: Count records of Step bytes each, from Fixed on.
+type Reply struct {
+	Records              []byte
+	Answers, Authorities uint16
+	Rcode                uint8
+	Fixed, Step, Count   int
+}
+
+// Answers loads what answers in the kernel; Attach puts it to work. It fails on kernels that cannot.
+func (d *Datapath) Answers(a Authority) (*Answers, error) {
+	spec, err := loadNodens()
+	if err != nil {
+		return nil, err
+	}
+	soa := nodensAuthority{Size: uint8(len(a.Record))}
+	if len(a.Record) > len(soa.Record) {
+		return nil, fmt.Errorf("a SOA record of %d bytes: there is room for %d", len(a.Record), len(soa.Record))
+	}
+	for i, c := range a.Record {
+		soa.Record[i] = c
+	}
+	soa.Pointers = [3]uint8{0, uint8(a.Pointers[0]), uint8(a.Pointers[1])}
+	if err := spec.Variables[nodensVarAuthority].Set(soa); err != nil {
+		return nil, fmt.Errorf("set %s: %w", nodensVarAuthority, err)
+	}
+	maps := d.pinned()
+	for name, m := range maps {
+		spec.Maps[name].MaxEntries = m.MaxEntries() // for tests, whose maps are smaller
+	}
+	var programs struct {
+		Inside  *ebpf.Program `ebpf:"answer_inside"`
+		Outside *ebpf.Program `ebpf:"answer_outside"`
+	}
+	if err := spec.LoadAndAssign(&programs, &ebpf.CollectionOptions{MapReplacements: maps}); err != nil {
+		return nil, fmt.Errorf("load the programs that answer DNS (Linux 6.15 or later lets them know the pod): %w", err)
+	}
+	s := &Answers{d: d, pin: filepath.Join(d.pin, answersDir), inside: programs.Inside, outside: programs.Outside,
+		rows: make(map[nodensName]uint64)}
+	if s.generation, err = mapMemory[uint64](d.maps.Generation); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	s.version.Store(uint64(monotonic()))
+	return s, errors.Join(s.readBack())
+}
+
+// Close lets go of the programs. Those attached stay at work.
+func (s *Answers) Close() error {
+	return errors.Join(s.inside.Close(), s.outside.Close(), s.generation.Close())
+}
+
+// readBack finds out what the kernel holds.
+func (s *Answers) readBack() error {
+	var key nodensName
+	var row nodensAnswer
+	rows := s.d.maps.Names.Iterate()
+	for rows.Next(&key, &row) {
+		s.rows[key] = row.hash()
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read the names answered in the kernel: %w", err)
+	}
+	return nil
+}
+
+// Forget makes everything learned so far wrong; what is learned from now on must be of this generation.
+// To be called before dnsd answers from another table, with a number that was never used since the boot.
+func (s *Answers) Forget(generation uint64) { atomic.StoreUint64(&s.generation.rows[0], generation) }
+
+// Apply makes the kernel answer these names and no others, writing only what differs, and returns how
+// many rows it wrote. Names that do not fit are left to dnsd. What cannot be written is in the error and
+// does not keep the rest from being written.
+func (s *Answers) Apply(all iter.Seq[Declared]) (written int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	gone := make(map[nodensName]bool, len(s.rows))
+	for key := range s.rows {
+		gone[key] = true
+	}
+	var errs []error
+	for n := range all {
+		key, row, ok := n.row()
+		if !ok {
+			continue
+		}
+		delete(gone, key)
+		hash := row.hash()
+		if had, there := s.rows[key]; there && had == hash {
+			continue
+		}
+		row.Version = s.version.Add(1)
+		if err := s.d.maps.Names.Put(key, row); err != nil {
+			errs = append(errs, fmt.Errorf("write name %s: %w", n.Host, full(err, s.d.maps.Names, nodensMapNames)))
+			continue
+		}
+		s.rows[key] = hash
+		written++
+	}
+	for key := range gone {
+		if err := s.d.maps.Names.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, fmt.Errorf("delete a name: %w", err))
+			continue
+		}
+		delete(s.rows, key)
+		written++
+	}
+	return written, errors.Join(errs...)
+}
+
+// Learn makes the kernel repeat a reply of dnsd's for as long as the generation is the one of the table it
+// was given from. What does not fit is not learned.
+func (s *Answers) Learn(q Question, generation uint64, r Reply) error {
+	key := nodensQuestion{Asker: q.Asker, Qtype: swap(q.Type)}
+	if !wire(key.Wire[:], q.Host) || len(r.Records) > len(nodensReply{}.Records) || r.Count > int(mostRotated) || q.Asker == 0 {
+		return nil
+	}
+	row := nodensReply{
+		Version: s.version.Add(1), Generation: generation, Size: uint16(len(r.Records)),
+		Answers: swap(r.Answers), Authorities: swap(r.Authorities), Rcode: r.Rcode,
+		Fixed: uint16(r.Fixed), Step: uint16(r.Step), Count: uint8(r.Count),
+	}
+	copy(row.Records[:], r.Records)
+	if err := s.d.maps.Learned.Put(key, row); err != nil {
+		return fmt.Errorf("write a reply: %w", err)
+	}
+	return nil
+}
+
+// Outcomes counts a pod's queries by what became of them in the kernel.
+type Outcomes struct{ Declared, Learned, Unknown, Unusual uint64 }
+
+// Outcomes reads a pod's counters; zero for one whose queries are not answered in the kernel.
+func (s *Answers) Outcomes(cookie uint64) (Outcomes, error) {
+	var row nodensOutcomes
+	err := s.d.maps.Outcomes.Lookup(cookie, &row)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return Outcomes{}, fmt.Errorf("read how pod %d was answered: %w", cookie, err)
+	}
+	return Outcomes{row.Declared, row.Learned, row.Unknown, row.Unusual}, nil
+}
+
+// Attach puts the programs on lo and on the pod's interface of the network namespace the calling thread
+// is in, or exchanges those that are there; they stay until Detach or the namespace's end.
+func (s *Answers) Attach(cookie uint64, ifindex uint32) error {
+	if err := os.MkdirAll(s.pin, 0o700); err != nil {
+		return fmt.Errorf("make the pin directory: %w", err)
+	}
+	const loopback = 1 // in every namespace
+	if err := s.d.maps.Outcomes.Update(cookie, nodensOutcomes{}, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+		return fmt.Errorf("count for pod %d: %w", cookie, err)
+	}
+	return errors.Join(
+		s.attach(s.inside, loopback, s.pinOf(cookie, "lo")),
+		s.attach(s.outside, ifindex, s.pinOf(cookie, "pod")),
+	)
+}
+
+func (s *Answers) pinOf(cookie uint64, name string) string {
+	return filepath.Join(s.pin, strconv.FormatUint(cookie, 10)+"-"+name)
+}
+
+func (s *Answers) attach(prog *ebpf.Program, ifindex uint32, pin string) error {
+	if l, err := link.LoadPinnedLink(pin, nil); err == nil {
+		info, err := l.Info()
+		if err == nil && info.TCX() != nil && info.TCX().Ifindex == ifindex {
+			return errors.Join(l.Update(prog), l.Close())
+		}
+		_ = l.Close()
+	}
+	_ = os.Remove(pin) // of an interface that is gone
+	l, err := link.AttachTCX(link.TCXOptions{Interface: int(ifindex), Program: prog, Attach: ebpf.AttachTCXEgress})
+	if err != nil {
+		return fmt.Errorf("answer DNS on interface %d: %w", ifindex, err)
+	}
+	return errors.Join(l.Pin(pin), l.Close())
+}
+
+// Detach takes a pod's programs off. Absent is fine.
+func (s *Answers) Detach(cookie uint64) error {
+	var errs []error
+	for _, name := range []string{"lo", "pod"} {
+		if err := os.Remove(s.pinOf(cookie, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("take the programs that answer DNS off pod %d: %w", cookie, err))
+		}
+	}
+	if err := s.d.maps.Outcomes.Delete(cookie); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		errs = append(errs, fmt.Errorf("forget how pod %d was answered: %w", cookie, err))
+	}
+	return errors.Join(errs...)
+}
+
+// Attached lists the pods that have pins.
+func (s *Answers) Attached() ([]uint64, error) {
+	entries, err := os.ReadDir(s.pin)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list where DNS is answered: %w", err)
+	}
+	var cookies []uint64
+	for _, e := range entries {
+		text, _, _ := strings.Cut(e.Name(), "-")
+		if cookie, err := strconv.ParseUint(text, 10, 64); err == nil {
+			cookies = append(cookies, cookie)
+		}
+	}
+	return cookies, nil
+}
+
+// row is the name as the kernel has it; false: it does not fit.
+func (n *Declared) row() (key nodensName, row nodensAnswer, ok bool) {
+	key.View = n.View
+	if !wire(key.Wire[:], n.Host) {
+		return key, row, false
+	}
+	row.Ttl = binary.NativeEndian.Uint32(binary.BigEndian.AppendUint32(nil, n.TTL))
+	if n.Virtual {
+		row.Flags |= nodensAnswerFlagsANSWER_VIRTUAL
+	}
+	zone := len(n.Host) - len(n.Zone)
+	if n.Elsewhere || len(n.A) > len(row.Addr4) || len(n.AAAA) > len(row.Addr6) || zone < 0 {
+		// The row is there all the same: it hides everybody's from those who have one of their own.
+		row.Flags |= nodensAnswerFlagsANSWER_ELSEWHERE
+		return key, row, true
+	}
+	row.Zone = uint8(zone) // as far from the start as text as it is on the wire
+	row.N4, row.N6 = uint8(len(n.A)), uint8(len(n.AAAA))
+	for i, a := range n.A {
+		row.Addr4[i] = a.As4()
+	}
+	for i, a := range n.AAAA {
+		row.Addr6[i] = a.As16()
+	}
+	return key, row, true
+}
+
+// hash is of everything but the version.
+func (row nodensAnswer) hash() uint64 {
+	row.Version = 0
+	h := fnv.New64a()
+	_, _ = h.Write(unsafe.Slice((*byte)(unsafe.Pointer(&row)), unsafe.Sizeof(row))) // cannot fail
+	return h.Sum64()
+}
+
+// wire writes a name the way it is in a packet, and reports whether it fits and is one.
+func wire(to []byte, host string) bool {
+	if len(host) < 2 || len(host)+1 > len(to) || host[len(host)-1] != '.' {
+		return false
+	}
+	at := 0
+	for label := range strings.SplitSeq(host[:len(host)-1], ".") {
+		if label == "" || len(label) > 63 {
+			return false
+		}
+		to[at] = byte(len(label))
+		copy(to[at+1:], label)
+		at += len(label) + 1
+	}
+	return true
+}
