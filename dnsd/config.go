@@ -46,6 +46,9 @@ type Config struct {
 		V4 netip.Prefix `json:"v4"`
 		V6 netip.Prefix `json:"v6"`
 	} `json:"vips"`
+	// KernelAnswers has the kernel answer declared names by itself, and whatever dnsd has answered before
+	// from the same table; it goes on while no dnsd runs. Linux 6.15.
+	KernelAnswers bool `json:"kernelAnswers"`
 	// DrainTime is how long TCP connections go on when their endpoint has left, such as "30s".
 	DrainTime string `json:"drainTime"`
 	// File, when set, reads manifests from a folder.

@@ -51,6 +51,7 @@ type hub struct {
 	resolver *resolve.Resolver
 	keep     *keeper
 	names    names.Options
+	answers  *answers
 
 	state atomic.Pointer[hubState]
 }
@@ -75,7 +76,7 @@ type said struct {
 // newHub starts with what each source said before the last stop; a source that never spoke is pending.
 func newHub(log *slog.Logger, vips *mesh.VIPs, sources []string, keep *keeper) *hub {
 	h := &hub{
-		log: log, sources: sources, keep: keep, vips: vips,
+		log: log, sources: sources, keep: keep, vips: vips, answers: &answers{log: log},
 		compiler: mesh.NewCompiler(vips, sources),
 		emitted:  make(chan mesh.Input),
 		ended:    make(chan struct{}),
@@ -219,14 +220,23 @@ func (h *hub) apply(plan *mesh.Plan) (applied *mesh.Plan, due time.Time, err err
 		plan = plan.Without(h.balancer.Missing(plan))
 	}
 	h.kernel.Unlock()
-	if old := h.state.Load(); old.passes == 0 || unsafe.SliceData(old.plan.Names) != unsafe.SliceData(plan.Names) ||
+	old := h.state.Load()
+	if old.passes == 0 || unsafe.SliceData(old.plan.Names) != unsafe.SliceData(plan.Names) ||
 		len(old.plan.Names) != len(plan.Names) {
-		h.server.Store(names.Build(plan, h.names))
+		h.store(plan)
 	}
-	if old := h.state.Load(); old.passes == 0 || unsafe.SliceData(old.plan.Watch) != unsafe.SliceData(plan.Watch) {
+	if old.passes == 0 || unsafe.SliceData(old.plan.Watch) != unsafe.SliceData(plan.Watch) {
 		h.resolver.Watch(plan.Watch) // a list that is not new it knows
 	}
 	return plan, due, errors.Join(saved, written)
+}
+
+// store makes a plan's names what is answered.
+func (h *hub) store(plan *mesh.Plan) {
+	h.names.Generation = generation(time.Now())
+	t := names.Build(plan, h.names)
+	h.answers.store(t)
+	h.server.Store(t)
 }
 
 // held counts what the kernel holds, lingering frontends among it.

@@ -136,7 +136,8 @@ func wire(ctx context.Context, c *Config, log *slog.Logger) (*daemon, error) {
 		return nil, fmt.Errorf("read back the kernel's services: %w", err)
 	}
 	d.upstream = upstream.New(upstream.Options{Zones: c.zones})
-	d.server = serve.New(serve.Options{Upstream: d.upstream})
+	d.hub.answers = newAnswers(c, d.datapath, log)
+	d.server = serve.New(serve.Options{Upstream: d.upstream, Learn: d.hub.answers.learn()})
 	d.resolver = resolve.New(resolve.Options{
 		Exchange: d.upstream.Ask, Servers: d.resolvers, Emit: d.hub.emit(ctx),
 		Initial: d.hub.resolved, Log: log,
@@ -144,7 +145,7 @@ func wire(ctx context.Context, c *Config, log *slog.Logger) (*daemon, error) {
 	d.adopted = make(chan struct{})
 	adopted := sync.OnceFunc(func() { close(d.adopted) })
 	d.pods = pods.New(pods.Options{
-		Dir: c.attachments(), Bell: c.bell(), Kernel: d.datapath, Serve: d.server,
+		Dir: c.attachments(), Bell: c.bell(), Kernel: d.datapath, Answers: d.hub.answers.attacher(), Serve: d.server,
 		Nameservers: c.Nameservers, ClusterDomain: c.ClusterDomain, Log: log,
 		Changed: func() { d.follow(); adopted(); d.resolver.Reask() },
 	})

@@ -461,7 +461,10 @@ static __always_inline enum fate answer(struct __sk_buff *skb, bool inside)
 		count_for(pod, unknown);
 		return LEFT;
 	}
-	return turn(skb, q, &r, v4) ? TURNED : SPOILT;
+	if (!turn(skb, q, &r, v4))
+		return SPOILT;
+	count(COUNT_DNS_ANSWERED);
+	return TURNED;
 }
 
 /* On lo: what is turned around goes on to the client instead of the listener. */

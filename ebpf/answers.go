@@ -16,6 +16,8 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 )
 
@@ -103,7 +105,7 @@ func (d *Datapath) Answers(a Authority) (*Answers, error) {
 		Outside *ebpf.Program `ebpf:"answer_outside"`
 	}
 	if err := spec.LoadAndAssign(&programs, &ebpf.CollectionOptions{MapReplacements: maps}); err != nil {
-		return nil, fmt.Errorf("load the programs that answer DNS (Linux 6.15 or later lets them know the pod): %w", err)
+		return nil, fmt.Errorf("load the programs that answer DNS (Linux 6.15 or later lets them tell whose packet it is): %w", err)
 	}
 	s := &Answers{d: d, pin: filepath.Join(d.pin, answersDir), inside: programs.Inside, outside: programs.Outside,
 		rows: make(map[nodensName]uint64)}
@@ -112,6 +114,12 @@ func (d *Datapath) Answers(a Authority) (*Answers, error) {
 	}
 	s.version.Store(uint64(monotonic()))
 	return s, errors.Join(s.readBack())
+}
+
+// haveAnswers says whether a program at an interface can tell whose packet it sees; where it can, tcx is
+// older.
+func haveAnswers() bool {
+	return features.HaveProgramHelper(ebpf.SchedCLS, asm.FnGetNetnsCookie) == nil
 }
 
 // Close lets go of the programs. Those attached stay at work.

@@ -26,7 +26,11 @@ func (d *Datapath) Features() []Feature {
 	if !ends.Present {
 		ends.Detail = "connections to a backend that has left are left alone; needs bpf_sock_destroy, Linux 6.5"
 	}
-	return append(all, errno, ends, d.orderFeature())
+	answers := Feature{Name: "answers", Present: haveAnswers(), Detail: "names can be answered in the kernel"}
+	if !answers.Present {
+		answers.Detail = "names are answered by dnsd alone; needs tcx, Linux 6.6, and bpf_get_netns_cookie for packets, Linux 6.15"
+	}
+	return append(all, errno, ends, answers, d.orderFeature())
 }
 
 // orderFeature finds the first attachment this kernel knows by attaching a program that does nothing,

@@ -95,21 +95,22 @@ const (
 	nodensCountCOUNT_DNS_STALE_HEARTBEAT nodensCount = 2
 	nodensCountCOUNT_DNS_OTHER_DEVICE    nodensCount = 3
 	nodensCountCOUNT_DNS_RESTORED        nodensCount = 4
-	nodensCountCOUNT_OWN_SOCKET          nodensCount = 5
-	nodensCountCOUNT_LB_TRANSLATED       nodensCount = 6
-	nodensCountCOUNT_LB_REFUSED          nodensCount = 7
-	nodensCountCOUNT_LB_RESTORED         nodensCount = 8
-	nodensCountCOUNT_LB_UNTRACKED        nodensCount = 9
-	nodensCountCOUNT_LB_ALL_EJECTED      nodensCount = 10
-	nodensCountCOUNT_LB_PROBES           nodensCount = 11
-	nodensCountCOUNT_LB_OVER_LIMIT       nodensCount = 12
-	nodensCountCOUNT_LB_NOBODYS          nodensCount = 13
-	nodensCountCOUNT_LB_RETURNED         nodensCount = 14
-	nodensCountCOUNT_TCP_CONNECT_FAILED  nodensCount = 15
-	nodensCountCOUNT_TCP_CONNECT_TIMEOUT nodensCount = 16
-	nodensCountCOUNT_TCP_ENDED           nodensCount = 17
-	nodensCountCOUNT_UDP_ENDED           nodensCount = 18
-	nodensCountCOUNTS                    nodensCount = 19
+	nodensCountCOUNT_DNS_ANSWERED        nodensCount = 5
+	nodensCountCOUNT_OWN_SOCKET          nodensCount = 6
+	nodensCountCOUNT_LB_TRANSLATED       nodensCount = 7
+	nodensCountCOUNT_LB_REFUSED          nodensCount = 8
+	nodensCountCOUNT_LB_RESTORED         nodensCount = 9
+	nodensCountCOUNT_LB_UNTRACKED        nodensCount = 10
+	nodensCountCOUNT_LB_ALL_EJECTED      nodensCount = 11
+	nodensCountCOUNT_LB_PROBES           nodensCount = 12
+	nodensCountCOUNT_LB_OVER_LIMIT       nodensCount = 13
+	nodensCountCOUNT_LB_NOBODYS          nodensCount = 14
+	nodensCountCOUNT_LB_RETURNED         nodensCount = 15
+	nodensCountCOUNT_TCP_CONNECT_FAILED  nodensCount = 16
+	nodensCountCOUNT_TCP_CONNECT_TIMEOUT nodensCount = 17
+	nodensCountCOUNT_TCP_ENDED           nodensCount = 18
+	nodensCountCOUNT_UDP_ENDED           nodensCount = 19
+	nodensCountCOUNTS                    nodensCount = 20
 )
 
 type nodensEndpoint struct {

@@ -43,6 +43,8 @@ type Options struct {
 	VIPs []netip.Prefix
 	// Yield, if set, is called every now and then while a table is built, to let others have their turn.
 	Yield func()
+	// Generation tells this table from others, for those who remember answers of it.
+	Generation uint64
 }
 
 // Client is who asks. It is only read, and must not change while it is in use.
@@ -62,6 +64,8 @@ type Table struct {
 	vips   []netip.Prefix
 	rows   []*mesh.Name
 	views  map[string]*view // by namespace; "" is everybody's
+
+	generation uint64
 }
 
 // view holds the rows that one namespace, or everybody, sees.
@@ -103,7 +107,7 @@ func Build(p *mesh.Plan, o Options) *Table {
 	if o.TTL == 0 {
 		o.TTL = DefaultTTL
 	}
-	t := &Table{domain: fqdn(o.ClusterDomain), ttl: o.TTL, vips: o.VIPs, rows: p.Names, views: map[string]*view{}}
+	t := &Table{domain: fqdn(o.ClusterDomain), ttl: o.TTL, vips: o.VIPs, rows: p.Names, views: map[string]*view{}, generation: o.Generation}
 	for i := range t.rows {
 		t.add(t.rows[i], uint32(i)+1)
 		if o.Yield != nil && i%yieldEvery == yieldEvery-1 {

@@ -208,10 +208,14 @@ func (p *Pods) enrol(q *pod, w wish) error {
 	if err != nil {
 		return err
 	}
-	return p.enter(q, ebpf.Pod{
+	err = p.enter(q, ebpf.Pod{
 		Ifindex: f.ifindex, Addr4: w.addr4, Addr6: w.addr6, View: ebpf.ViewOf(a.PodNamespace),
-		DNS: len(q.listeners) > 0, LB: true, Nameservers: q.nameservers(),
+		DNS: len(q.listeners) > 0, LB: true, Asker: p.asker(&w), Nameservers: q.nameservers(),
 	}, w)
+	if err != nil {
+		return err
+	}
+	return p.accelerate(q, f.ifindex, &w)
 }
 
 // enter puts q's listeners and row into the kernel and starts to answer.
@@ -237,6 +241,7 @@ func (p *Pods) enter(q *pod, row ebpf.Pod, w wish) error {
 			Nameserver: netip.AddrPortFrom(l.nameserver, dnsPort),
 			Upstream:   p.upstream(q, i),
 			LogEvery:   w.logEvery,
+			Asker:      p.asker(&w),
 		})
 	}
 	if err := p.o.Kernel.PutPod(q.cookie, row); err != nil {
@@ -345,6 +350,11 @@ func (p *Pods) deleteRowOf(q *pod) {
 }
 
 func (p *Pods) deleteRow(cookie uint64) error {
+	if p.o.Answers != nil {
+		if err := p.o.Answers.Detach(cookie); err != nil {
+			return err
+		}
+	}
 	if err := p.o.Kernel.DeletePod(cookie); err != nil {
 		return fmt.Errorf("delete the row of netns cookie %d: %w", cookie, err)
 	}

@@ -48,6 +48,8 @@ type Options struct {
 	Dir, Bell string
 	// Kernel takes the rows and the listeners: an *ebpf.Datapath.
 	Kernel kernel
+	// Answers, if not nil, has the kernel answer what it can: an *ebpf.Answers.
+	Answers Answers
 	// Serve answers on the listeners: a *serve.Server.
 	Serve server
 	// Nameservers are captured in pods whose attachment names none.
@@ -67,6 +69,13 @@ type kernel interface {
 	Pods() (map[uint64]ebpf.Pod, error)
 	PutListener(cookie uint64, nameserver int, proto ebpf.Protocol, fd uintptr) error
 	ListenerAlive(cookie uint64, nameserver int, proto ebpf.Protocol) (bool, error)
+}
+
+// Answers has a pod's queries answered in the kernel.
+type Answers interface {
+	Attach(cookie uint64, ifindex uint32) error // in the pod's namespace
+	Detach(cookie uint64) error
+	Attached() ([]uint64, error)
 }
 
 type server interface {

@@ -47,6 +47,7 @@ func (p *Pods) sweep() {
 	// A file that cannot be read may be the one a row belongs to, and that row still balances.
 	if len(errs) == 0 {
 		p.deleteStrays(list)
+		p.deleteStrayAnswers()
 	}
 	p.publish()
 }
@@ -117,6 +118,23 @@ func (p *Pods) deleteStrays(list []attach.Attachment) {
 			continue
 		}
 		p.log.Info("row of a pod that is gone is deleted", "cookie", cookie)
+	}
+}
+
+// deleteStrayAnswers takes away what answered in namespaces that have no row any more, which a dnsd that
+// was killed has left.
+func (p *Pods) deleteStrayAnswers() {
+	if p.o.Answers == nil {
+		return
+	}
+	attached, err := p.o.Answers.Attached()
+	for _, cookie := range attached {
+		if _, known := p.rows[cookie]; !known && err == nil {
+			err = p.o.Answers.Detach(cookie)
+		}
+	}
+	if err != nil {
+		p.broken = append(p.broken, Problem{Object: "kernel", Reason: err.Error()})
 	}
 }
 

@@ -57,6 +57,9 @@ type Options struct {
 	// queries are dropped, so that the client asks again later, and TCP is read no further. 0 means
 	// DefaultInFlight.
 	InFlight int
+	// Learn is told of each reply that follows from the table alone, if its client is an Asker; it must
+	// not keep what it is given. nil means that nobody learns.
+	Learn func(Learned)
 }
 
 // Client is who asks on a socket. It must not change while the socket is served.
@@ -71,6 +74,8 @@ type Client struct {
 	// LogEvery has one in so many of the pod's queries logged; 0 means none. It is that of the pod's first
 	// socket.
 	LogEvery int
+	// Asker is the same for clients that the table gives the same answers; 0 if they are not to be learned.
+	Asker uint64
 }
 
 // Server answers. Its methods are safe for concurrent use.
@@ -79,6 +84,7 @@ type Server struct {
 	memory   *upstream.Client // the same, by its own type, so that what it is given stays on the stack
 	inFlight int
 	table    atomic.Pointer[names.Table]
+	teach    func(Learned)
 	log      *Tap
 	sources  atomic.Pointer[[]string] // of the table's names, as they were first met
 
@@ -96,7 +102,7 @@ func New(o Options) *Server {
 	if o.InFlight == 0 {
 		o.InFlight = DefaultInFlight
 	}
-	s := &Server{upstream: o.Upstream, memory: o.Upstream, inFlight: o.InFlight, gates: map[string]*gate{},
+	s := &Server{upstream: o.Upstream, memory: o.Upstream, inFlight: o.InFlight, teach: o.Learn, gates: map[string]*gate{},
 		log: newTap("", 1), past: past{answers: map[string]*[maxSources][rcodes]uint64{}}}
 	s.sources.Store(new([]string))
 	return s

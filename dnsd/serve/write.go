@@ -31,6 +31,9 @@ func (k *socket) shortcut(packet, buf []byte) ([]byte, verdict) {
 	case names.Ours:
 		reply = k.write(&q, &a, buf)
 		v.source = k.server.sourceOf(v.row)
+		if reply != nil {
+			k.teach(&q, t, &a, reply)
+		}
 	case names.NotOurs, names.Exists:
 		reply = k.remembered(&q, &a, buf)
 	}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"iter"
+	"log/slog"
+	"time"
+
+	"github.com/nodens-dns/nodens/dnsd/names"
+	"github.com/nodens-dns/nodens/dnsd/pods"
+	"github.com/nodens-dns/nodens/dnsd/serve"
+	"github.com/nodens-dns/nodens/ebpf"
+)
+
+// answers keeps what the kernel answers equal to the table of names.
+type answers struct {
+	log    *slog.Logger
+	kernel *ebpf.Answers // nil where it does not answer
+	failed string        // the last error, empty after a success
+}
+
+// newAnswers loads what answers in the kernel, where that is wanted and the kernel can.
+func newAnswers(c *Config, d *ebpf.Datapath, log *slog.Logger) *answers {
+	a := &answers{log: log}
+	if !c.KernelAnswers {
+		return a
+	}
+	record, pointers := serve.Authority()
+	kernel, err := d.Answers(ebpf.Authority{Record: record, Pointers: pointers})
+	if err != nil {
+		log.Warn("names are answered by dnsd alone", "error", err)
+		return a
+	}
+	a.kernel = kernel
+	return a
+}
+
+// store makes the kernel answer from t. To be called before anybody else answers from it: what was
+// learned from the table before must not be given any more.
+func (a *answers) store(t *names.Table) {
+	if a.kernel == nil {
+		return
+	}
+	a.kernel.Forget(t.Generation())
+	_, err := a.kernel.Apply(declared(t))
+	failed := ""
+	if err != nil {
+		failed = err.Error()
+	}
+	if failed != "" && a.failed == "" {
+		a.log.Warn("not all names are answered in the kernel; dnsd answers the others", "error", err)
+	}
+	a.failed = failed
+}
+
+func declared(t *names.Table) iter.Seq[ebpf.Declared] {
+	return func(yield func(ebpf.Declared) bool) {
+		for d := range t.Declared() {
+			if !yield(ebpf.Declared{
+				Host: d.Name, View: ebpf.ViewOf(d.View), A: d.A, AAAA: d.AAAA, TTL: d.TTL, Zone: d.Zone,
+				Virtual: d.Virtual, Elsewhere: d.Other,
+			}) {
+				return
+			}
+		}
+	}
+}
+
+// learn is serve's Options.Learn; nil where nobody learns.
+func (a *answers) learn() func(serve.Learned) {
+	if a.kernel == nil {
+		return nil
+	}
+	return func(l serve.Learned) {
+		// That a reply cannot be learned is no loss: dnsd gives it again.
+		_ = a.kernel.Learn(ebpf.Question{Host: l.Name, Type: l.Qtype, Asker: l.Asker}, l.Generation, ebpf.Reply{
+			Records: l.Records, Answers: l.Answers, Authorities: l.Authorities, Rcode: l.Rcode,
+			Fixed: l.Fixed, Step: l.Step, Count: l.Count,
+		})
+	}
+}
+
+// attacher is pods' Options.Answers; nil where the kernel does not answer.
+func (a *answers) attacher() pods.Answers {
+	if a.kernel == nil {
+		return nil
+	}
+	return a.kernel
+}
+
+// generation numbers tables: never the same twice since the boot, also by different daemons.
+func generation(since time.Time) uint64 { return uint64(since.UnixNano()) }

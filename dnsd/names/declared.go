@@ -1,0 +1,53 @@
+package names
+
+import (
+	"iter"
+	"net/netip"
+)
+
+// Declared is a name, and all that A and AAAA questions for it need to know of a client is its namespace
+// and whether it has IPv6. It must not be changed.
+type Declared struct {
+	Name string // in lower case, with its final dot
+	View string // the namespace that sees it; empty for everybody else
+	// A and AAAA are its addresses, AAAA only for clients with IPv6 if Virtual.
+	A, AAAA []netip.Addr
+	Virtual bool
+	TTL     uint32 // of addresses, in seconds
+	Zone    string // of the SOA record where there is no address: the end of Name
+	// Other says that the answer is of another kind: a CNAME, or that there is no such name.
+	Other bool
+}
+
+// Declared yields every name that is found as it stands, once for each view in which it is another.
+func (t *Table) Declared() iter.Seq[Declared] {
+	return func(yield func(Declared) bool) {
+		all := t.views[""]
+		for namespace, v := range t.views {
+			for name, e := range v.exact {
+				// See lookup: a row of everybody's counts for more than a record of the namespace's.
+				if namespace != "" && e.record != nil && all != nil && all.exact[name] != nil && all.exact[name].record == nil {
+					continue
+				}
+				d := Declared{
+					Name: name, View: namespace, A: e.a, AAAA: e.aaaa, Virtual: e.virtual,
+					TTL: t.ttl, Zone: name, Other: e.target != "" || e.gone,
+				}
+				if e.local {
+					d.Zone = t.domain
+				}
+				if !yield(d) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Generation is the number the table was built with.
+func (t *Table) Generation() uint64 {
+	if t == nil {
+		return 0
+	}
+	return t.generation
+}
