@@ -89,9 +89,7 @@ func (d *Datapath) Answers(a Authority) (*Answers, error) {
 	if len(a.Record) > len(soa.Record) {
 		return nil, fmt.Errorf("a SOA record of %d bytes: there is room for %d", len(a.Record), len(soa.Record))
 	}
-	for i, c := range a.Record {
-		soa.Record[i] = c
-	}
+	copy(soa.Record[:], a.Record)
 	soa.Pointers = [3]uint8{0, uint8(a.Pointers[0]), uint8(a.Pointers[1])}
 	if err := spec.Variables[nodensVarAuthority].Set(soa); err != nil {
 		return nil, fmt.Errorf("set %s: %w", nodensVarAuthority, err)

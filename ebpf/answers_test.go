@@ -34,7 +34,7 @@ type asked struct {
 func newAsked(t testing.TB) *asked {
 	t.Helper()
 	w := newWorld(t)
-	s, err := w.Datapath.Answers(soaRecord())
+	s, err := w.Answers(soaRecord())
 	if err != nil {
 		t.Fatal(err)
 	}
