@@ -3,6 +3,7 @@ package file
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -50,4 +51,35 @@ func TestBrokenEditKeepsWhatWorked(t *testing.T) {
 
 	write(t, dir, "one.yaml", manifest("a"))
 	read("a", false)
+}
+
+// readDir returns what the folder holds, as a Source does.
+func readDir(dir, domain string, before memory) (mesh.Input, memory, error) {
+	manifests, err := list(dir)
+	if err != nil {
+		return mesh.Input{}, before, err
+	}
+	in, good := decode(manifests, domain, before)
+	return in, good, nil
+}
+
+// What is read again and again is decoded when it has changed, and not before.
+func TestDecodedOnce(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a.yaml")
+	text := "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: ns}\nspec: {clusterIP: 10.0.0.1, ports: [{port: 80}]}\n"
+	s := New(Options{Dir: dir})
+	emitted := 0
+	read := func() uintptr {
+		s.read(func(mesh.Input) { emitted++ })
+		return reflect.ValueOf(s.good).Pointer() // made anew by each decoding
+	}
+	for i, port := range []string{"80", "81"} {
+		if err := os.WriteFile(path, []byte(strings.Replace(text, "80", port, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if first := read(); read() != first || emitted != i+1 {
+			t.Errorf("port %s: decoded again for nothing, or not at all: %d inputs", port, emitted)
+		}
+	}
 }

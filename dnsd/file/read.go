@@ -2,6 +2,7 @@ package file
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,14 +45,20 @@ func (o *object) String() string {
 	return o.Kind + " " + o.Metadata.Namespace + "/" + o.Metadata.Name
 }
 
-// readDir returns what the folder holds, and its objects to remember for the next time; before is what
-// they were the last time. The error is about the folder itself.
-func readDir(dir, domain string, before memory) (mesh.Input, memory, error) {
+// content is that of one file of the folder.
+type content struct {
+	name string
+	data []byte
+	err  error // why there is none
+}
+
+// list reads the manifests of a folder. The error is about the folder itself.
+func list(dir string) ([]content, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return mesh.Input{}, before, err
+		return nil, err
 	}
-	b := newBuilder(domain)
+	var manifests []content
 	for _, e := range entries {
 		name := e.Name()
 		switch strings.ToLower(filepath.Ext(name)) {
@@ -63,17 +70,38 @@ func readDir(dir, domain string, before memory) (mesh.Input, memory, error) {
 			continue
 		}
 		data, err := readRegular(filepath.Join(dir, name))
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // gone since it was listed, or a link to nowhere
-		case err != nil:
-			b.problem(name, err.Error())
-			b.torn[name] = true
-		default:
-			b.readFile(name, data)
+		if !errors.Is(err, fs.ErrNotExist) { // gone since it was listed, or a link to nowhere
+			manifests = append(manifests, content{name, data, err})
+		}
+	}
+	return manifests, nil
+}
+
+// digest tells what has been read before from what has not: decoding takes far longer, and a hundred times
+// the memory.
+func digest(manifests []content) [sha256.Size]byte {
+	h := sha256.New()
+	for _, m := range manifests {
+		_, _ = fmt.Fprintf(h, "%q %d %v\n", m.name, len(m.data), m.err) // cannot fail
+		_, _ = h.Write(m.data)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// decode returns what manifests hold, and their objects to remember for the next time; before is what they
+// were the last time.
+func decode(manifests []content, domain string, before memory) (mesh.Input, memory) {
+	b := newBuilder(domain)
+	for _, m := range manifests {
+		if m.err != nil {
+			b.problem(m.name, m.err.Error())
+			b.torn[m.name] = true
+		} else {
+			b.readFile(m.name, m.data)
 		}
 	}
 	b.restore(before)
-	return b.input(), b.good, nil
+	return b.input(), b.good
 }
 
 // readRegular reads a file, but nothing that could block: a FIFO called x.yaml must not stop dnsd.

@@ -11,6 +11,7 @@ package file
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"reflect"
@@ -43,7 +44,9 @@ type Source struct {
 
 	last *mesh.Input // newest input emitted, nil before the first
 	good memory      // every object as it was last good
-	lost bool        // the folder could not be read last time
+
+	digest [sha256.Size]byte // of what was read last
+	lost   bool              // the folder could not be read last time
 }
 
 // timing is every duration of the source, so that tests need not wait for them.
@@ -126,8 +129,16 @@ func (s *Source) settle(ctx context.Context, watcher *fsnotify.Watcher) {
 
 // read emits what the folder holds, if that is news.
 func (s *Source) read(emit func(mesh.Input)) {
-	in, good, err := readDir(s.dir, s.domain, s.good)
-	s.good = good
+	var in mesh.Input
+	manifests, err := list(s.dir)
+	if err == nil {
+		digest := digest(manifests)
+		if s.last != nil && !s.lost && s.digest == digest {
+			return
+		}
+		s.digest = digest
+		in, s.good = decode(manifests, s.domain, s.good)
+	}
 	if err != nil {
 		if !s.lost {
 			s.log.Warn("cannot read the folder; what it said last stays", "error", err)
