@@ -91,6 +91,15 @@ func TestWhatDiffersIsForThoseWhoWereToldSo(t *testing.T) {
 	}
 	in := agree([]*view{newView("a", a, nil), newView("b", rest(), nil), newView("c", rest(), nil)}, &memo{})
 
+	// That a view's way is found by another's, either way round, must make no difference.
+	b, c := newView("b", rest(), nil), newView("c", rest(), nil)
+	if by := agree([]*view{newView("a", a, b), b, newView("c", rest(), b)}, &memo{}); !reflect.DeepEqual(by, in) {
+		t.Errorf("found by b's way it comes to\n%s", show(by))
+	}
+	if by := agree([]*view{newView("a", a, c), newView("b", rest(), newView("a", a, nil)), c}, &memo{}); !reflect.DeepEqual(by, in) {
+		t.Errorf("found by a's way it comes to\n%s", show(by))
+	}
+
 	var got []string
 	for _, h := range in.Hosts {
 		got = append(got, fmt.Sprintf("%s %v %s", h.Name, h.ExportTo, h.Ports[0].Cluster))
