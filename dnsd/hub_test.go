@@ -31,13 +31,19 @@ type recorder struct {
 	calls     int
 	at        func() // called inside Apply
 	err       error
+	ejected   func(service string) []netip.AddrPort
 }
 
 func (r *recorder) Dump() []ebpf.ServiceState {
 	return []ebpf.ServiceState{{Frontends: slices.Collect(maps.Keys(r.frontends))}}
 }
 
-func (r *recorder) Ejected(string) []netip.AddrPort { return nil }
+func (r *recorder) Ejected(service string) []netip.AddrPort {
+	if r.ejected == nil {
+		return nil
+	}
+	return r.ejected(service)
+}
 
 // Change takes what differs, or nothing if it is to fail.
 func (r *recorder) Change(f map[ebpf.Frontend]string, _ map[string]ebpf.Service) (ebpf.Changes, error) {

@@ -1,7 +1,6 @@
 package ebpf
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -389,23 +388,5 @@ func TestViews(t *testing.T) {
 	must(t, w.PutPod(w.cookie, Pod{Addr4: pod4}))
 	if got := reach(netip.AddrPortFrom(vip4, 80)); got != "" {
 		t.Errorf("a pod that opted out reaches %q", got)
-	}
-}
-
-func TestSpread(t *testing.T) {
-	for _, c := range []struct{ weights, reduced []uint32 }{
-		{[]uint32{5, 5, 5}, []uint32{1, 1, 1}},
-		{[]uint32{0, 2}, []uint32{1, 2}},
-		{[]uint32{300, 200, 100}, []uint32{3, 2, 1}},
-		{[]uint32{1 << 31, 1}, []uint32{256, 1}},
-		{[]uint32{9973, 9973, 1}, []uint32{128, 128, 1}},
-		{nil, []uint32{}},
-	} {
-		if got := reduce(c.weights); !slices.Equal(got, c.reduced) {
-			t.Errorf("reduce %v: %v, want %v", c.weights, got, c.reduced)
-		}
-	}
-	if got := fmt.Sprint(spread([]uint32{3, 1, 2})); got != "[0 2 0 1 2 0]" {
-		t.Errorf("spread %s", got)
 	}
 }

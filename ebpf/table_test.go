@@ -1,6 +1,7 @@
 package ebpf
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -107,5 +108,23 @@ func TestHashTableSize(t *testing.T) {
 		if got := len(tableOf(c.policy, c.n, equally, c.asked)); got != c.want {
 			t.Errorf("%d backends, asked for %d: %d entries, want %d", c.n, c.asked, got, c.want)
 		}
+	}
+}
+
+func TestSpread(t *testing.T) {
+	for _, c := range []struct{ weights, reduced []uint32 }{
+		{[]uint32{5, 5, 5}, []uint32{1, 1, 1}},
+		{[]uint32{0, 2}, []uint32{1, 2}},
+		{[]uint32{300, 200, 100}, []uint32{3, 2, 1}},
+		{[]uint32{1 << 31, 1}, []uint32{256, 1}},
+		{[]uint32{9973, 9973, 1}, []uint32{128, 128, 1}},
+		{nil, []uint32{}},
+	} {
+		if got := reduce(c.weights); !slices.Equal(got, c.reduced) {
+			t.Errorf("reduce %v: %v, want %v", c.weights, got, c.reduced)
+		}
+	}
+	if got := fmt.Sprint(spread([]uint32{3, 1, 2})); got != "[0 2 0 1 2 0]" {
+		t.Errorf("spread %s", got)
 	}
 }
