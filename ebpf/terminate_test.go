@@ -338,7 +338,7 @@ func TestTerminatorIsApart(t *testing.T) {
 	must(t, err)
 	attached, err := Options{}.spec()
 	must(t, err)
-	if len(attached.Programs) != len(hooks) || len(all.Programs) != len(hooks)+len(iterators) {
+	if len(attached.Programs) != len(hooks) || len(all.Programs) != len(hooks)+len(iterators)+len(answerers) {
 		t.Errorf("%d programs are loaded of %d, want the %d of the hooks", len(attached.Programs), len(all.Programs), len(hooks))
 	}
 	d := ensure(t, options(t))
