@@ -221,7 +221,6 @@ func (h *hub) apply(plan *mesh.Plan) (applied *mesh.Plan, due time.Time, err err
 	}
 	h.kernel.Unlock()
 	old := h.state.Load()
-	plan = plan.Without(plan.Cold(old.plan))
 	if old.passes == 0 || unsafe.SliceData(old.plan.Names) != unsafe.SliceData(plan.Names) ||
 		len(old.plan.Names) != len(plan.Names) {
 		h.store(plan)
