@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,10 +89,14 @@ func newHub(log *slog.Logger, vips *mesh.VIPs, sources []string, keep *keeper) *
 		if err != nil {
 			log.Warn("what the source last said is lost; waiting for it to speak", "source", name, "error", err)
 		}
-		h.hear(in)
 		if name == "resolve" {
+			// That a name did not exist is not believed over a restart: what is on disk may be a moment older
+			// than the answer that followed, and what serves such a cluster in the kernel goes on until its
+			// names have been asked for again.
+			in.Resolutions = slices.DeleteFunc(in.Resolutions, func(r mesh.Resolution) bool { return r.Negative })
 			h.resolved = in.Resolutions
 		}
+		h.hear(in)
 	}
 	return h
 }
