@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -153,6 +154,9 @@ func TestKernelAnswersAgree(t *testing.T) {
 	}
 }
 
+// countedDown is the TTL of what upstream's cache holds.
+var countedDown = regexp.MustCompile(`\d+ in soa ns\.internet\.`)
+
 func compareAnswers(t *testing.T, p *world.Pod, name, qtype string) {
 	t.Helper()
 	ask := func(q app.Question) string {
@@ -164,7 +168,11 @@ func compareAnswers(t *testing.T, p *world.Pod, name, qtype string) {
 		}
 		slices.Sort(r.Answer)
 		// What upstream said in lower case, and points to the question, comes in the spelling of the question.
-		return fmt.Sprint(r.Rcode, r.Flags, r.Echo, strings.ToLower(fmt.Sprint(r.Answer, r.Authority)), r.OPT)
+		authority := strings.ToLower(fmt.Sprint(r.Authority))
+		if strings.Contains(authority, "soa ns.internet.") {
+			authority = countedDown.ReplaceAllString(authority, "soa ns.internet.") // its TTL is another a second later
+		}
+		return fmt.Sprint(r.Rcode, r.Flags, r.Echo, strings.ToLower(fmt.Sprint(r.Answer)), authority, r.OPT)
 	}
 	for _, edns := range []uint16{0, 1232} {
 		asked := name
