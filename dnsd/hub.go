@@ -34,9 +34,9 @@ const lookEvery = time.Second
 // wait is when to try again after a pass that took so long.
 func wait(took time.Duration) time.Duration { return max(retry, 5*took) }
 
-// hub is where everything known meets. One goroutine owns the compiler: it hands it the inputs, then tells the
-// disk (virtual addresses), the kernel, the names and the resolver, in that order, so that a name is
-// never answered before its address can be connected to.
+// hub is where everything known meets. One goroutine owns the compiler: it hands it the inputs, then
+// tells the disk (virtual addresses), the kernel, the names and the resolver, in that order, so that a
+// name is never answered before its address can be connected to.
 type hub struct {
 	log      *slog.Logger
 	sources  []string // in order of precedence
@@ -90,9 +90,9 @@ func newHub(log *slog.Logger, vips *mesh.VIPs, sources []string, keep *keeper) *
 			log.Warn("what the source last said is lost; waiting for it to speak", "source", name, "error", err)
 		}
 		if name == "resolve" {
-			// That a name did not exist is not believed over a restart: what is on disk may be a moment older
-			// than the answer that followed, and what serves such a cluster in the kernel goes on until its
-			// names have been asked for again.
+			// That a name did not exist is not believed over a restart: what is on disk may be a moment
+			// older than the answer that followed, and what serves such a cluster in the kernel goes on
+			// until its names have been asked for again.
 			in.Resolutions = slices.DeleteFunc(in.Resolutions, func(r mesh.Resolution) bool { return r.Negative })
 			h.resolved = in.Resolutions
 		}

@@ -199,6 +199,36 @@ func TestNothingPilesUp(t *testing.T) {
 	}
 }
 
+// What is on disk may be older than the answer that followed it within the second: a name that did not
+// exist then leaves the kernel as it is, until it has been asked for again.
+func TestNegativeIsNotBelievedOverARestart(t *testing.T) {
+	dir := t.TempDir()
+	h := testHub(t, dir, &recorder{}, "file")
+	in := input("a.example")
+	in.Clusters[0].Discovery = mesh.StrictDNS
+	in.Clusters[0].Localities[0].Endpoints = []mesh.Endpoint{{Address: "gone.test", Port: 80}}
+	h.take(in)
+	h.pass()
+	said := mesh.Input{Source: "resolve"}
+	for _, w := range h.state.Load().plan.Watch {
+		known := []netip.Addr{netip.MustParseAddr("192.0.2.9")}
+		said.Resolutions = append(said.Resolutions, mesh.Resolution{Lookup: w.Lookup, Addresses: known, Negative: true})
+	}
+	h.take(said)
+	h.keep.flush()
+
+	again := testHub(t, dir, &recorder{}, "file")
+	again.pass()
+	if len(said.Resolutions) == 0 || len(again.resolved) > 0 {
+		t.Errorf("goes on with %+v", again.resolved)
+	}
+	for _, a := range again.state.Load().plan.Assignments {
+		if a.Cluster == "c" && !a.Warming {
+			t.Errorf("%s takes it that its name does not exist", a.Cluster)
+		}
+	}
+}
+
 func TestBrokenMemoryIsPending(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, "inputs"), 0o700); err != nil {
