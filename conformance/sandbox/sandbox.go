@@ -161,6 +161,9 @@ func Netns(t testing.TB) *NS {
 
 // NewNetns is Netns for callers that are no test. The caller owns the namespace and must Close it.
 func NewNetns(name string) (*NS, error) {
+	if err := shareNetns(); err != nil {
+		return nil, err
+	}
 	var ns *NS
 	err := onThread(func() error {
 		h, err := netns.NewNamed(name)
@@ -181,6 +184,34 @@ func NewNetns(name string) (*NS, error) {
 		return nil, err
 	}
 	return ns, nil
+}
+
+// shareNetns makes /run/netns a shared mount, as the first ip netns add does: done after a name was made
+// there, it would bury that name for good.
+func shareNetns() error {
+	const dir = "/run/netns"
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make the folder of network namespaces: %w", err)
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("open the folder of network namespaces: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil { // against others who start now
+		return fmt.Errorf("lock %s: %w", dir, err)
+	}
+	share := func() error { return unix.Mount("", dir, "", unix.MS_SHARED|unix.MS_REC, "") }
+	err = share()
+	if errors.Is(err, unix.EINVAL) { // no mount yet
+		if err = unix.Mount(dir, dir, "", unix.MS_BIND|unix.MS_REC, ""); err == nil {
+			err = share()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("make %s a shared mount: %w", dir, err)
+	}
+	return nil
 }
 
 // onThread runs f on a thread that may change its network namespace, and has it back in its own when f

@@ -2,8 +2,9 @@
 //
 // The files say which pods there are; one that is gone is gone with its namespace, or when the bell says
 // so. Run lists them when it starts, is told of changes by the bell and by the folder, and compares all of
-// it every few seconds; so a start, a restart and a missed ring are the same thing. One goroutine owns the pods and is the only writer of the kernel's rows; whatever may block
-// (opening a path, serving a socket, waiting for a caller) happens in others.
+// it every few seconds; so a start, a restart and a missed ring are the same thing. One goroutine owns the
+// pods and is the only writer of the kernel's rows; whatever may block (opening a path, serving a socket,
+// waiting for a caller) happens in others.
 //
 // A pod is captured when each of its nameservers has a UDP and a TCP listener on the pod's own address,
 // inside the pod's network namespace, and the kernel has the row that turns queries to them. When dnsd
@@ -56,8 +57,9 @@ type Options struct {
 	Nameservers []netip.Addr
 	// ClusterDomain is the cluster's own DNS domain, without the final dot.
 	ClusterDomain string
-	// Changed is called when what Nameservers or Namespaces returns has changed, and once when the attachment files
-	// have been read for the first time, changed or not. It must not block; nil means nobody asks.
+	// Changed is called when what Nameservers or Namespaces returns has changed, and once when the
+	// attachment files have been read for the first time, changed or not. It must not block; nil means
+	// nobody asks.
 	Changed func()
 	// Log is told of changes of state; nil means slog.Default.
 	Log *slog.Logger
