@@ -12,35 +12,20 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rogpeppe/go-internal/txtar"
+
 	"github.com/nodens-dns/nodens/conformance/app"
 	"github.com/nodens-dns/nodens/conformance/script"
 	"github.com/nodens-dns/nodens/conformance/world"
 )
 
-const answersManifest = `
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: kinds, namespace: default}
-spec:
-  hosts: [auto.internal, "*.wild.internal", LONG.internal]
-  ports: [{name: tcp, number: 9000, protocol: TCP}]
-  resolution: STATIC
-  endpoints: [{address: 203.0.113.1}, {address: "2001:db8:1::1"}]
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: four, namespace: default}
-spec:
-  hosts: [four.internal]
-  ports: [{name: tcp, number: 9000, protocol: TCP}]
-  resolution: STATIC
-  endpoints: [{address: 203.0.113.1}]
----
+// oddManifest declares what no script does: several addresses, more than the kernel takes, and a long name.
+const oddManifest = `
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: few, namespace: default}
 spec:
-  hosts: [few.internal]
+  hosts: [few.internal, LONG.internal]
   addresses: [198.51.100.1, 198.51.100.2, 198.51.100.3]
   ports: [{name: tcp, number: 9000, protocol: TCP}]
   resolution: STATIC
@@ -55,57 +40,27 @@ spec:
   ports: [{name: tcp, number: 9000, protocol: TCP}]
   resolution: STATIC
   endpoints: [{address: 203.0.113.1}]
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: shared, namespace: default}
-spec:
-  hosts: [shared.internal]
-  addresses: [198.51.100.21]
-  ports: [{name: tcp, number: 9000, protocol: TCP}]
-  resolution: STATIC
-  endpoints: [{address: 203.0.113.1}]
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: shared, namespace: other}
-spec:
-  hosts: [shared.internal]
-  addresses: [198.51.100.22]
-  exportTo: ["."]
-  ports: [{name: tcp, number: 9000, protocol: TCP}]
-  resolution: STATIC
-  endpoints: [{address: 203.0.113.1}]
----
-apiVersion: v1
-kind: Service
-metadata: {name: web, namespace: default}
-spec: {clusterIP: 10.97.0.1, ports: [{name: http, port: 80, protocol: TCP}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: alias, namespace: default}
-spec: {type: ExternalName, externalName: auto.internal}
----
-apiVersion: v1
-kind: Service
-metadata: {name: db, namespace: default}
-spec: {clusterIP: None, ports: [{name: sql, port: 5432, protocol: TCP}]}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: db-1, namespace: default, labels: {kubernetes.io/service-name: db}}
-addressType: IPv4
-endpoints:
-- {addresses: [10.244.9.1], hostname: db-0}
-- {addresses: [10.244.9.2], hostname: db-1}
-ports: [{name: sql, port: 5432, protocol: TCP}]
----
-apiVersion: v1
-kind: Service
-metadata: {name: empty, namespace: default}
-spec: {clusterIP: None, ports: [{name: sql, port: 5432, protocol: TCP}]}
 `
+
+// declare puts the manifests of some scripts into the folder, and odd ones.
+func declare(t *testing.T, w *world.World, long string, scripts ...string) {
+	t.Helper()
+	write := func(name string, text []byte) {
+		if err := os.WriteFile(filepath.Join(w.ManifestDir(), name), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("odd.yaml", []byte(strings.ReplaceAll(oddManifest, "LONG", long)))
+	for _, name := range scripts {
+		archive, err := txtar.ParseFile(filepath.Join("testdata", "script", name+".txtar"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range archive.Files {
+			write(name+"-"+f.Name, f.Data)
+		}
+	}
+}
 
 // TestKernelAnswersAgree asks everything that can be asked twice: over UDP, which the kernel answers if it
 // can, and over TCP, which it never does. Nothing but the order of addresses may differ, whether the
@@ -113,21 +68,19 @@ spec: {clusterIP: None, ports: [{name: sql, port: 5432, protocol: TCP}]}
 func TestKernelAnswersAgree(t *testing.T) {
 	w := script.NewWorld(t)
 	long := strings.Repeat("long-name.", 7) + "long"
-	if err := os.WriteFile(filepath.Join(w.ManifestDir(), "kinds.yaml"), []byte(strings.ReplaceAll(answersManifest, "LONG", long)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	declare(t, w, long, "kubernetes", "views")
 	if err := errors.Join(w.Configure(map[string]any{"kernelAnswers": true}), w.StartDnsd(true)); err != nil {
 		t.Fatal(err)
 	}
 	names := []string{
-		"auto.internal", "a.wild.internal", long + ".internal", "four.internal", "few.internal", "many.internal",
-		"shared.internal", "web.default.svc.cluster.local", "alias.default.svc.cluster.local", "db.default.svc.cluster.local",
-		"db-0.db.default.svc.cluster.local", "empty.default.svc.cluster.local", "_http._tcp.web.default.svc.cluster.local",
-		"missing.internal", "missing.default.svc.cluster.local", "default.svc.cluster.local", "localhost", "internal",
-		"1.0.97.10.in-addr.arpa", "db", "web.default", "web.default.svc",
+		"both.internal", "a.wild.internal", "exact.wild.internal", "private.internal", "few.internal", "many.internal",
+		long + ".internal", "cart.shop.svc.cluster.local", "outside.shop.svc.cluster.local", "db.shop.svc.cluster.local",
+		"db-0.db.shop.svc.cluster.local", "late.shop.svc.cluster.local", "_http._tcp.cart.shop.svc.cluster.local",
+		"missing.internal", "missing.shop.svc.cluster.local", "shop.svc.cluster.local", "localhost", "internal",
+		"7.0.97.10.in-addr.arpa", "db", "cart.shop", "cart.shop.svc",
 	}
 	pods := map[string]*world.Pod{}
-	for _, spec := range []world.PodSpec{{Name: "four"}, {Name: "both", IPv6: true}, {Name: "other", Namespace: "other"}} {
+	for _, spec := range []world.PodSpec{{Name: "four", Namespace: "shop"}, {Name: "both", Namespace: "one", IPv6: true}, {Name: "other", Namespace: "two"}} {
 		p, err := w.NewPod(spec)
 		if err != nil {
 			t.Fatal(err)
@@ -140,7 +93,7 @@ func TestKernelAnswersAgree(t *testing.T) {
 	for name, p := range pods {
 		t.Run(name, func(t *testing.T) {
 			for _, name := range names {
-				for _, suffix := range []string{"", ".default.svc.cluster.local", ".svc.cluster.local", ".other.svc.cluster.local"} {
+				for _, suffix := range []string{"", ".shop.svc.cluster.local", ".svc.cluster.local", ".one.svc.cluster.local"} {
 					for _, qtype := range []string{"A", "AAAA", "HTTPS", "MX", "SRV", "PTR", "CNAME", "TXT"} {
 						compareAnswers(t, p, name+suffix+".", qtype)
 					}

@@ -15,22 +15,30 @@ import (
 type answers struct {
 	log    *slog.Logger
 	kernel *ebpf.Answers // nil where it does not answer
+	off    error         // why, where it should
 	failed string        // the last error, empty after a success
 }
 
-// newAnswers loads what answers in the kernel, where that is wanted and the kernel can.
-func newAnswers(c *Config, d *ebpf.Datapath, log *slog.Logger) *answers {
+// answerer is what newAnswers needs of an *ebpf.Datapath.
+type answerer interface {
+	Answers(ebpf.Authority) (*ebpf.Answers, error)
+	StopAnswering() error
+}
+
+// newAnswers loads what answers in the kernel, where that is wanted and the kernel can. Elsewhere it makes
+// sure that nothing goes on answering what an earlier dnsd knew.
+func newAnswers(wanted bool, d answerer, log *slog.Logger) *answers {
 	a := &answers{log: log}
-	if !c.KernelAnswers {
-		return a
+	if wanted {
+		record, pointers := serve.Authority()
+		if a.kernel, a.off = d.Answers(ebpf.Authority{Record: record, Pointers: pointers}); a.off == nil {
+			return a
+		}
+		log.Warn("names are answered by dnsd alone", "error", a.off)
 	}
-	record, pointers := serve.Authority()
-	kernel, err := d.Answers(ebpf.Authority{Record: record, Pointers: pointers})
-	if err != nil {
-		log.Warn("names are answered by dnsd alone", "error", err)
-		return a
+	if err := d.StopAnswering(); err != nil {
+		log.Error("pods may be answered what was true once", "error", err)
 	}
-	a.kernel = kernel
 	return a
 }
 

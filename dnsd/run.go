@@ -136,7 +136,7 @@ func wire(ctx context.Context, c *Config, log *slog.Logger) (*daemon, error) {
 		return nil, fmt.Errorf("read back the kernel's services: %w", err)
 	}
 	d.upstream = upstream.New(upstream.Options{Zones: c.zones})
-	d.hub.answers = newAnswers(c, d.datapath, log)
+	d.hub.answers = newAnswers(c.KernelAnswers, d.datapath, log)
 	d.server = serve.New(serve.Options{Upstream: d.upstream, Learn: d.hub.answers.learn()})
 	d.resolver = resolve.New(resolve.Options{
 		Exchange: d.upstream.Ask, Servers: d.resolvers, Emit: d.hub.emit(ctx),

@@ -91,6 +91,9 @@ func (d *daemon) status() admin.Status {
 	for _, p := range st.plan.Problems {
 		s.Problems = append(s.Problems, admin.Problem{Source: p.Source, Object: p.Object, Reason: p.Reason})
 	}
+	if off := d.hub.answers.off; off != nil {
+		s.Problems = append(s.Problems, admin.Problem{Source: "dnsd", Object: "kernelAnswers", Reason: oneLine(off) + ": dnsd answers alone"})
+	}
 	if st.err != nil {
 		s.Problems = append(s.Problems, admin.Problem{Source: "dnsd", Object: "the plan as a whole", Reason: oneLine(st.err)})
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,9 +26,6 @@ import (
 var answerers = []string{nodensProgAnswerInside, nodensProgAnswerOutside}
 
 const answersDir = "answers"
-
-// mostRotated is MOST_ROTATED, how many addresses of a learned reply change places.
-const mostRotated = 8
 
 // Answers are the DNS answers the kernel gives by itself. Declared names are all there; what follows from
 // them for one client, by its search list, is learned from dnsd's own replies. Apply belongs to one
@@ -111,7 +109,38 @@ func (d *Datapath) Answers(a Authority) (*Answers, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.version.Store(uint64(monotonic()))
-	return s, errors.Join(s.readBack())
+	if err := s.readBack(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// StopAnswering takes the programs that answer DNS off every pod, whoever put them there: without somebody
+// who keeps the answers equal to the names, they would go on with what was true once. Absent is fine.
+func (d *Datapath) StopAnswering() error {
+	cookies, err := attached(filepath.Join(d.pin, answersDir))
+	errs := []error{err, stopAnswering(d.pin)}
+	for _, cookie := range cookies {
+		errs = append(errs, d.forgetOutcomes(cookie))
+	}
+	return errors.Join(errs...)
+}
+
+// stopAnswering takes the programs below a pin path off, whatever maps they are at work with.
+func stopAnswering(pinPath string) error {
+	dir := filepath.Join(pinPath, answersDir)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range entries {
+		errs = append(errs, detach(filepath.Join(dir, e.Name())))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("take the programs that answer DNS off: %w", err)
+	}
+	return nil
 }
 
 // haveAnswers says whether a program at an interface can tell whose packet it sees; where it can, tcx is
@@ -187,7 +216,7 @@ func (s *Answers) Apply(all iter.Seq[Declared]) (written int, err error) {
 // was given from. What does not fit is not learned.
 func (s *Answers) Learn(q Question, generation uint64, r Reply) error {
 	key := nodensQuestion{Asker: q.Asker, Qtype: swap(q.Type)}
-	if !wire(key.Wire[:], q.Host) || len(r.Records) > len(nodensReply{}.Records) || r.Count > int(mostRotated) || q.Asker == 0 {
+	if !wire(key.Wire[:], q.Host) || len(r.Records) > len(nodensReply{}.Records) || r.Count > int(nodensAgreedMOST_ROTATED) || q.Asker == 0 {
 		return nil
 	}
 	row := nodensReply{
@@ -255,19 +284,25 @@ func (s *Answers) attach(prog *ebpf.Program, ifindex uint32, pin string) error {
 func (s *Answers) Detach(cookie uint64) error {
 	var errs []error
 	for _, name := range []string{"lo", "pod"} {
-		if err := os.Remove(s.pinOf(cookie, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := detach(s.pinOf(cookie, name)); err != nil {
 			errs = append(errs, fmt.Errorf("take the programs that answer DNS off pod %d: %w", cookie, err))
 		}
 	}
-	if err := s.d.maps.Outcomes.Delete(cookie); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		errs = append(errs, fmt.Errorf("forget how pod %d was answered: %w", cookie, err))
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, s.d.forgetOutcomes(cookie))...)
 }
 
-// Attached lists the pods that have pins.
-func (s *Answers) Attached() ([]uint64, error) {
-	entries, err := os.ReadDir(s.pin)
+func (d *Datapath) forgetOutcomes(cookie uint64) error {
+	if err := d.maps.Outcomes.Delete(cookie); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("forget how pod %d was answered: %w", cookie, err)
+	}
+	return nil
+}
+
+// Attached lists the pods that have pins, once for each.
+func (s *Answers) Attached() ([]uint64, error) { return attached(s.pin) }
+
+func attached(dir string) ([]uint64, error) {
+	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -281,7 +316,7 @@ func (s *Answers) Attached() ([]uint64, error) {
 			cookies = append(cookies, cookie)
 		}
 	}
-	return cookies, nil
+	return slices.Compact(cookies), nil // in the order of their names
 }
 
 // row is the name as the kernel has it; false: it does not fit.

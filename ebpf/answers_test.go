@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -252,12 +254,44 @@ func TestKernelAnswersOfPodsThatGo(t *testing.T) {
 	if r, other := a.ask(t, ns4a, question("web.shop.", dns.TypeA)); r == nil {
 		t.Errorf("after the exchange it went to %s", other)
 	}
-	if pods, err := next.Attached(); err != nil || !slices.Equal(slices.Compact(pods), []uint64{a.cookie}) {
+	if pods, err := next.Attached(); err != nil || !slices.Equal(pods, []uint64{a.cookie}) {
 		t.Errorf("attached %v, %v", pods, err)
 	}
 	must(t, next.Detach(a.cookie))
-	eventually(t, "the nameserver to be asked", func() bool {
-		r, _ := a.ask(t, ns4a, question("web.shop.", dns.TypeA))
-		return r == nil
-	})
+	if r, _ := a.ask(t, ns4a, question("web.shop.", dns.TypeA)); r != nil {
+		t.Errorf("after Detach still answered:\n%s", r)
+	}
+}
+
+// Where nobody keeps the answers up to date any more, or not in the maps that are in use, none are given.
+func TestKernelStopsAnswering(t *testing.T) {
+	for name, stop := range map[string]func(t *testing.T, a *asked){
+		"switched off": func(t *testing.T, a *asked) {
+			must(t, a.StopAnswering())
+			if got, err := a.Outcomes(a.cookie); err != nil || got != (Outcomes{}) {
+				t.Errorf("still counted %+v, %v", got, err)
+			}
+		},
+		"another schema": func(t *testing.T, a *asked) {
+			must(t, os.Rename(filepath.Join(a.options.PinPath, schemaPin), filepath.Join(a.options.PinPath, mapsDir, "schema-0")))
+			d, err := Upgrade(a.options)
+			must(t, err)
+			must(t, d.Close())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAsked(t)
+			a.declare(t, shop)
+			if r, other := a.ask(t, ns4a, question("web.shop.", dns.TypeA)); r == nil {
+				t.Fatalf("at first it went to %s", other)
+			}
+			stop(t, a)
+			if r, _ := a.ask(t, ns4a, question("web.shop.", dns.TypeA)); r != nil {
+				t.Errorf("still answered:\n%s", r)
+			}
+			if pods, err := a.Attached(); err != nil || len(pods) != 0 {
+				t.Errorf("still attached to %v, %v", pods, err)
+			}
+		})
+	}
 }

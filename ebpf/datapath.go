@@ -102,7 +102,11 @@ func Upgrade(o Options) (*Datapath, error) {
 	}
 	defer unlock()
 	if _, ok := foreignSchema(o.PinPath); ok {
-		// The programs still attached hold on to the old maps until the links are updated.
+		// What answers DNS would go on with the old maps for as long as its pod lives. The programs at the
+		// cgroup hold on to them until their links are updated.
+		if err := stopAnswering(o.PinPath); err != nil {
+			return nil, err
+		}
 		if err := emptyDir(filepath.Join(o.PinPath, mapsDir)); err != nil {
 			return nil, err
 		}

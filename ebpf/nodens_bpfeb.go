@@ -40,6 +40,8 @@ const (
 	nodensAgreedPORT_LOW        nodensAgreed = 64512
 	nodensAgreedPORT_HIGH       nodensAgreed = 65499
 	nodensAgreedOWN_MARK        nodensAgreed = 1852075635
+	nodensAgreedLONG_NAME       nodensAgreed = 128
+	nodensAgreedMOST_ROTATED    nodensAgreed = 8
 )
 
 type nodensAnswer struct {

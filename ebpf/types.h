@@ -13,6 +13,8 @@ enum agreed {
 	PORT_LOW = 64512, /* the band dnsd's listeners live in */
 	PORT_HIGH = 65499,
 	OWN_MARK = 0x6e646e73, /* SO_MARK of dnsd's own sockets, "ndns" in ASCII: they go where they say */
+	LONG_NAME = 128,       /* the longest name that is answered in the kernel, in bytes on the wire */
+	MOST_ROTATED = 8,      /* addresses of a learned reply that change places */
 };
 
 enum { RING = 4 };
@@ -165,9 +167,7 @@ struct socket {
 /* Limits of what is answered in the kernel, in bytes; a name's with its length bytes, as on the wire. */
 enum {
 	SHORT_NAME = 64,
-	LONG_NAME = 128,
 	MOST_ADDRESSES = 4,
-	MOST_ROTATED = 8,
 	MOST_RECORDS = 320,
 	AUTHORITY_SIZE = 64,
 };

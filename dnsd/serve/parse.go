@@ -33,7 +33,8 @@ type plainQuery struct {
 	section  []byte // the question section in packet: name, type, class
 	qtype    uint16
 	edns, do bool
-	size     int // what the client takes, in bytes
+	options  bool // beside the EDNS record's own fields
+	size     int  // what the client takes, in bytes
 
 	text    [nameSize]byte // the name, in lower case
 	textLen int
@@ -125,7 +126,7 @@ func (q *plainQuery) readOPT(network string, record []byte) bool {
 		}
 		options = options[size:]
 	}
-	q.edns, q.do = true, record[7]&bitDO != 0
+	q.edns, q.do, q.options = true, record[7]&bitDO != 0, len(record) > optSize
 	q.size = maxReply(network, binary.BigEndian.Uint16(record[3:]))
 	return true
 }

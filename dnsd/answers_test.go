@@ -1,0 +1,43 @@
+package main
+
+import (
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/nodens-dns/nodens/ebpf"
+)
+
+// oldKernel cannot answer DNS.
+type oldKernel struct{ asked, stopped int }
+
+func (k *oldKernel) Answers(ebpf.Authority) (*ebpf.Answers, error) {
+	k.asked++
+	return nil, errors.New("unknown func bpf_get_netns_cookie")
+}
+
+func (k *oldKernel) StopAnswering() error {
+	k.stopped++
+	return nil
+}
+
+// Where the kernel is not to answer, or cannot, everything else works as it does without, and what an
+// earlier dnsd left there is taken away.
+func TestKernelDoesNotAnswer(t *testing.T) {
+	for _, wanted := range []bool{false, true} {
+		var log strings.Builder
+		k := &oldKernel{}
+		a := newAnswers(wanted, k, slog.New(slog.NewTextHandler(&log, nil)))
+		if k.stopped != 1 || (k.asked == 1) != wanted {
+			t.Errorf("wanted %t: asked %d times, stopped %d times", wanted, k.asked, k.stopped)
+		}
+		if a.learn() != nil || a.attacher() != nil {
+			t.Errorf("wanted %t: somebody is told to answer in the kernel", wanted)
+		}
+		a.store(nil) // has nowhere to write to
+		if said := strings.Contains(log.String(), "netns_cookie"); said != wanted || (a.off != nil) != wanted {
+			t.Errorf("wanted %t: off since %v, logged %s", wanted, a.off, log.String())
+		}
+	}
+}
