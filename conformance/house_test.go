@@ -24,7 +24,9 @@ var mayImport = map[string][]string{
 	"dnsd/serve":   {"dnsd/names", "dnsd/upstream"},
 	"dnsd/names":   {"dnsd/mesh"},
 	"dnsd/xds":     {"dnsd/mesh"},
-	"dnsd/file":    {"dnsd/mesh"},
+	"dnsd/objects": {"dnsd/mesh"},
+	"dnsd/file":    {"dnsd/mesh", "dnsd/objects"},
+	"dnsd/kube":    {"dnsd/mesh", "dnsd/objects"},
 }
 
 // owners says which packages may import a library: one owner each, so that the library can be changed
@@ -38,8 +40,8 @@ var owners = map[string][]string{
 	"github.com/containernetworking/":        {"cni", "install"},
 	"github.com/prometheus/client_golang":    {"dnsd", "dnsd/admin"},
 	"github.com/spf13/cobra":                 {"dnsd", "install"},
-	"istio.io/api":                           {"dnsd/file"},
-	"k8s.io/":                                {"dnsd/file"},
+	"istio.io/api":                           {"dnsd/objects", "dnsd/file", "dnsd/kube"},
+	"k8s.io/":                                {"dnsd/objects", "dnsd/file", "dnsd/kube"},
 }
 
 // goFiles calls f for every non-test Go file below the top, with its package's folder. It reads the

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -20,6 +19,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/nodens-dns/nodens/dnsd/mesh"
+	"github.com/nodens-dns/nodens/dnsd/objects"
 )
 
 // object is what all kinds have, and where it was found.
@@ -199,41 +199,49 @@ func (o *object) group() string {
 
 // decode reads o as what it says it is, strictly: a field misspelt is an error, not a default.
 func (b *builder) decode(o *object) error {
+	m := objects.Meta{
+		Namespace: o.Metadata.Namespace, Name: o.Metadata.Name,
+		Labels: o.Metadata.Labels, Annotations: o.Metadata.Annotations, Place: o.place,
+	}
 	switch o.APIVersion + " " + o.Kind {
 	case "networking.istio.io/v1 ServiceEntry", "networking.istio.io/v1beta1 ServiceEntry", "networking.istio.io/v1alpha3 ServiceEntry":
-		e := &serviceEntry{object: o}
-		if err := o.unmarshal(&e.spec); err != nil {
-			return err
-		}
-		if len(o.Status) > 0 {
-			lenient := protojson.UnmarshalOptions{DiscardUnknown: true}
-			if err := lenient.Unmarshal(o.Status, &e.status); err != nil {
-				return fmt.Errorf("status: %w", err)
-			}
-		}
-		return b.addServiceEntry(e)
+		return b.decodeServiceEntry(m, o)
 	case "networking.istio.io/v1 DestinationRule", "networking.istio.io/v1beta1 DestinationRule", "networking.istio.io/v1alpha3 DestinationRule":
-		r := &rule{object: o}
-		if err := o.unmarshal(&r.spec); err != nil {
+		spec := &networking.DestinationRule{}
+		if err := o.unmarshal(spec); err != nil {
 			return err
 		}
-		b.rules = append(b.rules, r)
+		b.set.PutDestinationRule(m, spec)
 	case "v1 Service":
-		s := &service{object: o}
-		if err := yaml.UnmarshalStrict(o.whole, &s.Service); err != nil {
+		s := &corev1.Service{}
+		if err := yaml.UnmarshalStrict(o.whole, s); err != nil {
 			return err
 		}
-		b.services = append(b.services, s)
+		b.set.PutService(m, s)
 	case "discovery.k8s.io/v1 EndpointSlice":
-		s := &endpointSlice{object: o}
-		if err := yaml.UnmarshalStrict(o.whole, &s.EndpointSlice); err != nil {
+		s := &discoveryv1.EndpointSlice{}
+		if err := yaml.UnmarshalStrict(o.whole, s); err != nil {
 			return err
 		}
-		b.slices = append(b.slices, s)
+		b.set.PutEndpointSlice(m, s)
 	default:
 		return fmt.Errorf("%s %s is not served from files; ServiceEntry, DestinationRule, Service and EndpointSlice are", o.APIVersion, o.Kind)
 	}
 	return nil
+}
+
+func (b *builder) decodeServiceEntry(m objects.Meta, o *object) error {
+	spec, status := &networking.ServiceEntry{}, &networking.ServiceEntryStatus{}
+	if err := o.unmarshal(spec); err != nil {
+		return err
+	}
+	if len(o.Status) > 0 {
+		lenient := protojson.UnmarshalOptions{DiscardUnknown: true}
+		if err := lenient.Unmarshal(o.Status, status); err != nil {
+			return fmt.Errorf("status: %w", err)
+		}
+	}
+	return b.set.PutServiceEntry(m, spec, status)
 }
 
 // unmarshal reads the spec of one of Istio's kinds.
@@ -247,61 +255,26 @@ func (o *object) unmarshal(spec proto.Message) error {
 	return nil
 }
 
-type serviceEntry struct {
-	*object
-	spec   networking.ServiceEntry
-	status networking.ServiceEntryStatus
-}
-
-type rule struct {
-	*object
-	spec networking.DestinationRule
-}
-
-type service struct {
-	*object
-	corev1.Service
-	slices []*endpointSlice
-}
-
-type endpointSlice struct {
-	*object
-	discoveryv1.EndpointSlice
-}
-
 // builder gathers what the files say.
 type builder struct {
-	domain   string
+	set      *objects.Set
 	file     string            // being read
 	seen     map[string]string // group/kind namespace/name -> place
 	good     memory            // those of seen
 	wrong    map[string]bool   // keys as in seen: objects that cannot be used as they are
 	torn     map[string]bool   // files with a part of which not even the name can be told
-	services []*service
-	slices   []*endpointSlice
-	rules    []*rule
-
-	hosts    []*mesh.Host
-	clusters map[string]*mesh.Cluster
 	problems []mesh.Problem
-	reported map[mesh.Problem]bool
 }
 
 func newBuilder(domain string) *builder {
 	return &builder{
-		domain: domain, seen: map[string]string{},
-		good: memory{}, wrong: map[string]bool{}, torn: map[string]bool{},
-		clusters: map[string]*mesh.Cluster{}, reported: map[mesh.Problem]bool{},
+		set:  objects.New(objects.Options{Source: sourceName, ClusterDomain: domain}),
+		seen: map[string]string{}, good: memory{}, wrong: map[string]bool{}, torn: map[string]bool{},
 	}
 }
 
-// problem reports something once: an endpoint is wrong for all ports of all hosts of its entry.
 func (b *builder) problem(object, reason string) {
-	p := mesh.Problem{Source: sourceName, Object: object, Reason: reason}
-	if !b.reported[p] {
-		b.reported[p] = true
-		b.problems = append(b.problems, p)
-	}
+	b.problems = append(b.problems, mesh.Problem{Source: sourceName, Object: object, Reason: reason})
 }
 
 // reject reports something about o together with where o is.
@@ -309,39 +282,9 @@ func (b *builder) reject(o *object, err error) {
 	b.problem(o.String(), fmt.Sprintf("%s: %v", o.place, err))
 }
 
-func (b *builder) note(o *object, format string, args ...any) {
-	b.reject(o, fmt.Errorf(format, args...))
-}
-
-// input finishes what needs more than one object and puts everything in order.
+// input is what the objects come to, and what is wrong with the manifests.
 func (b *builder) input() mesh.Input {
-	b.addServices()
-	b.applyRules()
-	in := mesh.Input{Source: sourceName, Problems: b.problems}
-	for _, h := range b.hosts {
-		in.Hosts = append(in.Hosts, *h)
-	}
-	slices.SortStableFunc(in.Hosts, func(x, y mesh.Host) int {
-		return strings.Compare(x.Name+" "+x.Object, y.Name+" "+y.Object)
-	})
-	for _, c := range b.clusters {
-		in.Clusters = append(in.Clusters, *c)
-	}
-	slices.SortFunc(in.Clusters, func(x, y mesh.Cluster) int { return strings.Compare(x.Name, y.Name) })
+	in := b.set.Input()
+	in.Problems = append(b.problems, in.Problems...)
 	return in
-}
-
-// addCluster stores c under the name a control plane would give it. Another object may serve the same
-// port of the same host, for another namespace or by mistake; which of them counts is not decided here.
-func (b *builder) addCluster(o *object, host string, port mesh.Port, c mesh.Cluster) (name string) {
-	suffix := ""
-	if port.Protocol == mesh.UDP {
-		suffix = "/udp"
-	}
-	c.Name = fmt.Sprintf("outbound|%d%s||%s", port.Number, suffix, host)
-	if b.clusters[c.Name] != nil {
-		c.Name += "|" + o.String()
-	}
-	b.clusters[c.Name] = &c
-	return c.Name
 }

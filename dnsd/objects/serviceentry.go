@@ -1,4 +1,4 @@
-package file
+package objects
 
 import (
 	"errors"
@@ -24,42 +24,59 @@ var istioDNS = mesh.DNS{
 // optOut is the label by which an entry wants no virtual address.
 const optOut = "networking.istio.io/enable-autoallocate-ip"
 
-// addServiceEntry makes a host of each of the entry's hosts and a cluster of each of its ports.
-func (b *builder) addServiceEntry(e *serviceEntry) error {
-	hosts, err := e.hosts()
-	if err != nil {
+// serviceEntry is a ServiceEntry.
+type serviceEntry struct {
+	unit
+	spec   *networking.ServiceEntry
+	status *networking.ServiceEntryStatus
+	out    bool     // it wants no virtual address
+	names  []string // its hosts
+}
+
+// PutServiceEntry puts a ServiceEntry in, or another in its place; status may be nil. One that cannot be
+// served is an error, and what was there before stays.
+func (s *Set) PutServiceEntry(m Meta, spec *networking.ServiceEntry, status *networking.ServiceEntryStatus) error {
+	e := &serviceEntry{spec: spec, status: status, out: strings.EqualFold(m.Labels[optOut], "false")}
+	var err error
+	if e.names, err = hostsOf(spec); err != nil {
 		return err
 	}
-	if err := e.check(); err != nil {
+	if err := checkEntry(spec); err != nil {
 		return err
 	}
-	addresses := b.entryAddresses(e)
-	ports := b.entryPorts(e)
-	for _, name := range hosts {
-		h := &mesh.Host{
-			Name: name, Object: e.String(), Namespace: e.Metadata.Namespace,
-			ExportTo: slices.Clone(e.spec.ExportTo), Addresses: slices.Clone(addresses),
-		}
-		if len(addresses) == 0 {
-			h.Addresses = b.statusAddresses(e, name)
-		}
-		h.Allocate = len(h.Addresses) == 0 && e.spec.Resolution != networking.ServiceEntry_NONE && len(ports) > 0 &&
-			!strings.HasPrefix(name, "*.") && !strings.EqualFold(e.Metadata.Labels[optOut], "false")
-		for _, p := range ports {
-			h.Ports = append(h.Ports, b.entryPort(e, name, p))
-		}
-		b.hosts = append(b.hosts, h)
-	}
+	m.Kind, m.Labels, m.Annotations = KindServiceEntry, nil, nil
+	e.unit = unit{Meta: &m, translate: e.translate, stale: true}
+	s.entries[m.id()], s.units = e, nil
 	return nil
 }
 
-// hosts are the entry's host names in lower case.
-func (e *serviceEntry) hosts() ([]string, error) {
-	if len(e.spec.Hosts) == 0 {
+// translate makes a host of each of the entry's hosts and a cluster of each of its ports.
+func (e *serviceEntry) translate(b *builder) {
+	addresses, ports := e.addresses(b), e.ports(b)
+	for _, name := range e.names {
+		h := mesh.Host{
+			Name: name, Object: e.String(), Namespace: e.Namespace,
+			ExportTo: slices.Clone(e.spec.ExportTo), Addresses: addresses,
+		}
+		if len(addresses) == 0 {
+			h.Addresses = e.statusAddresses(b, name)
+		}
+		h.Allocate = len(h.Addresses) == 0 && e.spec.Resolution != networking.ServiceEntry_NONE && len(ports) > 0 &&
+			!strings.HasPrefix(name, "*.") && !e.out
+		for _, p := range ports {
+			h.Ports = append(h.Ports, e.port(b, name, p))
+		}
+		b.hosts = append(b.hosts, h)
+	}
+}
+
+// hostsOf are an entry's host names in lower case.
+func hostsOf(spec *networking.ServiceEntry) ([]string, error) {
+	if len(spec.Hosts) == 0 {
 		return nil, errors.New("spec.hosts is empty")
 	}
 	var out []string
-	for _, h := range e.spec.Hosts {
+	for _, h := range spec.Hosts {
 		name := strings.ToLower(strings.TrimSuffix(h, "."))
 		if strings.Contains(strings.TrimPrefix(name, "*."), "*") {
 			return nil, fmt.Errorf(`host %q: a wildcard is "*." and a domain`, h)
@@ -72,12 +89,12 @@ func (e *serviceEntry) hosts() ([]string, error) {
 	return out, nil
 }
 
-// check refuses what Istio's own validation refuses and what could only be served wrongly.
-func (e *serviceEntry) check() error {
-	endpoints := len(e.spec.Endpoints)
-	wildcard := slices.ContainsFunc(e.spec.Hosts, func(h string) bool { return strings.HasPrefix(h, "*.") })
-	switch r := e.spec.Resolution; {
-	case e.spec.WorkloadSelector != nil:
+// checkEntry refuses what Istio's own validation refuses and what could only be served wrongly.
+func checkEntry(spec *networking.ServiceEntry) error {
+	endpoints := len(spec.Endpoints)
+	wildcard := slices.ContainsFunc(spec.Hosts, func(h string) bool { return strings.HasPrefix(h, "*.") })
+	switch r := spec.Resolution; {
+	case spec.WorkloadSelector != nil:
 		return errors.New("workloadSelector is not served from files; list the endpoints")
 	case r == networking.ServiceEntry_DYNAMIC_DNS:
 		return errors.New("resolution DYNAMIC_DNS needs a proxy that reads the host name; use DNS")
@@ -91,20 +108,20 @@ func (e *serviceEntry) check() error {
 	return nil
 }
 
-// entryAddresses are the addresses the entry gives its hosts. A range has no single owner, so only one
+// addresses are the addresses the entry gives its hosts. A range has no single owner, so only one
 // of a single address is usable.
-func (b *builder) entryAddresses(e *serviceEntry) []netip.Addr {
+func (e *serviceEntry) addresses(b *builder) []netip.Addr {
 	var out []netip.Addr
 	for _, s := range e.spec.Addresses {
 		ip, err := netip.ParseAddr(s)
 		if err != nil {
 			p, perr := netip.ParsePrefix(s)
 			if perr != nil {
-				b.note(e.object, "address %q is neither an address nor a range", s)
+				b.note("address %q is neither an address nor a range", s)
 				continue
 			}
 			if !p.IsSingleIP() {
-				b.note(e.object, "address %s is a range, which is not served; list its addresses", s)
+				b.note("address %s is a range, which is not served; list its addresses", s)
 				continue
 			}
 			ip = p.Addr()
@@ -115,7 +132,7 @@ func (b *builder) entryAddresses(e *serviceEntry) []netip.Addr {
 }
 
 // statusAddresses are what Istio's allocator wrote for one of the hosts.
-func (b *builder) statusAddresses(e *serviceEntry, host string) []netip.Addr {
+func (e *serviceEntry) statusAddresses(b *builder, host string) []netip.Addr {
 	var out []netip.Addr
 	for _, a := range e.status.GetAddresses() {
 		if !strings.EqualFold(strings.TrimSuffix(a.GetHost(), "."), host) {
@@ -123,7 +140,7 @@ func (b *builder) statusAddresses(e *serviceEntry, host string) []netip.Addr {
 		}
 		ip, err := netip.ParseAddr(a.GetValue())
 		if err != nil {
-			b.note(e.object, "status address %q of %s is not an address", a.GetValue(), host)
+			b.note("status address %q of %s is not an address", a.GetValue(), host)
 			continue
 		}
 		out = append(out, ip.Unmap())
@@ -131,22 +148,22 @@ func (b *builder) statusAddresses(e *serviceEntry, host string) []netip.Addr {
 	return out
 }
 
-// entryPorts are the ports that can be served.
-func (b *builder) entryPorts(e *serviceEntry) []*networking.ServicePort {
+// ports are the ports that can be served.
+func (e *serviceEntry) ports(b *builder) []*networking.ServicePort {
 	if len(e.spec.Ports) == 0 {
-		b.note(e.object, "spec.ports is empty: its names are answered only with addresses it gives")
+		b.note("spec.ports is empty: its names are answered only with addresses it gives")
 	}
 	var out []*networking.ServicePort
 	for _, p := range e.spec.Ports {
 		switch {
 		case p.GetNumber() == 0 || p.GetNumber() > 65535 || p.GetTargetPort() > 65535:
-			b.note(e.object, "port %q is left out: number %d, targetPort %d, a port is 1 to 65535", p.GetName(), p.GetNumber(), p.GetTargetPort())
+			b.note("port %q is left out: number %d, targetPort %d, a port is 1 to 65535", p.GetName(), p.GetNumber(), p.GetTargetPort())
 		case protocolOf(p.GetProtocol()) == 0:
-			b.note(e.object, "port %d is left out: protocol %q is not known", p.GetNumber(), p.GetProtocol())
+			b.note("port %d is left out: protocol %q is not known", p.GetNumber(), p.GetProtocol())
 		case slices.ContainsFunc(out, func(q *networking.ServicePort) bool {
 			return q.GetNumber() == p.GetNumber() && protocolOf(q.GetProtocol()) == protocolOf(p.GetProtocol())
 		}):
-			b.note(e.object, "port %d is there twice; the first is used", p.GetNumber())
+			b.note("port %d is there twice; the first is used", p.GetNumber())
 		default:
 			out = append(out, p)
 		}
@@ -165,8 +182,8 @@ func protocolOf(name string) mesh.Protocol {
 	return 0
 }
 
-// entryPort makes one port of one host, with its cluster if connections to it are balanced.
-func (b *builder) entryPort(e *serviceEntry, host string, p *networking.ServicePort) mesh.Port {
+// port makes one port of one host, with its cluster if connections to it are balanced.
+func (e *serviceEntry) port(b *builder, host string, p *networking.ServicePort) mesh.Port {
 	port := mesh.Port{Name: p.GetName(), Number: uint16(p.GetNumber()), Protocol: protocolOf(p.GetProtocol())}
 	c := mesh.Cluster{Balancing: newBalancing()}
 	switch e.spec.Resolution {
@@ -189,10 +206,10 @@ func (b *builder) entryPort(e *serviceEntry, host string, p *networking.ServiceP
 	}
 	for _, w := range e.spec.Endpoints {
 		if err := addWorkload(&c, w, p); err != nil {
-			b.note(e.object, "endpoint %q is left out: %v", w.GetAddress(), err)
+			b.note("endpoint %q is left out: %v", w.GetAddress(), err)
 		}
 	}
-	port.Cluster = b.addCluster(e.object, host, port, c)
+	port.Cluster = b.addCluster(host, port, c)
 	return port
 }
 

@@ -1,0 +1,168 @@
+// Package objects knows what Kubernetes and Istio objects mean, in mesh words: Service, EndpointSlice,
+// ServiceEntry and DestinationRule.
+//
+// It is pure, and the same wherever the objects come from: a source decodes them, puts them into a Set and
+// takes them out again, and asks the Set what they amount to together. A Set keeps of each object what
+// counts, and translates again only what a change concerns, so that one slice of ten thousand services
+// costs one of them.
+package objects
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/nodens-dns/nodens/dnsd/mesh"
+)
+
+// Options are what objects mean beside what they say.
+type Options struct {
+	// Source signs the input and its problems.
+	Source string
+	// ClusterDomain is the domain of Kubernetes services; empty means cluster.local.
+	ClusterDomain string
+	// Live means that the objects are an API server's. Those that belong together come one by one there, so
+	// that one alone is no mistake, as it is in a folder.
+	Live bool
+}
+
+// Kind is one kind of objects.
+type Kind string
+
+// The kinds that mean something here.
+const (
+	KindService         Kind = "Service"
+	KindEndpointSlice   Kind = "EndpointSlice"
+	KindServiceEntry    Kind = "ServiceEntry"
+	KindDestinationRule Kind = "DestinationRule"
+)
+
+// Meta is what all objects have.
+type Meta struct {
+	Kind            Kind
+	Namespace, Name string
+	Labels          map[string]string
+	Annotations     map[string]string
+	// Place is where the object was found, for problems; empty where its name says enough.
+	Place string
+}
+
+// String names the object as problems and explanations do: "ServiceEntry ns1/db1".
+func (m *Meta) String() string { return string(m.Kind) + " " + m.Namespace + "/" + m.Name }
+
+// id is an object's name within its kind.
+type id struct{ namespace, name string }
+
+func (m *Meta) id() id { return id{m.Namespace, m.Name} }
+
+// Set is the objects that one source has. It belongs to one goroutine. An object that is put must not be
+// changed any more.
+type Set struct {
+	options  Options
+	services map[id]*service
+	owned    map[id][]*endpointSlice // by the service they are of, whether that is there or not
+	slices   map[id]*endpointSlice
+	entries  map[id]*serviceEntry
+	rules    map[id]*rule
+
+	units   []*unit   // all, in order; nil when one has come or gone
+	hosts   []place   // where all hosts and clusters are, in order; nil when one is called otherwise
+	members []place   //
+	ruling  *rulebook // nil when a rule has come or gone
+}
+
+// New returns a Set without objects.
+func New(o Options) *Set {
+	o.ClusterDomain = cmp.Or(o.ClusterDomain, "cluster.local")
+	return &Set{
+		options: o, services: map[id]*service{}, owned: map[id][]*endpointSlice{}, slices: map[id]*endpointSlice{},
+		entries: map[id]*serviceEntry{}, rules: map[id]*rule{},
+	}
+}
+
+// Delete takes an object out. One that is not there is no mistake.
+func (s *Set) Delete(kind Kind, namespace, name string) {
+	at := id{namespace, name}
+	switch kind {
+	case KindService:
+		if s.services[at] != nil {
+			s.units = nil
+		}
+		delete(s.services, at)
+	case KindEndpointSlice:
+		s.disown(s.slices[at])
+		delete(s.slices, at)
+	case KindServiceEntry:
+		if s.entries[at] != nil {
+			s.units = nil
+		}
+		delete(s.entries, at)
+	case KindDestinationRule:
+		if s.rules[at] != nil {
+			s.ruling = nil
+		}
+		delete(s.rules, at)
+	}
+}
+
+// unit is an object that declares hosts, and what it comes to.
+type unit struct {
+	*Meta
+	translate func(*builder) // says it anew
+	stale     bool           // what it says has changed
+	crowded   bool           // another object serves a port of its hosts, and has the name of the cluster
+
+	said  content // what it says
+	ruled content // and with the rules that its hosts follow
+	by    []*rule // those, by host; nil where there is none
+	under *rulebook
+}
+
+// content is hosts, and the clusters they name.
+type content struct {
+	hosts    []mesh.Host
+	clusters []mesh.Cluster
+	problems []mesh.Problem
+}
+
+// builder makes a unit's content.
+type builder struct {
+	*unit
+	options *Options
+	content
+}
+
+// problem reports something about an object, once: an endpoint is wrong for all ports of all hosts of its entry.
+func (c *content) problem(o *Options, m *Meta, format string, args ...any) {
+	reason := fmt.Sprintf(format, args...)
+	if m.Place != "" {
+		reason = m.Place + ": " + reason
+	}
+	p := mesh.Problem{Source: o.Source, Object: m.String(), Reason: reason}
+	if !slices.Contains(c.problems, p) {
+		c.problems = append(c.problems, p)
+	}
+}
+
+func (b *builder) note(format string, args ...any) { b.problem(b.options, b.Meta, format, args...) }
+
+// addCluster stores c under the name a control plane would give it. Another object may serve the same
+// port of the same host, for another namespace or by mistake; which of them counts is not decided here.
+func (b *builder) addCluster(host string, port mesh.Port, c mesh.Cluster) (name string) {
+	suffix := ""
+	if port.Protocol == mesh.UDP {
+		suffix = "/udp"
+	}
+	c.Name = fmt.Sprintf("outbound|%d%s||%s", port.Number, suffix, host)
+	if b.crowded {
+		c.Name += "|" + b.String()
+	}
+	b.clusters = append(b.clusters, c)
+	return c.Name
+}
+
+// compareUnits puts Services first: what their clusters are called stays when an entry decorates them.
+func compareUnits(a, b *unit) int {
+	return cmp.Or(strings.Compare(string(a.Kind), string(b.Kind)), compareIDs(a.id(), b.id()))
+}
