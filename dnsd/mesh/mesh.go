@@ -76,6 +76,10 @@ type Host struct {
 	Ports []Port `json:",omitempty"`
 	// Records are names below the host: hostname.subdomain of a headless service's pods.
 	Records []Record `json:",omitempty"`
+	// TTL is that of its records, in seconds; 0 means what the node has for all.
+	TTL uint32 `json:",omitempty"`
+	// Data is what it has beside addresses and ExternalName.
+	Data *Data `json:",omitempty"`
 }
 
 // Port is one declared port of a host.
@@ -290,7 +294,8 @@ type Plan struct {
 	Problems []Problem
 }
 
-// Name is what one DNS name answers in one view. Empty Addr4 and Addr6 mean NODATA, unless CNAME is set.
+// Name is what one DNS name answers in one view. Empty Addr4 and Addr6 mean NODATA for addresses, unless
+// CNAME is set.
 type Name struct {
 	// Host is lower case without the final dot; "*." first for a wildcard.
 	Host string
@@ -311,9 +316,11 @@ type Name struct {
 	Virtual      bool
 	// CNAME is the target of an ExternalName service.
 	CNAME string
-	// Ports and Records as in Host, merged over all objects of the host.
+	// Ports and Records as in Host, merged over all objects of the host; so are TTL and Data.
 	Ports   []Port
 	Records []Record
+	TTL     uint32
+	Data    *Data
 }
 
 // Frontend is an address and port pods connect to. Port 0 with AnyProtocol stands for every port the

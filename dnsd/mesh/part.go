@@ -120,7 +120,7 @@ func (r *run) use(a *assigned) {
 func (c *Compiler) names(rows []*row) []*Name {
 	var names []*Name
 	for _, r := range rows {
-		if len(r.addrs) == 0 && len(r.records) == 0 && r.externalName == "" && (!r.kubernetes || !r.headless) {
+		if len(r.addrs) == 0 && len(r.records) == 0 && r.externalName == "" && r.data == nil && (!r.kubernetes || !r.headless) {
 			continue
 		}
 		n := c.name(r)
@@ -140,7 +140,7 @@ func (c *Compiler) name(r *row) *Name {
 		Host: r.host, View: r.view,
 		Source: r.source.name, Object: r.object,
 		Namespace: r.namespace, Kubernetes: r.kubernetes, Headless: r.headless, Virtual: r.balanced,
-		CNAME: r.externalName, Ports: r.ports, Records: r.records,
+		CNAME: r.externalName, Ports: r.ports, Records: r.records, TTL: r.ttl, Data: r.data,
 	}
 	for _, addr := range r.addrs {
 		switch {

@@ -29,6 +29,8 @@ type row struct {
 	addrs        []netip.Addr // sorted
 	ports        []Port       // sorted by number and protocol
 	records      []Record     // sorted by label
+	ttl          uint32
+	data         *Data
 
 	all            *row // everybody's, if listeners are all that tells this one from it
 	balanced       bool // some address has a frontend
@@ -183,6 +185,7 @@ func (e *ear) unite(claims []*claim, view string) *row {
 		r.addrs = append(r.addrs, h.Addresses...)
 		e.unitePorts(r, cl, first.seenBy(view) != cl.seenBy(view))
 		r.records = append(r.records, h.Records...)
+		r.uniteData(h)
 	}
 	r.addrs = sortAddrs(r.addrs)
 	slices.SortFunc(r.ports, comparePorts)
@@ -256,6 +259,7 @@ func (e *ear) check(s *source, h *Host) *claim {
 		return nil
 	}
 	cl.host.Name = name
+	cl.host.Data = e.checkData(s, h)
 	if h.ExternalName != "" {
 		if cl.host.ExternalName, err = dnsName(h.ExternalName); err != nil {
 			e.report(s, h.Object, "external name %v", err)

@@ -29,7 +29,7 @@ func sameHost(a, b *Host) bool {
 		a.Kubernetes == b.Kubernetes && a.Allocate == b.Allocate && a.Headless == b.Headless &&
 		a.ExternalName == b.ExternalName && slices.Equal(a.ExportTo, b.ExportTo) &&
 		slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports) &&
-		sameSlice(a.Records, b.Records, sameRecord)
+		a.TTL == b.TTL && sameData(a.Data, b.Data) && sameSlice(a.Records, b.Records, sameRecord)
 }
 
 func sameRecord(a, b *Record) bool {

@@ -44,8 +44,12 @@ type Answer struct {
 	// Addresses are the A or AAAA records of Owner, as the question asked. Whoever writes them down
 	// starts at another one each time.
 	Addresses []netip.Addr
-	// Services are SRV records, of priority 0 and equal weights.
+	// Services are SRV records.
 	Services []Service
+	// Mail are MX records.
+	Mail []Mail
+	// Texts are TXT records, of any length.
+	Texts []string
 	// PTR is the name an address belongs to.
 	PTR string
 	// Zone owns the SOA record that a negative answer carries; empty if this is none, and cannot become
@@ -63,9 +67,16 @@ type Answer struct {
 
 // Service is an SRV record, and the addresses of its target.
 type Service struct {
-	Port    uint16
-	Target  string
-	A, AAAA []netip.Addr
+	Priority, Weight, Port uint16
+	Target                 string
+	A, AAAA                []netip.Addr
+}
+
+// Mail is an MX record, and the addresses of its target.
+type Mail struct {
+	Preference uint16
+	Target     string
+	A, AAAA    []netip.Addr
 }
 
 // CNAMEs are the targets of the CNAME records that come first: the question's name owns the first of
@@ -82,7 +93,7 @@ func (a *Answer) Owner(qname string) string {
 
 // empty reports whether the answer has no record but CNAMEs.
 func (a *Answer) empty() bool {
-	return len(a.Addresses) == 0 && len(a.Services) == 0 && a.PTR == ""
+	return len(a.Addresses)+len(a.Services)+len(a.Mail)+len(a.Texts) == 0 && a.PTR == ""
 }
 
 // follow adds a CNAME; it reports false for one too many, or one that leads back.
@@ -116,7 +127,7 @@ func (t *Table) Lookup(c *Client, qname string, qtype uint16) Answer {
 	if !m.answers(qtype) {
 		return Answer{}
 	}
-	a := Answer{TTL: t.ttl, Row: int(m.entry.number)}
+	a := Answer{TTL: t.ttlOf(m.entry), Row: int(m.entry.number)}
 	if m.domain != "" {
 		// Not by follow: what is stored through a pointer, the compiler believes to be kept, and qname could
 		// not lie on the caller's stack.
@@ -158,7 +169,7 @@ func (m *match) answers(qtype uint16) bool {
 	case dns.TypeA, dns.TypeAAAA, dns.TypeHTTPS, dns.TypeSVCB, dns.TypeANY, dns.TypeCNAME:
 		return true
 	case dns.TypePTR:
-		return m.entry.local && m.rule != short
+		return m.rule != short && (m.entry.local || m.entry.pointer() != "")
 	case dns.TypeSRV:
 		return m.rule != short || m.prefix != ""
 	default:
@@ -190,11 +201,13 @@ func (t *Table) settle(a *Answer, c *Client, v views, m *match, qtype uint16) {
 			a.Kind = Chase
 			return
 		}
+		a.TTL = min(a.TTL, t.ttlOf(e))
 		if a.NoName = e.gone; e.gone {
 			return
 		}
 	}
 	switch {
+	case m.prefix == "" && e.answers(a, c, v, qtype):
 	case m.prefix != "" && qtype == dns.TypeSRV:
 		a.Services = e.services(c, m.prefix, strings.TrimPrefix(m.full, m.prefix))
 	case m.prefix != "" && (qtype == dns.TypeA || qtype == dns.TypeAAAA):
@@ -228,7 +241,7 @@ func (e *entry) services(c *Client, prefix, host string) []Service {
 		r := &e.row.Records[i]
 		if p := port(r.Ports, prefix); p != nil {
 			name := fqdn(r.Label) + host
-			s := Service{Port: p.Number, Target: name}
+			s := Service{Weight: 1, Port: p.Number, Target: name}
 			for _, addr := range r.Addresses {
 				if addr.Is4() {
 					s.A = append(s.A, addr)
@@ -241,7 +254,7 @@ func (e *entry) services(c *Client, prefix, host string) []Service {
 	}
 	if p := port(e.ports(), prefix); p != nil && len(all) == 0 {
 		// A copy, lest a slice that goes anywhere takes the question's name along from wherever it lies.
-		all = append(all, Service{Port: p.Number, Target: strings.Clone(host), A: e.a, AAAA: e.reachable(c)})
+		all = append(all, Service{Weight: 1, Port: p.Number, Target: strings.Clone(host), A: e.a, AAAA: e.reachable(c)})
 	}
 	return all
 }

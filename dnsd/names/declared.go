@@ -31,7 +31,7 @@ func (t *Table) Declared() iter.Seq[Declared] {
 				}
 				d := Declared{
 					Name: name, View: namespace, A: e.a, AAAA: e.aaaa, Virtual: e.virtual,
-					TTL: t.ttl, Zone: name, Other: e.target != "" || e.gone,
+					TTL: t.ttlOf(e), Zone: name, Other: e.target != "" || e.gone,
 				}
 				if e.local {
 					d.Zone = t.domain

@@ -52,11 +52,14 @@ func (t *Table) Explain(c *Client, qname string) []string {
 	}
 	m := t.find(c, v, q)
 	lines = append(lines, t.steps(c, v, q, &m)...)
-	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeHTTPS, dns.TypeSRV, dns.TypePTR, dns.TypeTXT} {
+	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeHTTPS, dns.TypeSRV, dns.TypePTR, dns.TypeTXT, dns.TypeMX, dns.TypeNAPTR} {
 		a := t.Lookup(c, q, qtype)
 		label := dns.TypeToString[qtype]
-		if qtype == dns.TypeTXT {
+		switch {
+		case qtype == dns.TypeNAPTR: // stands for all that nobody declares
 			label = "other types"
+		case qtype == dns.TypeTXT && a.Texts == nil, qtype == dns.TypeMX && a.Mail == nil:
+			continue
 		}
 		lines = append(lines, label+": "+a.describe(q))
 	}
@@ -124,6 +127,12 @@ func (a *Answer) describe(q string) string {
 	}
 	for _, s := range a.Services {
 		said = append(said, fmt.Sprintf("%s port %d", s.Target, s.Port))
+	}
+	for _, m := range a.Mail {
+		said = append(said, fmt.Sprintf("%s preference %d", m.Target, m.Preference))
+	}
+	for _, text := range a.Texts {
+		said = append(said, fmt.Sprintf("%q", text))
 	}
 	if a.PTR != "" {
 		said = append(said, a.PTR)

@@ -127,7 +127,7 @@ func (t *Table) add(row *mesh.Name, number uint32) {
 	}
 	e := &entry{name: fqdn(row.Host), row: row, number: number, a: row.Addr4, aaaa: row.Addr6, virtual: row.Virtual}
 	e.local = t.inDomain(e.name)
-	e.gone = row.Headless && row.CNAME == "" && len(row.Addr4)+len(row.Addr6)+len(row.Records) == 0
+	e.gone = row.Headless && row.CNAME == "" && row.Data == nil && len(row.Addr4)+len(row.Addr6)+len(row.Records) == 0
 	if row.CNAME != "" {
 		e.target = fqdn(row.CNAME)
 	}

@@ -21,11 +21,8 @@ func (q *query) answer(a *names.Answer) *dns.Msg {
 	r.Answer = cnames(name, a)
 	owner := a.Owner(name)
 	r.Answer = append(r.Answer, addresses(owner, a.TTL, a.Addresses)...)
-	for _, s := range a.Services {
-		r.Answer = append(r.Answer, &dns.SRV{Hdr: header(owner, dns.TypeSRV, a.TTL), Weight: 1, Port: s.Port, Target: s.Target})
-		glue := append(addresses(s.Target, a.TTL, s.A), addresses(s.Target, a.TTL, s.AAAA)...)
-		r.Extra = append(glue, r.Extra...)
-	}
+	more, glue := sets(owner, a)
+	r.Answer, r.Extra = append(r.Answer, more...), append(glue, r.Extra...)
 	if a.PTR != "" {
 		r.Answer = append(r.Answer, &dns.PTR{Hdr: header(owner, dns.TypePTR, a.TTL), Ptr: a.PTR})
 	}

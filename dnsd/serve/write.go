@@ -45,7 +45,7 @@ func (k *socket) shortcut(packet, buf []byte) ([]byte, verdict) {
 
 // write is what query.answer and query.pack are for a plainQuery.
 func (k *socket) write(q *plainQuery, a *names.Answer, buf []byte) []byte {
-	if len(a.Services) > 0 || a.PTR != "" {
+	if len(a.Services)+len(a.Mail)+len(a.Texts) > 0 || a.PTR != "" {
 		return nil
 	}
 	p := packer{b: q.begin(buf)}
