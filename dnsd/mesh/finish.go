@@ -37,6 +37,7 @@ func (r *run) finish() *Plan {
 		Frontends:   frontends.apply(last.Frontends, compareFrontends, func(a, b *Frontend) bool { return *a == *b }),
 		Assignments: assignments.apply(last.Assignments, compareAssignments, func(_, _ *Assignment) bool { return false }),
 		Watch:       r.watch(last.Watch),
+		Routes:      r.routes(last.Routes),
 		Problems:    r.problems(last.Problems),
 	}
 	for _, s := range r.sources {

@@ -28,6 +28,8 @@ type Input struct {
 	Clusters []Cluster `json:",omitempty"`
 	// Resolutions are answers to the lookups an earlier Plan asked for (source "resolve" only).
 	Resolutions []Resolution `json:",omitempty"`
+	// Routes are host and path routes for the node's HTTP proxy.
+	Routes []Route `json:",omitempty"`
 	// Problems are objects the source had to skip, each with its name and the reason.
 	Problems []Problem `json:",omitempty"`
 }
@@ -290,6 +292,8 @@ type Plan struct {
 	Assignments []*Assignment
 	// Watch is what must be looked up for the DNS-type clusters in use.
 	Watch []Watch
+	// Routes are those of all sources, the strongest first, and of each by object.
+	Routes []Route
 	// Problems is every object skipped, by a source or by Compile.
 	Problems []Problem
 }

@@ -18,6 +18,7 @@ type source struct {
 
 	binds     []frontendKey // of listeners, sorted
 	announced []netip.Addr  // by listeners, of those that pairs are given from
+	routes    []Route       // by object
 	problems  []Problem     // the source's own, and what is wrong with its clusters and listeners as such
 
 	news news
@@ -27,6 +28,7 @@ type source struct {
 type news struct {
 	any       bool
 	problems  bool
+	routes    bool
 	hosts     map[string]bool
 	clusters  map[string]bool
 	listeners map[netip.Addr]bool // by address
@@ -66,11 +68,14 @@ func (s *source) take(in *Input, vips *VIPs) {
 		add(&s.news.listeners, addrs)
 		s.indexBinds(vips)
 	}
+	if routes := sortRoutes(s.name, in.Routes); !sameSlice(routes, s.routes, sameRoute) {
+		s.routes, s.news.routes = routes, true
+	}
 	problems := s.findProblems(in.Problems)
 	if !slices.Equal(problems, s.problems) {
 		s.problems, s.news.problems = problems, true
 	}
-	s.news.any = s.news.any || s.news.problems || hosts != nil || clusters != nil || listeners != nil || lookups != nil
+	s.news.any = s.news.any || s.news.problems || s.news.routes || hosts != nil || clusters != nil || listeners != nil || lookups != nil
 }
 
 func add[K comparable](to *map[K]bool, more map[K]bool) {
