@@ -32,6 +32,8 @@ type options struct {
 	big    int           // names in the larger memory measurement; 0: none
 	out    string        // folder of RESULTS.md and results.svg; empty: print only
 	only   string
+	// workloads are the only ones to run, comma between; all if empty.
+	workloads string
 }
 
 func main() {
@@ -50,6 +52,7 @@ func main() {
 	flag.IntVar(&o.big, "big", 100000, "names for the larger memory column; 0 leaves it out")
 	flag.StringVar(&o.out, "out", "conformance/benchdns", "folder RESULTS.md and results.svg are written into; empty: none")
 	flag.StringVar(&o.only, "only", "", "servers to measure beside nodens, by parts of their names, comma between; all if empty")
+	flag.StringVar(&o.workloads, "workloads", "", "workloads to run of local, forward, mix, near and far, comma between; all if empty, else nothing is measured but those")
 	flag.Parse()
 	if *quick {
 		o.rounds, o.each, o.pods, o.big, o.out = 2, 300*time.Millisecond, 0, 0, ""
@@ -128,15 +131,19 @@ func publish(res *results, dir string) error {
 	return os.WriteFile(filepath.Join(dir, "results.svg"), []byte(res.svg()), 0o644)
 }
 
-// chosen are the drivers to measure: nodens, and those whose names have a part of only in them.
+// chosen are the drivers to measure: nodens, and those that only names.
 func chosen(only string) (ds []*driver) {
 	for i := range drivers {
-		named := only == "" || slices.ContainsFunc(strings.Split(only, ","), func(part string) bool {
-			return strings.Contains(strings.ToLower(drivers[i].name), strings.ToLower(part))
-		})
-		if named || drivers[i].command == nil {
+		if drivers[i].command == nil || picks(only, drivers[i].name) {
 			ds = append(ds, &drivers[i])
 		}
 	}
 	return ds
+}
+
+// picks says whether a list of parts has one that is in name, or is empty.
+func picks(list, name string) bool {
+	return list == "" || slices.ContainsFunc(strings.Split(list, ","), func(part string) bool {
+		return strings.Contains(strings.ToLower(name), strings.ToLower(part))
+	})
 }

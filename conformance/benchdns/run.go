@@ -157,6 +157,9 @@ func (res *results) measureAll(ctx context.Context, s *stage, set *names, presen
 			res.maps = kernelMaps(r.pid)
 		}
 	}
+	if res.options.workloads != "" {
+		return nil
+	}
 	progress("rebuilding the table under load")
 	if res.rebuilt, err = s.rebuild(ctx, all[0], set); err != nil {
 		return err
@@ -183,6 +186,9 @@ func (res *results) round(ctx context.Context, s *stage, set *names, all []*runn
 		steps = append(steps, step{w, false, s.lookUps(set, w, res.each/2)})
 	}
 	for _, st := range steps {
+		if !picks(res.options.workloads, st.workload) {
+			continue
+		}
 		for _, r := range all {
 			if (st.workload == workloadForward || st.workload == workloadNear || st.workload == workloadFar) && !r.forwards {
 				continue
