@@ -219,6 +219,9 @@ func (h *hub) apply(plan *mesh.Plan) (applied *mesh.Plan, due time.Time, err err
 		plan = plan.Without(h.vips.Unsaved())
 	}
 	h.kernel.Lock()
+	// Nor is anybody told of a new host before it can be connected to. One that a dnsd before this one has
+	// told of, as the kernel shows, is not new.
+	plan = plan.Without(h.balancer.Unheld(plan, plan.Cold(h.state.Load().plan)))
 	due, written := h.balancer.Apply(plan)
 	if written != nil {
 		// What DNS answers, connect() must reach.

@@ -7,6 +7,7 @@ package lb
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -183,12 +184,7 @@ func (b *Balancer) Held() (frontends, backends int) {
 // Missing returns the hosts of plan of which the kernel does not hold every frontend: none, unless the
 // Apply before failed.
 func (b *Balancer) Missing(plan *mesh.Plan) map[string]bool {
-	held := make(map[ebpf.Frontend]bool)
-	for _, service := range b.kernel.Dump() {
-		for _, f := range service.Frontends {
-			held[f] = true
-		}
-	}
+	held := b.held()
 	missing := make(map[string]bool)
 	for _, f := range plan.Frontends {
 		if !held[frontend(f)] {
@@ -196,6 +192,30 @@ func (b *Balancer) Missing(plan *mesh.Plan) map[string]bool {
 		}
 	}
 	return missing
+}
+
+// Unheld returns those of the hosts of which the kernel holds no frontend of plan.
+func (b *Balancer) Unheld(plan *mesh.Plan, hosts map[string]bool) map[string]bool {
+	if len(hosts) == 0 {
+		return nil
+	}
+	held, unheld := b.held(), maps.Clone(hosts)
+	for _, f := range plan.Frontends {
+		if held[frontend(f)] {
+			delete(unheld, f.Host)
+		}
+	}
+	return unheld
+}
+
+func (b *Balancer) held() map[ebpf.Frontend]bool {
+	held := make(map[ebpf.Frontend]bool)
+	for _, service := range b.kernel.Dump() {
+		for _, f := range service.Frontends {
+			held[f] = true
+		}
+	}
+	return held
 }
 
 // first shortens an error that is many to a few and their number: when a map is full thousands of

@@ -36,7 +36,8 @@ func (r *run) find(name string) *assigned {
 
 // enter makes a the assignment of its name. One that says the same as another did before becomes that.
 func (r *run) enter(a *assigned) *assigned {
-	a.Warming, a.Lookups = r.warming(a), lookupsOf(a.wants)
+	a.Warming, a.Cold = r.warmth(a)
+	a.Lookups = lookupsOf(a.wants)
 	switch old := r.former[a.Name]; {
 	case old == nil || !reflect.DeepEqual(old.Assignment, a.Assignment):
 	case slices.Equal(old.wants, a.wants) && slices.Equal(old.all, a.all):
@@ -233,14 +234,20 @@ func compareEndpoints(a, b AssignedEndpoint) int {
 	return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Weight, b.Weight), compareBools(a.Unhealthy, b.Unhealthy))
 }
 
-// warming says that an assignment has no endpoints only because none of its names has been answered so
-// far, neither with addresses nor with a definite no.
-func (r *run) warming(a *assigned) bool {
+// warmth says that an assignment has no endpoints only because none of its names has been answered so far,
+// neither with addresses nor with a definite no: it is warming. And that it is cold: no lookup has failed
+// either.
+func (r *run) warmth(a *assigned) (warming, cold bool) {
 	if len(a.Localities) > 0 || len(a.wants) == 0 {
-		return false
+		return false, false
 	}
-	return !slices.ContainsFunc(a.wants, func(w want) bool {
+	cold = true
+	for _, w := range a.wants {
 		res := r.resolution(w.lookup)
-		return res != nil && (res.Negative || len(res.Addresses) > 0)
-	})
+		if res != nil && (res.Negative || len(res.Addresses) > 0) {
+			return false, false
+		}
+		cold = cold && res == nil
+	}
+	return true, cold
 }

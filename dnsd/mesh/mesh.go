@@ -353,6 +353,8 @@ type Assignment struct {
 	// Warming means there are no endpoints because no name behind it has been looked up yet, which is
 	// not the same as none: what served its frontends before serves them until then.
 	Warming bool
+	// Cold means that it is warming, and not even a failure has come of any lookup so far.
+	Cold bool
 }
 
 // AssignedLocality is a Locality with addresses only.

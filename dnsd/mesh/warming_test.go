@@ -43,6 +43,31 @@ func TestWarming(t *testing.T) {
 	}
 }
 
+// A host is held back while it is new and nothing has come of its lookups, not even a failure.
+func TestCold(t *testing.T) {
+	in := input("xds", auto("new.test", 80), strict(outbound("new.test", 80), "up.test", 80), auto("other.test", 80), static(outbound("other.test", 80), "10.0.0.1:80"))
+	resolve := func(r ...Resolution) Input { return Input{Source: "resolve", Resolutions: r} }
+	l := Lookup{Name: "up.test", Family: AllFamilies}
+	for _, w := range Compile([]Input{in}, newVIPs(t)).Watch {
+		l = w.Lookup
+	}
+	nobody := &Plan{}
+	asked := Compile([]Input{in, resolve()}, newVIPs(t))
+	if cold := asked.Cold(nobody); len(cold) != 1 || !cold["new.test"] {
+		t.Errorf("not asked yet: cold are %v", cold)
+	}
+	if cold := asked.Cold(asked); len(cold) != 0 {
+		t.Errorf("told already: cold are %v", cold)
+	}
+	for name, r := range map[string]Resolution{
+		"failed": {Lookup: l, Error: "timeout"}, "denied": {Lookup: l, Negative: true}, "answered": {Lookup: l, Addresses: ips("192.0.2.1")},
+	} {
+		if cold := Compile([]Input{in, resolve(r)}, newVIPs(t)).Cold(nobody); len(cold) != 0 {
+			t.Errorf("%s: cold are %v", name, cold)
+		}
+	}
+}
+
 // Every assignment says what its names are asked for, each once, also one of several clusters and the one
 // behind undeclared ports.
 func TestLookups(t *testing.T) {
