@@ -13,6 +13,15 @@ build: ## Build nodens (the CNI plugin), dnsd and nodens-install into bin/, stat
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/nodens-install ./install
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(BIN)/nodens-stub ./install/stub
 
+IMAGE ?= ghcr.io/nodens-dns/nodens
+.PHONY: image
+image: $(BIN)/linux-amd64 $(BIN)/linux-arm64 ## The container image, amd64 and arm64, into bin/nodens-image.tar (OCI): the same bytes each time.
+	$(GO) run ./install/image -name $(IMAGE):$(VERSION) -out $(BIN)/nodens-image.tar $(BIN)
+
+.PHONY: $(BIN)/linux-amd64 $(BIN)/linux-arm64
+$(BIN)/linux-amd64 $(BIN)/linux-arm64: # The version says what a build is of; when and where it was made is left out.
+	GOOS=linux GOARCH=$(@:$(BIN)/linux-%=%) GOFLAGS=-buildvcs=false $(MAKE) build BIN=$@
+
 .PHONY: demo
 demo: ## Show the whole of it on this machine, line by line. KEEP=1 leaves it up.
 	$(GO) run ./conformance/demo

@@ -40,6 +40,7 @@ var owners = map[string][]string{
 	"github.com/containernetworking/":        {"cni", "install"},
 	"github.com/prometheus/client_golang":    {"dnsd", "dnsd/admin"},
 	"github.com/spf13/cobra":                 {"dnsd", "install"},
+	"github.com/google/go-containerregistry": {"install/image"},
 	"istio.io/api":                           {"dnsd/objects", "dnsd/file", "dnsd/kube"},
 	"k8s.io/":                                {"dnsd/objects", "dnsd/file", "dnsd/kube"},
 }
