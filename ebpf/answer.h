@@ -130,12 +130,12 @@ static __always_inline bool learned_of(struct query *q, const struct pod *pod, s
 
 	__u32 n = known->count, step = known->step, first = n > 1 ? bpf_get_prandom_u32() % n : 0;
 
-	__builtin_memcpy(q->records, known->records, sizeof(q->records));
+	__builtin_memcpy(q->records, known->records, MOST_RECORDS);
 	for (__u32 i = 0; i < MOST_ROTATED && i < n && first; i++) {
 		__u32 to = known->fixed + i * step, from = known->fixed + (first + i) % n * step;
 
 		asm volatile("" : "+r"(to), "+r"(from)); /* what is checked is what is used */
-		if (to > sizeof(q->records) - 28 || from > sizeof(q->records) - 28)
+		if (to > MOST_RECORDS - 28 || from > MOST_RECORDS - 28)
 			return false;
 		__builtin_memcpy(q->records + to, known->records + from, 16);
 		if (step == 28)
@@ -147,6 +147,7 @@ static __always_inline bool learned_of(struct query *q, const struct pod *pod, s
 	r->rcode = known->rcode;
 	return true;
 }
+
 #define count_for(pod, what)                                                                        \
 	do {                                                                                        \
 		__u64 cookie = (pod)->cookie;                                                       \

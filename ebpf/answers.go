@@ -260,6 +260,27 @@ func (s *Answers) Attach(cookie uint64, ifindex uint32) error {
 	)
 }
 
+// Try has the programs look at a packet, from its Ethernet header on, as if the network namespace the
+// calling thread is in had sent it, and returns what it is turned into; nil where it is left to others. It
+// is counted like any other. The reply lies in buf if that is long enough, and 2 KiB are.
+func (s *Answers) Try(packet, buf []byte) ([]byte, error) {
+	for _, prog := range []*ebpf.Program{s.inside, s.outside} {
+		run := ebpf.RunOptions{Data: packet, DataOut: buf[:cap(buf)]}
+		verdict, err := prog.Run(&run)
+		if err != nil {
+			return nil, fmt.Errorf("try a packet: %w", err)
+		}
+		switch int32(verdict) {
+		case -1: // TCX_NEXT
+		case 0, 7: // TCX_PASS, TCX_REDIRECT
+			return run.DataOut, nil
+		default:
+			return nil, fmt.Errorf("try a packet: it would be thrown away (verdict %d)", verdict)
+		}
+	}
+	return nil, nil
+}
+
 func (s *Answers) pinOf(cookie uint64, name string) string {
 	return filepath.Join(s.pin, strconv.FormatUint(cookie, 10)+"-"+name)
 }

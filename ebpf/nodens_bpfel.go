@@ -223,7 +223,7 @@ type nodensQuery struct {
 	Size    uint32
 	Answer  nodensAnswer
 	Reply   nodensReply
-	Records [320]uint8
+	Records [336]uint8
 }
 
 type nodensQuestion struct {

@@ -45,9 +45,10 @@ struct query {
 	__u32 size;    /* of the name on the wire */
 	struct answer answer; /* copies: see still_there() */
 	struct reply reply;
-	__u8 records[MOST_RECORDS];
+	__u8 records[MOST_RECORDS + 16]; /* with room for OPT, and for zeros up to a whole word */
 };
 
+/* One is enough: while a packet is sent, no other is on this processor. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -156,6 +157,7 @@ static __always_inline bool read_query(struct __sk_buff *skb, struct query *q)
 	}
 	return q->rest.qclass == bpf_htons(CLASS_IN);
 }
+
 /* Finds the UDP header, and the pod whose packet it is; NULL: not one that is looked at. */
 static __always_inline struct pod *find_pod(struct __sk_buff *skb, struct query *q, bool inside, bool *v4)
 {
@@ -168,16 +170,16 @@ static __always_inline struct pod *find_pod(struct __sk_buff *skb, struct query 
 		struct iphdr *ip = data + ETH_HLEN;
 
 		udp = (void *)(ip + 1);
-		if ((void *)(udp + 1) > end || ip->ihl != 5 || ip->protocol != IPPROTO_UDP ||
-		    ip->frag_off & bpf_htons(0x3fff))
+		if ((void *)(udp + 1) > end || *(__u8 *)ip != 0x45 || ip->protocol != IPPROTO_UDP ||
+		    ip->frag_off & bpf_htons(0x3fff) || bpf_ntohs(ip->tot_len) + ETH_HLEN != skb->len)
 			return NULL;
 		to.addr.word[3] = ip->daddr;
 	} else {
 		struct ipv6_header *ip = data + ETH_HLEN;
 
 		udp = (void *)(ip + 1);
-		if (skb->protocol != bpf_htons(ETH_P_IPV6) || (void *)(udp + 1) > end || ip->next != IPPROTO_UDP ||
-		    !udp->check)
+		if (skb->protocol != bpf_htons(ETH_P_IPV6) || (void *)(udp + 1) > end || *(__u8 *)ip >> 4 != 6 ||
+		    ip->next != IPPROTO_UDP || ip->payload != udp->len || !udp->check)
 			return NULL;
 		to.addr = ip->to;
 	}
@@ -205,30 +207,71 @@ static __always_inline struct pod *find_pod(struct __sk_buff *skb, struct query 
 	}
 	return NULL;
 }
+
+/* A sum over a piece of a packet that begins at an odd offset, or not, as 16 bits of the whole's. */
+static __always_inline __u32 fold(__u32 sum, bool odd)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return odd ? (__u16)(sum << 8 | sum >> 8) : sum;
+}
+
+/*
+ * Makes the UDP checksum that of the reply. Where the device is to sum up what is sent, as lo and veth are,
+ * there is only a sum over addresses and length yet, and only the length in that is changed.
+ */
+static __always_inline bool sum_up(struct __sk_buff *skb, struct query *q, const struct dns_header *new, __u32 tail,
+				   __be16 length)
+{
+	__u32 at = q->udp + offsetof(struct udphdr, check), old_tail = q->header.additionals ? OPT_SIZE + 1 : 0;
+
+	tail = (tail + 3) & ~3u;
+	asm volatile("" : "+r"(tail));
+	if (tail > sizeof(q->records))
+		return false;
+
+	__u32 sum = fold(bpf_csum_diff((__be32 *)&q->header, DNS_HEADER, (__be32 *)new, DNS_HEADER, 0), false);
+
+	sum += fold(bpf_csum_diff((__be32 *)q->rest.opt, old_tail, (__be32 *)q->records, tail, 0), q->size & 1);
+	sum += (__u16)~q->length + length;
+	/* Ports and addresses only change places. */
+	return !bpf_l4_csum_replace(skb, at, 0, sum, BPF_F_MARK_MANGLED_0) &&
+	       !bpf_l4_csum_replace(skb, at, q->length, length, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0 | 2);
+}
+
 /* Turns the packet around: what it asks, with the records behind it, from where it was going. */
 static __always_inline bool turn(struct __sk_buff *skb, struct query *q, const struct records *r, bool v4)
 {
 	__u32 at = q->udp + sizeof(struct udphdr) + DNS_HEADER + q->size + 4, size = r->size;
-	bool edns = q->header.additionals;
-	__u32 end = at + size + (edns ? OPT_SIZE : 0);
+	struct dns_header header = q->header;
 
-	if (bpf_skb_change_tail(skb, end, 0))
-		return false;
 	asm volatile("" : "+r"(size));
-	if (size > MOST_RECORDS || (size >= 1 && bpf_skb_store_bytes(skb, at, q->records, size, 0)))
+	if (size < 1 || size > MOST_RECORDS)
 		return false;
-	if (edns) {
-		__u8 opt[OPT_SIZE] = { 0, 0, QTYPE_OPT, EDNS_SIZE >> 8, EDNS_SIZE & 0xff, 0, 0, q->rest.opt[7] & DO };
 
-		if (bpf_skb_store_bytes(skb, at + size, opt, OPT_SIZE, 0))
-			return false;
+	__u8 *opt = q->records + size;
+
+	__builtin_memset(opt, 0, 16);
+	if (header.additionals) {
+		opt[2] = QTYPE_OPT;
+		opt[3] = EDNS_SIZE >> 8;
+		opt[4] = EDNS_SIZE & 0xff;
+		opt[7] = q->rest.opt[7] & DO;
+		size += OPT_SIZE;
 	}
+	asm volatile("" : "+r"(size));
+	if (size < 1 || size > MOST_RECORDS + OPT_SIZE)
+		return false;
 
+	__u32 end = at + size;
 	__be16 length = bpf_htons(end - q->udp);
-	__u32 checksum = q->udp + offsetof(struct udphdr, check);
 
-	/* The sum over ports and addresses stays, they only change places. */
-	if (!v4 && bpf_l4_csum_replace(skb, checksum, q->length, length, BPF_F_PSEUDO_HDR | 2))
+	header.bits = QR | AA | (header.bits & RD);
+	header.more_bits = RA | (header.more_bits & CD) | r->rcode;
+	header.answers = r->answers;
+	header.authorities = r->authorities;
+	if (bpf_skb_change_tail(skb, end, 0) || bpf_skb_store_bytes(skb, at, q->records, size, 0) ||
+	    !sum_up(skb, q, &header, size, length))
 		return false;
 
 	void *data = (void *)(long)skb->data, *data_end = (void *)(long)skb->data_end;
@@ -243,14 +286,11 @@ static __always_inline bool turn(struct __sk_buff *skb, struct query *q, const s
 
 		__be32 from = ip->saddr;
 		__be16 total = bpf_htons(end - ETH_HLEN);
-		__u32 sum = (__u16)~ip->check + (__u16)~ip->tot_len + total;
 
-		sum = (sum & 0xffff) + (sum >> 16);
 		ip->saddr = ip->daddr;
 		ip->daddr = from;
+		ip->check = ~fold((__u16)~ip->check + (__u16)~ip->tot_len + total, false);
 		ip->tot_len = total;
-		ip->check = ~((sum & 0xffff) + (sum >> 16));
-		udp->check = 0;
 	} else {
 		struct ipv6_header *ip = data + ETH_HLEN;
 
@@ -265,15 +305,11 @@ static __always_inline bool turn(struct __sk_buff *skb, struct query *q, const s
 		ip->payload = length;
 	}
 
-	struct dns_header *h = (void *)(udp + 1);
 	__be16 port = udp->source;
 
 	udp->source = udp->dest;
 	udp->dest = port;
 	udp->len = length;
-	h->bits = QR | AA | (h->bits & RD);
-	h->more_bits = RA | (h->more_bits & CD) | r->rcode;
-	h->answers = r->answers;
-	h->authorities = r->authorities;
+	*(struct dns_header *)(udp + 1) = header;
 	return true;
 }
