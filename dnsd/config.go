@@ -35,6 +35,10 @@ type Config struct {
 	ClusterDomain string `json:"clusterDomain"`
 	// Nameservers are captured in pods whose runtime and network configuration name none.
 	Nameservers []netip.Addr `json:"nameservers"`
+	// CaptureHost has the machine's own processes served as a pod's are: for virtual machines, where there
+	// are no pods. What resolv.conf names on this machine itself, such as systemd-resolved's stub, is left
+	// alone, and the servers behind it are captured.
+	CaptureHost bool `json:"captureHost"`
 	// Resolvers are asked for the names of DNS-type clusters that name no resolver of their own; empty
 	// means the pods' nameservers, then the node's resolv.conf.
 	Resolvers []string `json:"resolvers"`

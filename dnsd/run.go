@@ -135,7 +135,7 @@ func wire(ctx context.Context, c *Config, log *slog.Logger) (*daemon, error) {
 	if d.hub.services, err = d.datapath.Services(); err != nil {
 		return nil, fmt.Errorf("read back the kernel's services: %w", err)
 	}
-	d.upstream = upstream.New(upstream.Options{Zones: c.zones})
+	d.upstream = upstream.New(upstream.Options{Zones: c.zones, Dial: marked})
 	d.hub.answers = newAnswers(c.KernelAnswers, d.datapath, log)
 	d.server = serve.New(serve.Options{Upstream: d.upstream, Learn: d.hub.answers.learn()})
 	d.resolver = resolve.New(resolve.Options{
@@ -146,7 +146,7 @@ func wire(ctx context.Context, c *Config, log *slog.Logger) (*daemon, error) {
 	adopted := sync.OnceFunc(func() { close(d.adopted) })
 	d.pods = pods.New(pods.Options{
 		Dir: c.attachments(), Bell: c.bell(), Kernel: d.datapath, Answers: d.hub.answers.attacher(), Serve: d.server,
-		Nameservers: c.Nameservers, ClusterDomain: c.ClusterDomain, Log: log,
+		Nameservers: c.Nameservers, ClusterDomain: c.ClusterDomain, Log: log, Host: c.host(),
 		Changed: func() { d.follow(); adopted(); d.resolver.Reask() },
 	})
 	d.hub.server, d.hub.resolver = d.server, d.resolver

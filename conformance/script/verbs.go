@@ -31,7 +31,7 @@ type Verb func(l *Line) (string, error)
 // length.
 func builtin() map[string]Verb {
 	return map[string]Verb{
-		"pod": podVerb, "cni": cniVerb, "plugin": pluginVerb, "install": installVerb,
+		"pod": podVerb, "machine": machineVerb, "cni": cniVerb, "plugin": pluginVerb, "install": installVerb,
 		"dnsd": dnsdVerb, "http": httpVerb, "kernel": kernelVerb, "links": linksVerb, "files": filesVerb, "file": fileVerb,
 		"attachments": attachmentsVerb, "truncate": truncateVerb, "manifest": manifestVerb,
 		"ads": adsVerb, "zone": zoneVerb,

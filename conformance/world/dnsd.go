@@ -155,7 +155,7 @@ func (w *World) StartDnsd(ready bool) error {
 	}
 	cmd := exec.Command(w.Program("dnsd"), "run", "--config", w.configFile())
 	cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1 atexit_sleep_ms=0")
-	p, err := w.launch(w.Node, w.LogFile(), cmd)
+	p, err := w.launch(w.Node, w.LogFile(), w.onMachine(cmd))
 	if err != nil {
 		return err
 	}

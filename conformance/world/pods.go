@@ -237,7 +237,7 @@ func (p *Pod) cnitool(verb string) (string, error) {
 // startApp starts the application in the pod's network namespace, with the pod's resolv.conf in a mount
 // namespace of its own.
 func (p *Pod) startApp() error {
-	file := p.world.path(p.Name + ".resolv.conf")
+	file := p.world.resolvConf(p.Name)
 	if err := os.WriteFile(file, []byte(p.resolvConf()), 0o644); err != nil {
 		return err
 	}
@@ -275,6 +275,8 @@ type pipe struct {
 
 func (p pipe) Write(b []byte) (int, error) { return p.in.Write(b) }
 func (p pipe) Close() error                { return errors.Join(p.in.Close(), p.ReadCloser.Close()) }
+
+func (w *World) resolvConf(pod string) string { return w.path(pod + ".resolv.conf") }
 
 // stopApp ends the application and with it every connection it holds.
 func (p *Pod) stopApp() {
@@ -328,6 +330,12 @@ func (p *Pod) Talk(held string) (app.Visits, error) { return call[app.Visits](p,
 
 // Release closes the connections held under a name and says how many there were.
 func (p *Pod) Release(held string) (int, error) { return call[int](p, "Release", held) }
+
+// Stub starts a stub resolver there that asks server, and returns when it listens.
+func (p *Pod) Stub(listen, server string) error {
+	_, err := call[bool](p, "Stub", [2]string{listen, server})
+	return err
+}
 
 // Garbage throws messages that are no queries at a nameserver over "udp" or "tcp".
 func (p *Pod) Garbage(network, server string) (app.Rubbish, error) {

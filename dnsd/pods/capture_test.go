@@ -290,7 +290,7 @@ func TestDialer(t *testing.T) {
 	n.start()
 	_, a := n.pod("web-0")
 	n.must(n.add(a))
-	handle, err := open(a)
+	handle, err := openPath(a)
 	n.must(err)
 	own, _, err := home()
 	n.must(err)

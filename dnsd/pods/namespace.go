@@ -34,9 +34,9 @@ func home() (handle netns.NsHandle, cookie uint64, err error) {
 	return handle, cookie, nil
 }
 
-// open opens the network namespace of a, and may block as long as the file system of its path does. The
+// openPath opens the network namespace of a, and may block as long as the file system of its path does. The
 // caller owns the handle, which keeps the namespace alive.
-func open(a attach.Attachment) (netns.NsHandle, error) {
+func openPath(a attach.Attachment) (netns.NsHandle, error) {
 	handle, err := netns.GetFromPath(a.Netns)
 	if errors.Is(err, fs.ErrNotExist) {
 		return handle, fmt.Errorf("%w: nothing is at %s", errGone, a.Netns)
@@ -68,6 +68,9 @@ func open(a attach.Attachment) (netns.NsHandle, error) {
 // gone reports whether something else, or nothing, is where the namespace of a was. It does not block:
 // it is asked only of paths that have been opened before.
 func gone(a attach.Attachment) bool {
+	if isHost(a) {
+		return false
+	}
 	inode, err := attach.NetnsInode(a.Netns)
 	return errors.Is(err, fs.ErrNotExist) || err == nil && a.NetnsInode != 0 && inode != a.NetnsInode
 }

@@ -109,7 +109,7 @@ func (p *Pods) adopt(a attach.Attachment, done chan<- error) {
 		q = nil
 	}
 	if q == nil {
-		q = &pod{attachment: a, state: Opening, reason: "waiting for " + a.Netns + " to open", since: time.Now()}
+		q = &pod{attachment: a, state: Opening, reason: "waiting for " + cmp.Or(a.Netns, "its network namespace") + " to open", since: time.Now()}
 		p.pods[a.Key()] = q
 		p.publish()
 	}
@@ -127,7 +127,7 @@ func (p *Pods) adopt(a attach.Attachment, done chan<- error) {
 	}
 	q.opening = true
 	go func() {
-		handle, err := open(a)
+		handle, err := p.open(a)
 		if !p.post(func() { p.opened(q, handle, err) }) && err == nil {
 			_ = handle.Close()
 		}
@@ -183,7 +183,7 @@ func (p *Pods) enrol(q *pod, w wish) error {
 		return err
 	}
 	switch {
-	case f.cookie == p.own:
+	case f.cookie == p.own && !isHost(a):
 		return errors.New("its network namespace is the node's own, which is never enrolled: give the pod one of its own, or leave the plugin out of its network")
 	case a.NetnsCookie != 0 && f.cookie != a.NetnsCookie:
 		// An inode number is used again, a cookie never.

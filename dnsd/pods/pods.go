@@ -57,6 +57,10 @@ type Options struct {
 	Nameservers []netip.Addr
 	// ClusterDomain is the cluster's own DNS domain, without the final dot.
 	ClusterDomain string
+	// Host, if not nil, says what the node's own namespace is like: its interface, addresses and
+	// nameservers. Its processes are then served as a pod's are. It is called at every sweep and must not
+	// block for long.
+	Host func() (attach.Attachment, error)
 	// Changed is called when what Nameservers or Namespaces returns has changed, and once when the
 	// attachment files have been read for the first time, changed or not. It must not block; nil means
 	// nobody asks.

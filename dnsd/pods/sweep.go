@@ -28,6 +28,7 @@ func (p *Pods) sweep() {
 	} else {
 		p.rows = rows
 	}
+	list = p.withHost(list)
 	p.dismiss(list)
 	for _, a := range list {
 		p.adopt(a, nil)

@@ -114,7 +114,7 @@ func (c *Client) converse(ctx context.Context, s Servers, network string, server
 		}
 		return accept(reply)
 	}
-	conn, err := dial(ctx, s, network, server)
+	conn, err := c.dial(ctx, s, network, server)
 	if err != nil {
 		return err
 	}
@@ -143,10 +143,10 @@ func (c *Client) converse(ctx context.Context, s Servers, network string, server
 	}
 }
 
-func dial(ctx context.Context, s Servers, network string, server netip.AddrPort) (net.Conn, error) {
-	var d Dialer = s.Dial
+func (c *Client) dial(ctx context.Context, s Servers, network string, server netip.AddrPort) (net.Conn, error) {
+	d := s.Dial
 	if d == nil {
-		d = &net.Dialer{}
+		d = c.dialer
 	}
 	conn, err := d.DialContext(ctx, network, server.String())
 	if err != nil && network == "udp" {

@@ -46,9 +46,9 @@ type Dialer interface {
 
 // Servers says whom to ask, and from where.
 type Servers struct {
-	// Dial opens the sockets; nil means a plain net.Dialer, in the namespace dnsd itself runs in. Who
-	// has one Dialer (compared with ==) has one fate: that nobody answers is remembered only for those,
-	// since the others may stand behind another NetworkPolicy.
+	// Dial opens the sockets; nil means Options.Dial. Who has one Dialer (compared with ==) has one fate:
+	// that nobody answers is remembered only for those, since the others may stand behind another
+	// NetworkPolicy.
 	Dial Dialer
 	// Addrs are the servers in the order of preference: the first is the one that was asked for. It is
 	// only read, and must not change during a call nor for 2.4 s after it.
@@ -70,6 +70,9 @@ type Options struct {
 	CacheBytes int
 	// Zones are asked of servers of their own, the longest name first, whoever asks.
 	Zones []Zone
+	// Dial opens the sockets of questions that name no Dialer of their own, in the namespace dnsd itself
+	// runs in; nil means a plain net.Dialer.
+	Dial Dialer
 }
 
 // DefaultCacheBytes holds some 30,000 answers.
@@ -82,6 +85,7 @@ type Client struct {
 	health  *health
 	zones   map[string]Servers
 	loops   *loops
+	dialer  Dialer    // for who brings none
 	buffers sync.Pool // of *[maxMessage]byte
 	counts  struct {
 		hits, cut, stale, misses, merged, remembered, background, busy, forwarded, loops atomic.Uint64
@@ -93,7 +97,10 @@ func New(o Options) *Client {
 	if o.CacheBytes == 0 {
 		o.CacheBytes = DefaultCacheBytes
 	}
-	c := &Client{cache: newCache(o.CacheBytes), health: newHealth(), zones: newZones(o.Zones), loops: newLoops()}
+	if o.Dial == nil {
+		o.Dial = &net.Dialer{}
+	}
+	c := &Client{cache: newCache(o.CacheBytes), health: newHealth(), zones: newZones(o.Zones), loops: newLoops(), dialer: o.Dial}
 	c.buffers.New = func() any { return new([maxMessage]byte) }
 	return c
 }
