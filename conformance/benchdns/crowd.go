@@ -11,9 +11,12 @@ import (
 	"github.com/nodens-dns/nodens/conformance/world"
 )
 
-// crowd attaches pods until there are n and returns what dnsd then has resident, in bytes. The pods are
-// namespaces with no process in them: dnsd does not see the difference.
-func (s *stage) crowd(ctx context.Context, r *running, n int) (int64, error) {
+// secondAddr is the crowd's second nameserver, which nobody is at: a captured pod has two sockets for each.
+var secondAddr = netip.MustParseAddr("10.96.0.54")
+
+// crowd attaches pods until there are n and returns the paths of their network namespaces. The pods have no
+// process in them: dnsd does not see the difference.
+func (s *stage) crowd(ctx context.Context, n int) (paths []string, err error) {
 	// A subnet with room, on a bridge of its own.
 	conf, err := json.Marshal(map[string]any{
 		"cniVersion": "1.1.0", "name": s.Network(), "plugins": []any{
@@ -32,22 +35,23 @@ func (s *stage) crowd(ctx context.Context, r *running, n int) (int64, error) {
 		},
 	})
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	if err := s.WriteNetwork(conf); err != nil {
-		return 0, err
+		return nil, err
 	}
 	for i := 1; i < n && ctx.Err() == nil; i++ {
 		p, err := s.BarePod(world.PodSpec{
 			Name: fmt.Sprint("crowd", i), Namespace: fmt.Sprint("ns", i%namespaces),
-			Nameservers: []netip.Addr{upstreamAddr},
+			Nameservers: []netip.Addr{upstreamAddr, secondAddr},
 		})
 		if err == nil {
 			err = p.Attach()
 		}
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
+		paths = append(paths, p.NS.Path())
 	}
 	err = until(ctx, time.Minute, func() error {
 		rows, err := s.Admin().Pods(ctx)
@@ -56,5 +60,5 @@ func (s *stage) crowd(ctx context.Context, r *running, n int) (int64, error) {
 		}
 		return err
 	})
-	return settled(ctx, r.pid), err
+	return paths, err
 }

@@ -34,12 +34,19 @@ type options struct {
 	only   string
 	// workloads are the only ones to run, comma between; all if empty.
 	workloads string
+	memory    bool // that of nodens, and nothing else
 }
 
 func main() {
 	app.Main()
 	if len(os.Args) == 4 && os.Args[1] == resolverName {
 		if err := lookNamesUp(os.Args[2], os.Args[3]); err != nil {
+			fail(err)
+		}
+		return
+	}
+	if len(os.Args) == 5 && os.Args[1] == everywhereName {
+		if err := askEverywhere(os.Args[2], os.Args[3], os.Args[4]); err != nil {
 			fail(err)
 		}
 		return
@@ -51,6 +58,7 @@ func main() {
 	flag.IntVar(&o.pods, "pods", 250, "pods for the memory of one node; 0 leaves it out")
 	flag.IntVar(&o.big, "big", 100000, "names for the larger memory column; 0 leaves it out")
 	flag.StringVar(&o.out, "out", "conformance/benchdns", "folder RESULTS.md and results.svg are written into; empty: none")
+	flag.BoolVar(&o.memory, "memory", false, "measure only what nodens has resident, by kind, and what its pods' queries take then; written nowhere")
 	flag.StringVar(&o.only, "only", "", "servers to measure beside nodens, by parts of their names, comma between; all if empty")
 	flag.StringVar(&o.workloads, "workloads", "", "workloads to run of local, forward, mix, near and far, comma between; all if empty, else nothing is measured but those")
 	flag.Parse()
@@ -78,7 +86,11 @@ func progress(format string, args ...any) {
 }
 
 func measureAndPublish(ctx context.Context, o options) (err error) {
-	if err := install(ctx, chosen(o.only)); err != nil {
+	peers := chosen(o.only)
+	if o.memory {
+		peers = chosen("NSD") // it is the nameserver beyond
+	}
+	if err := install(ctx, peers); err != nil {
 		return err
 	}
 	abs, err := filepath.Abs("bin")
@@ -108,6 +120,9 @@ func measureAndPublish(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
+	if o.memory {
+		return memory(ctx, s, o)
+	}
 	res, err := run(ctx, s, o)
 	if ctx.Err() != nil {
 		return errors.New("interrupted; everything is cleared")

@@ -166,7 +166,9 @@ func (res *results) measureAll(ctx context.Context, s *stage, set *names, presen
 	}
 	if res.options.pods > 0 {
 		progress("memory with %d pods", res.options.pods)
-		res.pods, err = s.crowd(ctx, all[0], res.options.pods)
+		if _, err = s.crowd(ctx, res.options.pods); err == nil {
+			res.pods = settled(ctx, all[0].pid)
+		}
 	}
 	return err
 }
