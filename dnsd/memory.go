@@ -14,8 +14,12 @@ import (
 	"time"
 )
 
-// tidyEvery is how often memory is looked at.
-const tidyEvery = 10 * time.Second
+const (
+	// tidyEvery is how often memory is looked at.
+	tidyEvery = time.Second
+	// tidyShare is which part of the time may go into tidying: one in so many.
+	tidyShare = 50
+)
 
 // tidy gives memory back to the node whenever a piece of work has left much of it unused. Left to itself,
 // Go collects only when half as much again is needed, which may be never, and returns what it does not use
@@ -24,21 +28,23 @@ func tidy(ctx context.Context, log *slog.Logger) error {
 	tick := time.NewTicker(tidyEvery)
 	defer tick.Stop()
 	least := uint64(0) // that it has come down to
+	var rested time.Time
 	for {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return nil
 		}
-		if occupied() <= least+least/8 {
+		if now := time.Now(); now.Before(rested) || occupied() <= least+least/8 {
 			continue
 		}
+		began := time.Now()
 		runtime.GC() // what pools keep outlives one collection
 		debug.FreeOSMemory()
 		if err := releaseProgram(); err != nil {
 			log.Warn("pages of the program stay mapped", "error", err)
 		}
-		least = occupied()
+		least, rested = occupied(), time.Now().Add(tidyShare*time.Since(began))
 	}
 }
 

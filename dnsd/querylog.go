@@ -93,7 +93,7 @@ func follow(ctx context.Context, tap *serve.Tap, show func(q *admin.Query, more 
 		case <-ctx.Done():
 			return nil
 		case e := <-tap.Entries():
-			q := queryRow(&e)
+			q := queryRow(e)
 			now := tap.Lost()
 			q.Lost, lost = now-lost, now
 			if err := show(q, len(tap.Entries()) > 0); err != nil {

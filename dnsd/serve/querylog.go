@@ -42,18 +42,19 @@ type Entry struct {
 type Tap struct {
 	pod     string // empty means all
 	every   int
-	entries chan Entry
+	entries chan *Entry
 	lost    atomic.Uint64
 }
 
-// Entries are the queries, for one reader. It is never closed.
-func (t *Tap) Entries() <-chan Entry { return t.entries }
+// Entries are the queries, for one reader, who must not change them: others may have the same. It is never
+// closed.
+func (t *Tap) Entries() <-chan *Entry { return t.entries }
 
 // Lost is how many queries there was no room for.
 func (t *Tap) Lost() uint64 { return t.lost.Load() }
 
 func newTap(pod string, every int) *Tap {
-	return &Tap{pod: pod, every: max(every, 1), entries: make(chan Entry, tapSize)}
+	return &Tap{pod: pod, every: max(every, 1), entries: make(chan *Entry, tapSize)}
 }
 
 // Tap opens a view of the queries of a pod (namespace/name), or with "" of all pods that are here or come
@@ -152,7 +153,7 @@ func (k *socket) show(watches []watch, v *verdict, a *arrival) {
 			e = k.entry(v, a)
 		}
 		select {
-		case w.tap.entries <- *e:
+		case w.tap.entries <- e:
 		default:
 			w.tap.lost.Add(1)
 		}
