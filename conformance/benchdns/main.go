@@ -35,6 +35,8 @@ type options struct {
 	// workloads are the only ones to run, comma between; all if empty.
 	workloads string
 	memory    bool // that of nodens, and nothing else
+	memory    bool // that of nodens, and nothing else
+	flood     bool // what a flood does to others, and nothing else
 }
 
 func main() {
@@ -59,6 +61,7 @@ func main() {
 	flag.IntVar(&o.big, "big", 100000, "names for the larger memory column; 0 leaves it out")
 	flag.StringVar(&o.out, "out", "conformance/benchdns", "folder RESULTS.md and results.svg are written into; empty: none")
 	flag.BoolVar(&o.memory, "memory", false, "measure only what nodens has resident, by kind, and what its pods' queries take then; written nowhere")
+	flag.BoolVar(&o.flood, "flood", false, "measure only what a pod that floods does to another; written nowhere")
 	flag.StringVar(&o.only, "only", "", "servers to measure beside nodens, by parts of their names, comma between; all if empty")
 	flag.StringVar(&o.workloads, "workloads", "", "workloads to run of local, forward, mix, near and far, comma between; all if empty, else nothing is measured but those")
 	flag.Parse()
@@ -101,6 +104,9 @@ func measureAndPublish(ctx context.Context, o options) (err error) {
 	bin, err := world.Build(ctx, abs, false)
 	if err != nil {
 		return err
+	}
+	if o.flood {
+		return floods(ctx, bin)
 	}
 	// Child processes inherit the core; the servers' own is set where they are started.
 	if err := pin(clientCPU); err != nil {
