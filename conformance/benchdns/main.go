@@ -35,7 +35,6 @@ type options struct {
 	// workloads are the only ones to run, comma between; all if empty.
 	workloads string
 	memory    bool // that of nodens, and nothing else
-	memory    bool // that of nodens, and nothing else
 	flood     bool // what a flood does to others, and nothing else
 }
 
