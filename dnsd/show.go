@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -31,6 +32,9 @@ func (d *daemon) serveAdmin(ctx context.Context) error {
 func (d *daemon) ready() error {
 	if err := ebpf.Attached(d.ebpfOptions()); err != nil {
 		return err
+	}
+	if !d.pods.Settled() {
+		return errors.New("opening the pods that were here before")
 	}
 	st := d.hub.state.Load()
 	var pending []string

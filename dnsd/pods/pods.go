@@ -140,7 +140,9 @@ type Pods struct {
 	leaving map[attach.Key]*pod // forgotten, while something of them still runs
 	rows    map[uint64]ebpf.Pod // what the kernel holds, as far as known
 	broken  []Problem           // files that cannot be read, and what else the last sweep could not do
+	swept   bool                // the files have been read
 
+	settled   atomic.Bool
 	releasing sync.WaitGroup // what still goes on in pods that are released
 	view      atomic.Pointer[view]
 }
@@ -337,9 +339,14 @@ func (p *Pods) Nameservers() []netip.AddrPort { return slices.Clone(p.view.Load(
 // of the files too; a pod of which Kubernetes knows nothing has the namespace "".
 func (p *Pods) Namespaces() []string { return slices.Clone(p.view.Load().namespaces) }
 
+// Settled says that each pod that was there at the start is captured, or is known not to be, or cannot be
+// opened for some seconds already. It stays so.
+func (p *Pods) Settled() bool { return p.settled.Load() }
+
 // publish shows the pods as they are now to List and the others.
 func (p *Pods) publish() {
 	v := &view{problems: slices.Clone(p.broken)}
+	settled := p.swept
 	used := map[netip.AddrPort]int{}
 	namespaces := map[string]bool{}
 	for _, q := range p.pods {
@@ -349,6 +356,7 @@ func (p *Pods) publish() {
 		if q.state == Failed {
 			v.problems = append(v.problems, Problem{Object: q.name(), Reason: q.reason})
 		}
+		settled = settled && (q.state != Opening || time.Since(q.since) > sweepEvery)
 		for _, addr := range p.wish(q.attachment).nameservers {
 			used[netip.AddrPortFrom(addr, dnsPort)]++
 		}
@@ -361,6 +369,9 @@ func (p *Pods) publish() {
 		return cmp.Or(cmp.Compare(used[b], used[a]), a.Compare(b))
 	})
 	v.namespaces = slices.Sorted(maps.Keys(namespaces))
+	if settled {
+		p.settled.Store(true)
+	}
 	if old := p.view.Swap(v); !slices.Equal(old.nameservers, v.nameservers) || !slices.Equal(old.namespaces, v.namespaces) {
 		p.o.Changed()
 	}

@@ -50,6 +50,7 @@ func (p *Pods) sweep() {
 		p.deleteStrays(list)
 		p.deleteStrayAnswers()
 	}
+	p.swept = true
 	p.publish()
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -178,6 +179,29 @@ func TestPathThatHangs(t *testing.T) {
 	n.sweep()
 	if p := n.find(stuck); p.State != "" {
 		t.Errorf("it came back: %+v", p)
+	}
+}
+
+// Who waits for a daemon to be ready must not find a pod that it has not come to yet.
+func TestSettledMeansCaptured(t *testing.T) {
+	n := newNode(t)
+	var all []attach.Attachment
+	for i := range 5 {
+		_, a := n.bare("web-" + strconv.Itoa(i))
+		n.write(a)
+		all = append(all, a)
+	}
+	n.start()
+	n.eventually("settled", func() error {
+		if !n.pods.Settled() {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	for _, a := range all {
+		if p := n.find(a); p.State != Captured {
+			t.Errorf("%s is %q: %s", a.ContainerID, p.State, p.Reason)
+		}
 	}
 }
 
