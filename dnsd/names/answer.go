@@ -191,6 +191,9 @@ func (t *Table) settle(a *Answer, c *Client, v views, m *match, qtype uint16) {
 		}
 		return
 	}
+	if m.prefix == "" && e.answers(a, c, v, qtype) {
+		return // before an alias: what is declared of one type, a source means beside it
+	}
 	for e.target != "" {
 		target := e.target
 		if !a.follow(target) {

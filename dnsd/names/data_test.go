@@ -13,7 +13,7 @@ func TestDeclaredRecords(t *testing.T) {
 	table := Build(&mesh.Plan{Names: []*mesh.Name{
 		{Host: "web.sky.test", Addr4: addrs("192.0.2.1"), TTL: 60},
 		{Host: "six.sky.test", Addr6: addrs("2001:db8::1")},
-		{Host: "alias.sky.test", CNAME: "web.sky.test", TTL: 300},
+		{Host: "alias.sky.test", CNAME: "web.sky.test", TTL: 300, Data: &mesh.Data{Services: []mesh.Service{{Target: "web.sky.test", Port: 82}}}},
 		{Host: "sky.test", Addr4: addrs("192.0.2.9"), TTL: 20, Data: &mesh.Data{
 			Services: []mesh.Service{{Target: "web.sky.test", Port: 8080, Priority: 10, Weight: 50}, {Target: "six.sky.test", Port: 81}, {Target: "far.example", Port: 1}},
 			Mail:     []mesh.Mail{{Target: "web.sky.test", Preference: 7}, {Target: "mx.example", Preference: 9}},
@@ -31,6 +31,8 @@ func TestDeclaredRecords(t *testing.T) {
 		"sky.test. NAPTR":                 "upstream's answer for sky.test., NODATA if it has none",
 		"web.sky.test. A":                 "192.0.2.1, for 60 s",
 		"alias.sky.test. A":               "CNAME web.sky.test., 192.0.2.1, for 60 s",
+		"alias.sky.test. SRV":             "web.sky.test. port 82, for 300 s",
+		"alias.sky.test. TXT":             "CNAME web.sky.test., upstream's answer for web.sky.test., NODATA if it has none",
 		"_http._tcp.sky.test. SRV":        "web.sky.test. port 80, for 30 s",
 		"_http._tcp.sky.test. A":          "NODATA for 5 s",
 		"x.sky.test. TXT":                 `"anything", for 30 s`,
