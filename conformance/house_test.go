@@ -26,6 +26,7 @@ var mayImport = map[string][]string{
 	"dnsd/xds":     {"dnsd/mesh"},
 	"dnsd/objects": {"dnsd/mesh"},
 	"dnsd/file":    {"dnsd/mesh", "dnsd/objects"},
+	"dnsd/etcd":    {"dnsd/mesh"},
 	"dnsd/kube":    {"dnsd/mesh", "dnsd/objects"},
 }
 
@@ -39,6 +40,8 @@ var owners = map[string][]string{
 	"github.com/miekg/dns":                   {"dnsd/names", "dnsd/serve", "dnsd/upstream", "dnsd/resolve"},
 	"github.com/containernetworking/":        {"cni", "install"},
 	"github.com/prometheus/client_golang":    {"dnsd", "dnsd/admin"},
+	"go.etcd.io/etcd":                        {"dnsd/etcd"},
+	"go.uber.org/zap":                        {"dnsd/etcd"},
 	"github.com/spf13/cobra":                 {"dnsd", "install"},
 	"github.com/google/go-containerregistry": {"install/image"},
 	"istio.io/api":                           {"dnsd/objects", "dnsd/file", "dnsd/kube"},

@@ -59,6 +59,8 @@ type Config struct {
 	File *struct {
 		Dir string `json:"dir"`
 	} `json:"file"`
+	// Etcd, when set, reads names from SkyDNS keys.
+	Etcd *EtcdConfig `json:"etcd"`
 	// XDS, when set, connects to a control plane that speaks ADS.
 	XDS *XDSConfig `json:"xds"`
 
@@ -139,6 +141,9 @@ func (c *Config) check() error {
 	}
 	if c.File != nil && c.File.Dir == "" {
 		errs = append(errs, errors.New("file.dir is empty: name the folder that holds the manifests"))
+	}
+	if c.Etcd != nil {
+		errs = append(errs, c.Etcd.check()...)
 	}
 	if c.XDS != nil {
 		errs = append(errs, c.XDS.check()...)

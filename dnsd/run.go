@@ -166,6 +166,9 @@ func (c *Config) sources(log *slog.Logger) []source {
 		f := file.New(file.Options{Dir: c.File.Dir, ClusterDomain: c.ClusterDomain, Log: log})
 		s = append(s, source{name: "file", run: f.Run})
 	}
+	if c.Etcd != nil {
+		s = append(s, source{name: "etcd", run: c.Etcd.source(log).Run})
+	}
 	if c.XDS != nil {
 		x := c.XDS.source(log)
 		s = append(s, source{
