@@ -38,6 +38,7 @@ const (
 const (
 	codeUnavailable uint = 50  // SPEC, STATUS: the plugin cannot serve ADD
 	codeDrifted     uint = 100 // CHECK: not as ADD left it
+	codeUnknown     uint = 101 // CHECK: never added, as far as is noted; nodens-install does ADD then
 )
 
 func main() {
@@ -165,7 +166,7 @@ func check(args *skel.CmdArgs) error {
 	k := attach.Key{ContainerID: args.ContainerID, IfName: args.IfName}
 	a, err := attach.Find(c.attachments(), k)
 	if errors.Is(err, fs.ErrNotExist) {
-		return drifted(fmt.Errorf("%s is not noted in %s", k, c.attachments()), "recreate the pod")
+		return types.NewError(codeUnknown, fmt.Sprintf("%s is not noted in %s", k, c.attachments()), "nodens-install enrols it, or recreate the pod")
 	}
 	if err != nil {
 		return drifted(err, "the node's other pods are not concerned")

@@ -35,7 +35,7 @@ func TestLife(t *testing.T) {
 				t.Helper()
 				return call{command: command, netns: netns, stdin: conf}.run(t)
 			}
-			do("CHECK", ns.Path()).fails(t, codeDrifted)
+			do("CHECK", ns.Path()).fails(t, codeUnknown)
 			do("DEL", ns.Path()).ok(t, "") // never added
 			do("ADD", ns.Path()).ok(t, prev)
 			do("ADD", ns.Path()).ok(t, prev)
@@ -60,7 +60,7 @@ func TestLife(t *testing.T) {
 			do("DEL", ns.Path()).ok(t, "")
 			do("DEL", "").ok(t, "")
 			do("DEL", "/run/netns/gone").ok(t, "")
-			do("CHECK", ns.Path()).fails(t, codeDrifted)
+			do("CHECK", ns.Path()).fails(t, codeUnknown)
 
 			// DEL as a runtime does it that has lost its memory, or has none (cnitool).
 			do("ADD", ns.Path()).ok(t, prev)

@@ -58,6 +58,7 @@ func command() *cobra.Command {
 	f.StringVar(&o.netDir, "net-dir", "/etc/cni/net.d", "the runtime's folder of network configurations")
 	f.StringVar(&o.binDir, "bin-dir", "/opt/cni/bin", "the runtime's folder of plugins")
 	f.StringVar(&o.plugin, "plugin", filepath.Join(here, "nodens"), "the plugin to install")
+	f.StringVar(&o.cacheDir, "cache-dir", "/var/lib/cni/results", "where the runtime keeps what it did for each sandbox")
 	root.AddCommand(installCommand(&o), uninstallCommand(&o, here), statusCommand(&o))
 	return root
 }
@@ -74,8 +75,10 @@ func installCommand(o *options) *cobra.Command {
 				return err
 			}
 			if once {
-				_, err := in.settle()
-				return err
+				if _, err := in.settle(); err != nil {
+					return err
+				}
+				return in.enrol(cmd.Context())
 			}
 			return in.run(cmd.Context())
 		},
@@ -117,7 +120,6 @@ func uninstallCommand(o *options, here string) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&wait, "wait", false, "stay until no sandbox needs the plugin's file")
 	cmd.Flags().StringVar(&o.stub, "stub", filepath.Join(here, "nodens-stub"), "what stands in for the plugin until then")
-	cmd.Flags().StringVar(&o.cacheDir, "cache-dir", "/var/lib/cni/results", "where the runtime keeps what it did for each sandbox")
 	return cmd
 }
 
@@ -147,11 +149,13 @@ func (o *options) installer() (*installer, error) {
 	if err != nil {
 		return nil, err
 	}
+	log := logger()
 	return &installer{
 		bin:     binDir{node{}, o.binDir},
 		net:     netd{disk: node{}, dir: o.netDir, dropIn: o.dropIn, entry: entry},
+		old:     enroller{cache: o.cacheDir, plugin: filepath.Join(o.binDir, pluginType), log: log},
 		program: program,
-		log:     logger(),
+		log:     log,
 	}, nil
 }
 

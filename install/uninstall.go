@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -76,18 +74,11 @@ func (u *uninstaller) needed() (int, error) {
 		if err != nil {
 			continue // gone meanwhile
 		}
-		var kept struct {
-			Kind   string `json:"kind"`
-			Config string `json:"config"`
-		}
-		if json.Unmarshal(f.data, &kept) != nil || kept.Kind != "cniCacheV1" {
+		k, ok := readKept(f.data)
+		if !ok {
 			continue
 		}
-		config, err := base64.StdEncoding.DecodeString(kept.Config)
-		if err != nil {
-			continue
-		}
-		if l, err := parseList(config); err == nil && len(l.ours) > 0 {
+		if l, err := k.list(); err == nil && len(l.ours) > 0 {
 			n++
 		}
 	}

@@ -22,6 +22,7 @@ const (
 type installer struct {
 	bin     binDir
 	net     netd
+	old     enroller
 	program []byte // of the plugin
 	log     *slog.Logger
 }
@@ -43,6 +44,18 @@ func (in *installer) settle() (wrote bool, err error) {
 	return wrote || path != "", err
 }
 
+// enrol has the pods noted that the network the runtime loads had before nodens.
+func (in *installer) enrol(ctx context.Context) error {
+	net, err := in.net.network()
+	if err != nil {
+		return err
+	}
+	if net.list == nil {
+		return nil // about to become one
+	}
+	return in.old.run(ctx, net.list.name, in.net.entry)
+}
+
 // run settles until ctx is done, and then leaves everything as it is: pods that exist need the plugin to
 // be taken down. What somebody else undoes is put back, at longer and longer intervals.
 func (in *installer) run(ctx context.Context) error {
@@ -61,6 +74,9 @@ func (in *installer) run(ctx context.Context) error {
 		_ = w.Add(in.net.dir)
 		_ = w.Add(in.bin.dir)
 		wrote, err := in.settle()
+		if err == nil {
+			_ = in.enrol(ctx) // it has said so itself
+		}
 		said = in.report(err, said)
 		if fight.round(wrote) == fighting {
 			in.log.Warn("somebody keeps undoing the installation; backing off (with Cilium set cni.exclusive=false; see who writes the folder)",
