@@ -102,6 +102,7 @@ func run(ctx context.Context, c *Config, log *slog.Logger) error {
 		})
 	}
 	err = g.Wait()
+	d.pods.Close()
 	log.Info("stopped; pods keep their connections, their queries go to their own nameservers")
 	if errors.Is(err, context.Canceled) {
 		return nil

@@ -52,6 +52,8 @@ type (
 const (
 	maxLine    = 8 << 10
 	lineBudget = 5 * time.Second // for a caller to say what it wants, and to take the answer
+	// lastAnswers is how long answers under way may take when the bell is closed: more than a ring waits.
+	lastAnswers = 2 * time.Second
 )
 
 // Ring tells the daemon at socket of op and waits for its answer, until ctx is done and no longer,
@@ -139,17 +141,47 @@ func Listen(socket string) (*Bell, error) {
 	return &Bell{ln: ln}, nil
 }
 
+// Inherit is the daemon's end of a bell that another daemon has made and left by its [Bell.File], which the
+// caller still owns.
+func Inherit(file *os.File) (*Bell, error) {
+	ln, err := net.FileListener(file)
+	if err != nil {
+		return nil, fmt.Errorf("go on with the bell of another daemon: %w", err)
+	}
+	bell, ok := ln.(*net.UnixListener)
+	if !ok {
+		_ = ln.Close()
+		return nil, fmt.Errorf("go on with the bell of another daemon: it listens at %s", ln.Addr())
+	}
+	bell.SetUnlinkOnClose(false)
+	return &Bell{ln: bell}, nil
+}
+
+// File returns the bell by another descriptor, which the caller must close. Until then whoever rings is not
+// sent away when the bell is closed, but waits for whoever gets the descriptor.
+func (b *Bell) File() (*os.File, error) {
+	file, err := b.ln.File()
+	if err != nil {
+		return nil, fmt.Errorf("leave the bell to another daemon: %w", err)
+	}
+	return file, nil
+}
+
 // Serve calls answer for every ring, each in a goroutine of its own, and tells the caller what it
 // returned. It blocks until ctx is done or the bell is closed, then waits for the answers under way and
-// returns nil. The context answer gets ends with Serve's and not with the caller's patience: work begun
+// returns nil; two seconds later their context ends. It does not end with the caller's patience: work begun
 // is worth finishing when the pod has started without waiting for it.
 func (b *Bell) Serve(ctx context.Context, answer func(context.Context, Op, Key) error) error {
-	ctx, cancel := context.WithCancel(ctx)
+	stopped, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(stopped, func() { _ = b.Close() })()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	defer context.AfterFunc(ctx, func() { _ = b.Close() })()
 	var calls sync.WaitGroup
-	defer calls.Wait()
-	defer cancel() // before waiting
+	defer func() {
+		defer time.AfterFunc(lastAnswers, cancel).Stop()
+		calls.Wait()
+	}()
 	for {
 		conn, err := b.ln.Accept()
 		switch {
@@ -160,7 +192,7 @@ func (b *Bell) Serve(ctx context.Context, answer func(context.Context, Op, Key) 
 		case shortage(err):
 			// Ends by itself; to return would leave every later pod waiting for a sweep.
 			select {
-			case <-ctx.Done():
+			case <-stopped.Done():
 			case <-time.After(100 * time.Millisecond):
 			}
 		default:

@@ -24,7 +24,8 @@ const portTries = 100
 type listener struct {
 	nameserver netip.Addr
 	udp        *serve.UDPSocket
-	tcp        *net.TCPListener
+	tcp        *serve.TCPListener
+	client     *serve.Client // as whom it is served
 }
 
 func (l *listener) port() uint16 { return l.udp.Addr().Port() }
@@ -77,7 +78,7 @@ func bind(nameserver netip.Addr, at netip.AddrPort) (*listener, error) {
 		_ = udp.Close()
 		return nil, fmt.Errorf("listen for nameserver %s: %w", nameserver, err)
 	}
-	return &listener{nameserver: nameserver, udp: udp, tcp: tcp.(*net.TCPListener)}, nil
+	return &listener{nameserver: nameserver, udp: udp, tcp: &serve.TCPListener{TCPListener: tcp.(*net.TCPListener)}}, nil
 }
 
 // prepare readies a socket between its making and its binding, so that there is no moment without the

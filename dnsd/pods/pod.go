@@ -194,11 +194,16 @@ func (p *Pods) enrol(q *pod, w wish) error {
 	}
 	q.cookie = f.cookie
 	old := p.rows[q.cookie].Nameservers
+	inherited := p.claim(q)
+	defer func() { closeAll(*inherited) }()
 	err = ns.do(func() error {
 		for _, n := range w.nameservers {
-			l, err := listen(n, w.listenOn(n), portOf(n, old), w.avoid)
-			if err != nil {
-				return err
+			l := inherited.listener(n, w.listenOn(n))
+			if l == nil {
+				var err error
+				if l, err = listen(n, w.listenOn(n), portOf(n, old), w.avoid); err != nil {
+					return err
+				}
 			}
 			q.listeners = append(q.listeners, l)
 			w.avoid[l.port()] = true
@@ -235,14 +240,15 @@ func (p *Pods) enter(q *pod, row ebpf.Pod, w wish) error {
 		}
 	}
 	for i, l := range q.listeners {
-		p.serve(q, l, &serve.Client{
+		l.client = &serve.Client{
 			Client:     w.client,
 			Pod:        q.name(),
 			Nameserver: netip.AddrPortFrom(l.nameserver, dnsPort),
 			Upstream:   p.upstream(q, i),
 			LogEvery:   w.logEvery,
 			Asker:      p.asker(&w),
-		})
+		}
+		p.serve(q, l)
 	}
 	if err := p.o.Kernel.PutPod(q.cookie, row); err != nil {
 		return fmt.Errorf("write its row into the kernel: %w", err)
@@ -267,10 +273,10 @@ func (p *Pods) upstream(q *pod, i int) upstream.Servers {
 
 // serve answers on l until it is closed. A listener that fails is closed, which gives its queries back
 // to the nameserver, and the next sweep adopts the pod anew.
-func (p *Pods) serve(q *pod, l *listener, c *serve.Client) {
+func (p *Pods) serve(q *pod, l *listener) {
 	for _, answer := range []func() error{
-		func() error { return p.o.Serve.ServeUDP(l.udp, c) },
-		func() error { return p.o.Serve.ServeTCP(l.tcp, c) },
+		func() error { return p.o.Serve.ServeUDP(l.udp, l.client) },
+		func() error { return p.o.Serve.ServeTCP(l.tcp, l.client) },
 	} {
 		q.serving.Go(func() {
 			if err := answer(); err != nil {

@@ -6,6 +6,8 @@
 // pods and is the only writer of the kernel's rows; whatever may block (opening a path, serving a socket,
 // waiting for a caller) happens in others.
 //
+// Another dnsd's sockets can be inherited, and ours be left to another one: see [Pods.Sockets].
+//
 // A pod is captured when each of its nameservers has a UDP and a TCP listener on the pod's own address,
 // inside the pod's network namespace, and the kernel has the row that turns queries to them. When dnsd
 // goes, the sockets close and the row stays: the kernel then lets every query go where it was sent, and
@@ -65,6 +67,12 @@ type Options struct {
 	// attachment files have been read for the first time, changed or not. It must not block; nil means
 	// nobody asks.
 	Changed func()
+	// Inherited are another dnsd's sockets, which become the listeners of the pods they were opened for, or are
+	// closed; Doorbell is its bell, or nil.
+	Inherited []Socket
+	Doorbell  *os.File
+	// Settled is called once, when [Pods.Settled] begins to hold. It must not block; nil means nobody asks.
+	Settled func()
 	// Log is told of changes of state; nil means slog.Default.
 	Log *slog.Logger
 }
@@ -87,6 +95,7 @@ type Answers interface {
 type server interface {
 	ServeUDP(u *serve.UDPSocket, c *serve.Client) error
 	ServeTCP(ln net.Listener, c *serve.Client) error
+	Retire(pass func(c *serve.Client, conn *net.TCPConn, early []byte))
 }
 
 // State is how far a pod has come.
@@ -141,9 +150,11 @@ type Pods struct {
 	rows    map[uint64]ebpf.Pod // what the kernel holds, as far as known
 	broken  []Problem           // files that cannot be read, and what else the last sweep could not do
 	swept   bool                // the files have been read
+	estate  estate              // what is inherited, as far as no pod has claimed it
 
 	settled   atomic.Bool
 	releasing sync.WaitGroup // what still goes on in pods that are released
+	bell      atomic.Pointer[attach.Bell]
 	view      atomic.Pointer[view]
 }
 
@@ -162,20 +173,22 @@ func New(o Options) *Pods {
 	}
 	p := &Pods{
 		o: o, log: o.Log,
-		queue: make(chan func()), ended: make(chan struct{}),
+		queue: make(chan func()), ended: make(chan struct{}), home: netns.None(),
 		pods: map[attach.Key]*pod{}, leaving: map[attach.Key]*pod{},
 	}
 	if p.o.Changed == nil {
 		p.o.Changed = func() {}
 	}
+	p.estate = inherit(o.Inherited)
 	p.view.Store(&view{})
 	return p
 }
 
-// Run adopts every pod that has an attachment file, then follows the files until ctx is done. It then
-// closes every socket, leaves the rows, and returns nil. It fails only when it cannot begin, or can no
-// longer hear the bell.
+// Run adopts every pod that has an attachment file, then follows the files until ctx is done and whoever has
+// rung is answered. It fails only when it cannot begin, or can no longer hear the bell. What is open stays
+// open, and is served on, until Close or Retire; one of them must follow.
 func (p *Pods) Run(ctx context.Context) error {
+	defer close(p.ended)
 	var err error
 	if p.rows, err = p.o.Kernel.Pods(); err != nil {
 		return fmt.Errorf("read the kernel's pods: %w", err)
@@ -183,22 +196,26 @@ func (p *Pods) Run(ctx context.Context) error {
 	if p.home, p.own, err = home(); err != nil {
 		return err
 	}
-	defer func() { _ = p.home.Close() }()
-	bell, err := attach.Listen(p.o.Bell)
+	bell, err := p.hang()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
+	heard, end := context.WithCancel(context.WithoutCancel(ctx))
 	var helpers sync.WaitGroup
 	helpers.Go(func() {
+		defer end()
 		defer cancel()
 		err = p.hear(ctx, bell)
 	})
 	helpers.Go(func() { p.watch(ctx) })
-
-	p.loop(ctx)
-	close(p.ended)
+	p.loop(heard, ctx)
 	helpers.Wait()
+	return err
+}
+
+// Close closes every socket and leaves the rows. Run must have returned.
+func (p *Pods) Close() {
 	for _, q := range p.pods {
 		q.close()
 	}
@@ -206,12 +223,23 @@ func (p *Pods) Run(ctx context.Context) error {
 		q.serving.Wait()
 	}
 	p.releasing.Wait()
-	return err
+	p.estate.closeAll()
+	_ = p.home.Close()
+}
+
+// hang makes the bell, or goes on with the one that is inherited.
+func (p *Pods) hang() (*attach.Bell, error) {
+	if p.o.Doorbell == nil {
+		return attach.Listen(p.o.Bell)
+	}
+	defer func() { _ = p.o.Doorbell.Close() }()
+	return attach.Inherit(p.o.Doorbell)
 }
 
 // hear answers the bell until ctx is done, and hangs up another one when somebody has taken it away.
 func (p *Pods) hear(ctx context.Context, bell *attach.Bell) error {
 	for {
+		p.bell.Store(bell)
 		there, stop := context.WithCancel(ctx)
 		var looking sync.WaitGroup
 		looking.Go(func() {
@@ -240,7 +268,8 @@ func (p *Pods) hear(ctx context.Context, bell *attach.Bell) error {
 	}
 }
 
-func (p *Pods) loop(ctx context.Context) {
+// loop is the owner's, until ctx is done; when stopping is, it makes nothing new of its own.
+func (p *Pods) loop(ctx, stopping context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	p.sweep()
@@ -252,7 +281,9 @@ func (p *Pods) loop(ctx context.Context) {
 		case f := <-p.queue:
 			f()
 		case <-tick.C:
-			p.sweep()
+			if stopping.Err() == nil {
+				p.sweep()
+			}
 		}
 	}
 }
@@ -369,8 +400,11 @@ func (p *Pods) publish() {
 		return cmp.Or(cmp.Compare(used[b], used[a]), a.Compare(b))
 	})
 	v.namespaces = slices.Sorted(maps.Keys(namespaces))
-	if settled {
-		p.settled.Store(true)
+	if settled && !p.settled.Swap(true) {
+		p.estate.closeAll() // what nobody has claimed
+		if p.o.Settled != nil {
+			p.o.Settled()
+		}
 	}
 	if old := p.view.Swap(v); !slices.Equal(old.nameservers, v.nameservers) || !slices.Equal(old.namespaces, v.namespaces) {
 		p.o.Changed()

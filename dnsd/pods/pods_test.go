@@ -53,7 +53,8 @@ type node struct {
 	infra    *sandbox.NS
 	asked    chan asked // questions the nameserver got; those it cannot hold are not counted
 	pods     *Pods
-	stop     func()
+	freeze   func() // ends Run
+	stop     func() // and closes everything
 	networks int
 	deaf     atomic.Bool // serving a socket fails at once
 }
@@ -125,25 +126,34 @@ func beat(t testing.TB, kernel *ebpf.Datapath) {
 // start starts dnsd; it ends with stop, or with the test.
 func (n *node) start() {
 	n.t.Helper()
+	n.launch(n.options)
+	n.eventually("the bell is there", func() error {
+		return n.ring(attach.OpDel, attach.Key{ContainerID: "nobody", IfName: "eth0"})
+	})
+}
+
+// launch starts a dnsd with these options, beside one that runs already.
+func (n *node) launch(o Options) {
 	table := names.Build(&mesh.Plan{Names: []*mesh.Name{{
 		Host: "vip.example.com", Source: "file", Object: "test", Virtual: true, Addr4: []netip.Addr{ours},
 	}}}, names.Options{})
 	server := serve.New(serve.Options{Upstream: upstream.New(upstream.Options{})})
 	server.Store(table)
-	o := n.options
 	o.Serve = &fragile{server, &n.deaf}
-	n.pods = New(o)
+	pods := New(o)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- n.pods.Run(ctx) }()
-	n.stop = sync.OnceFunc(func() {
+	go func() { done <- pods.Run(ctx) }()
+	n.pods = pods
+	n.freeze = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			n.t.Errorf("Run: %v", err)
 		}
 	})
-	n.eventually("the bell is there", func() error {
-		return n.ring(attach.OpDel, attach.Key{ContainerID: "nobody", IfName: "eth0"})
+	n.stop = sync.OnceFunc(func() {
+		n.freeze()
+		pods.Close()
 	})
 }
 

@@ -130,8 +130,12 @@ func (l *loop) add(d *datagrams) (id int32, err error) {
 		return 0, fmt.Errorf("wait for a socket: %w", err)
 	}
 	l.sockets[l.next] = d
+	d.udp.loop.Store(l)
 	return l.next, nil
 }
+
+// forget takes an open descriptor out of the set.
+func (l *loop) forget(fd int) { _ = unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, fd, nil) }
 
 // remove takes a socket out; that it is gone is fine. By the time it returns, it has no turn any more unless
 // it is open and has one now.
@@ -140,8 +144,9 @@ func (l *loop) remove(id int32) {
 	defer l.mu.Unlock()
 	if d := l.sockets[id]; d != nil {
 		delete(l.sockets, id)
-		// A closed one has left the set by itself.
-		_ = d.udp.Control(func(fd uintptr) error { return unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, int(fd), nil) })
+		// One that is closed has left the set.
+		_ = d.udp.Control(func(fd uintptr) error { l.forget(int(fd)); return nil })
+		d.udp.loop.Store(nil)
 	}
 }
 

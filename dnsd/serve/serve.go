@@ -10,6 +10,7 @@ package serve
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -91,6 +92,10 @@ type Server struct {
 	loops       loops
 	connections atomic.Int64
 
+	retiring context.Context
+	retire   context.CancelFunc
+	pass     func(*Client, *net.TCPConn, []byte) // set before retiring is done
+
 	mu    sync.Mutex
 	gates map[string]*gate // by pod, while it has sockets
 	past  past             // of the pods that had
@@ -105,7 +110,19 @@ func New(o Options) *Server {
 	s := &Server{upstream: o.Upstream, memory: o.Upstream, inFlight: o.InFlight, teach: o.Learn, gates: map[string]*gate{},
 		log: newTap("", 1), past: past{answers: map[string]*[maxSources][rcodes]uint64{}}}
 	s.sources.Store(new([]string))
+	s.retiring, s.retire = context.WithCancel(context.Background())
 	return s
+}
+
+// Retire ends every ServeUDP and ServeTCP, at once and for good, in such a way that whoever serves the same
+// sockets next goes on where they stopped: nothing more is read or accepted, and what has been is answered
+// first. TCP connections are not closed: as soon as nothing is unanswered on one, pass gets it, to own, with
+// what has been read of the next query. One that is not of the system's kind is closed. pass may be called by
+// several goroutines at once, and is not called any more when all have returned. Retire is called once, and
+// waits for nothing.
+func (s *Server) Retire(pass func(c *Client, conn *net.TCPConn, early []byte)) {
+	s.pass = pass
+	s.retire()
 }
 
 // Store swaps the table in. Queries already being looked up finish with the old one.

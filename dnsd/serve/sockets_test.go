@@ -64,6 +64,10 @@ func (s *stream) receive(t testing.TB) *dns.Msg {
 	return m
 }
 
+func readMessage(conn net.Conn, r *bufio.Reader) ([]byte, error) {
+	return (&reader{Reader: r, conn: conn, retiring: context.Background()}).message()
+}
+
 // slowly is an upstream without an end to its patience: it answers slow.example. once released, and all else
 // at once.
 func slowly(released <-chan struct{}, asked *atomic.Int64) stub {

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -24,7 +26,8 @@ const (
 
 // ServeTCP answers c's queries on the connections of ln until ln is closed, which is no error; any
 // other end is. Then it closes the connections too, since each of them keeps a network namespace in
-// being, and returns when nothing of it runs any more. The caller owns ln.
+// being, and returns when nothing of it runs any more. The caller owns ln. When the Server retires, it
+// closes ln and passes the connections on.
 //
 // Queries of one connection are answered as the answers are ready, not in turn (RFC 7766 section
 // 6.2.1.1); there is no bound on how many a connection may carry.
@@ -33,7 +36,11 @@ func (s *Server) ServeTCP(ln net.Listener, c *Client) error {
 	k := s.enter(c, "tcp")
 	slots := make(chan struct{}, maxConnections)
 	var open sync.WaitGroup
+	defer context.AfterFunc(s.retiring, func() { _ = ln.Close() })()
 	defer func() {
+		if s.retiring.Err() != nil {
+			open.Wait()
+		}
 		cancel()
 		open.Wait()
 		s.leave(k)
@@ -76,23 +83,28 @@ func scarce(err error) bool {
 }
 
 // serveConn answers the queries of conn until the client has no more, says nothing for too long, or ctx
-// ends; then it sees those still being asked through and closes conn.
+// ends; then it sees those still being asked through and closes conn, or passes it on when the server
+// retires.
 func (k *socket) serveConn(ctx context.Context, conn net.Conn) {
 	k.server.connections.Add(1)
 	defer k.server.connections.Add(-1)
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	r := &reader{Reader: bufio.NewReader(conn), conn: conn, retiring: k.server.retiring}
+	interrupt := context.AfterFunc(r.retiring, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	var asking sync.WaitGroup
 	defer func() {
 		asking.Wait()
-		stop()
+		interrupt()
+		if stop() && r.interrupted && k.passOn(conn, r.early()) {
+			return
+		}
 		_ = conn.Close()
 	}()
 	w := &writer{conn: conn}
-	r := bufio.NewReader(conn)
 	from := remote(conn)
 	out := make([]byte, lengthSize+replySize)
 	for {
-		packet, err := readMessage(conn, r)
+		packet, err := r.message()
 		if err != nil {
 			return
 		}
@@ -130,6 +142,19 @@ func (k *socket) serveConn(ctx context.Context, conn net.Conn) {
 	}
 }
 
+// passOn has the server that comes next go on with conn, if conn is of a kind that can.
+func (k *socket) passOn(conn net.Conn, early []byte) bool {
+	switch conn := conn.(type) {
+	case *net.TCPConn:
+		k.server.pass(k.client, conn, early)
+	case *passedConn:
+		k.server.pass(k.client, conn.TCPConn, append(early, conn.early...))
+	default:
+		return false
+	}
+	return true
+}
+
 // remote is the address of conn's other end, if it is one.
 func remote(conn net.Conn) netip.AddrPort {
 	if addr, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
@@ -138,12 +163,32 @@ func remote(conn net.Conn) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// readMessage reads the next message, of up to 64 KiB, giving all of it the idle time to arrive. It is good
+// reader reads the messages of a connection.
+type reader struct {
+	*bufio.Reader
+	conn        net.Conn
+	retiring    context.Context // when done, the connection's read deadline is in the past
+	interrupted bool            // by that
+	large       []byte          // what has been read of a message that the buffer does not hold
+}
+
+// message reads the next message, of up to 64 KiB, giving all of it the idle time to arrive. It is good
 // until the next one is read.
-func readMessage(conn net.Conn, r *bufio.Reader) ([]byte, error) {
-	if err := conn.SetReadDeadline(time.Now().Add(idle)); err != nil {
+func (r *reader) message() ([]byte, error) {
+	err := r.conn.SetReadDeadline(time.Now().Add(idle))
+	if err == nil {
+		err = r.retiring.Err() // from here on, the deadline set for that is the last one
+		r.interrupted = err != nil
+	}
+	if err != nil {
 		return nil, err
 	}
+	message, err := r.read()
+	r.interrupted = errors.Is(err, os.ErrDeadlineExceeded) && r.retiring.Err() != nil
+	return message, err
+}
+
+func (r *reader) read() ([]byte, error) {
 	length, err := r.Peek(lengthSize)
 	if err != nil {
 		return nil, err
@@ -151,7 +196,10 @@ func readMessage(conn net.Conn, r *bufio.Reader) ([]byte, error) {
 	size := lengthSize + int(binary.BigEndian.Uint16(length))
 	if size > r.Size() {
 		message := make([]byte, size)
-		_, err := io.ReadFull(r, message)
+		n, err := io.ReadFull(r, message)
+		if err != nil {
+			r.large = message[:n]
+		}
 		return message[lengthSize:], err
 	}
 	message, err := r.Peek(size)
@@ -160,6 +208,12 @@ func readMessage(conn net.Conn, r *bufio.Reader) ([]byte, error) {
 	}
 	_, err = r.Discard(size)
 	return message[lengthSize:], err
+}
+
+// early is what has been read of the message that was interrupted.
+func (r *reader) early() []byte {
+	buffered, _ := r.Peek(r.Buffered()) // there is that much
+	return append(bytes.Clone(r.large), buffered...)
 }
 
 // frame puts reply's length before it, in out if it lies there already with room for that.

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"io"
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,25 +19,48 @@ import (
 type UDPSocket struct {
 	addr   netip.AddrPort
 	closed chan struct{}
+	loop   atomic.Pointer[loop] // that waits for it
 	// mu is held for reading while the descriptor is used, and never while anything is waited for.
 	mu   sync.RWMutex
 	fd   int    // less than 0 once closed
 	lost uint64 // until then
 }
 
-// TakeUDP makes conn, which it closes, a UDPSocket that the caller owns.
-func TakeUDP(conn *net.UDPConn) (*UDPSocket, error) {
-	u := &UDPSocket{addr: conn.LocalAddr().(*net.UDPAddr).AddrPort(), closed: make(chan struct{})}
-	defer func() { _ = conn.Close() }()
-	raw, err := conn.SyscallConn()
+// TakeUDP makes from, a bound UDP socket, a UDPSocket that the caller owns. It closes from, which may be
+// one of several descriptors of the socket, in several processes: each query is read by one of them.
+func TakeUDP(from interface {
+	syscall.Conn
+	io.Closer
+}) (*UDPSocket, error) {
+	u := &UDPSocket{closed: make(chan struct{})}
+	defer func() { _ = from.Close() }()
+	raw, err := from.SyscallConn()
 	if err == nil {
-		control := raw.Control(func(fd uintptr) { u.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
+		control := raw.Control(func(fd uintptr) {
+			if u.addr, err = boundTo(int(fd)); err == nil {
+				u.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+			}
+		})
 		err = errors.Join(control, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("take over UDP socket %s: %w", u.addr, err)
 	}
 	return u, nil
+}
+
+func boundTo(fd int) (netip.AddrPort, error) {
+	name, err := unix.Getsockname(fd)
+	switch name := name.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(name.Addr), uint16(name.Port)), nil
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(name.Addr), uint16(name.Port)), nil
+	}
+	if err == nil {
+		err = unix.EAFNOSUPPORT
+	}
+	return netip.AddrPort{}, fmt.Errorf("ask what it is bound to: %w", err)
 }
 
 // Addr is what the socket is bound to.
@@ -62,6 +87,9 @@ func (u *UDPSocket) Close() error {
 	u.lost = lostBy(fd)
 	u.fd = -1
 	close(u.closed)
+	if l := u.loop.Load(); l != nil {
+		l.forget(fd) // by itself it would only be with the last of the socket's descriptors
+	}
 	return unix.Close(fd)
 }
 
@@ -72,10 +100,11 @@ type datagrams struct {
 	failed chan error // why it cannot be read any more
 	ctx    context.Context
 	asking sync.WaitGroup
+	over   bool // no turn any more; guarded by udp.mu
 }
 
-// ServeUDP answers c's queries on u until u is closed, which is no error; any other end is. By the time it
-// returns, nothing of it runs any more. The caller owns u.
+// ServeUDP answers c's queries on u until u is closed or the Server retires, which is no error; any other end
+// is. By the time it returns, nothing of it runs any more. The caller owns u.
 func (s *Server) ServeUDP(u *UDPSocket, c *Client) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &datagrams{socket: s.enter(c, "udp"), udp: u, failed: make(chan error, 1), ctx: ctx}
@@ -91,8 +120,12 @@ func (s *Server) ServeUDP(u *UDPSocket, c *Client) error {
 		select {
 		case <-u.closed:
 		case err = <-d.failed:
+		case <-s.retiring.Done():
 		}
 		leave()
+	}
+	if s.retiring.Err() != nil {
+		d.finish()
 	}
 	if err != nil && !errors.Is(err, os.ErrClosed) {
 		return fmt.Errorf("read DNS queries of pod %s to %s: %w", c.Pod, c.Nameserver, err)
@@ -100,12 +133,20 @@ func (s *Server) ServeUDP(u *UDPSocket, c *Client) error {
 	return nil
 }
 
+// finish has no query read any more, and waits until those that were are answered.
+func (d *datagrams) finish() {
+	d.udp.mu.Lock()
+	d.over = true
+	d.udp.mu.Unlock()
+	d.asking.Wait()
+}
+
 // turn answers what is waiting in the socket, up to a batch of it, and reports whether some of that is now
 // being asked upstream. It waits for nothing.
 func (d *datagrams) turn(b *batch) (asking bool, err error) {
 	d.udp.mu.RLock()
 	defer d.udp.mu.RUnlock()
-	if d.udp.fd < 0 {
+	if d.udp.fd < 0 || d.over {
 		return false, nil
 	}
 	n, err := b.receive(d.udp.fd)

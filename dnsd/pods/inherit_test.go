@@ -1,0 +1,173 @@
+package pods
+
+import (
+	"errors"
+	"net"
+	"reflect"
+	"sync"
+	"testing"
+
+	"github.com/nodens-dns/nodens/cni/attach"
+)
+
+// relieve starts another dnsd that inherits all that the running one has, and lets that one go when the new
+// one has settled. during, if not nil, is called while nobody owns the pods.
+func (n *node) relieve(during func()) {
+	n.t.Helper()
+	old, freeze := n.pods, n.freeze
+	o := n.options
+	var err error
+	o.Doorbell, err = old.Doorbell()
+	n.must(err)
+	freeze()
+	o.Inherited, err = old.Sockets()
+	n.must(err)
+	if during != nil {
+		during()
+	}
+	settled := make(chan struct{})
+	o.Settled = func() { close(settled) }
+	n.launch(o)
+	next := n.pods
+	<-settled
+	old.Retire(func(s Socket) {
+		if !next.Resume(s) {
+			n.t.Errorf("%+v has nowhere to go", s)
+		}
+	})
+}
+
+// asker asks for our name on one connection, as fast as it is answered, until told to stop.
+func (n *node) asker(conn net.Conn, until <-chan struct{}, what string) (asked int) {
+	defer func() { _ = conn.Close() }()
+	for ; ; asked++ {
+		select {
+		case <-until:
+			return asked
+		default:
+		}
+		if got, err := query(conn, "vip.example.com."); err != nil || got != ours {
+			n.t.Errorf("%s, query %d: %v, %v", what, asked, got, err)
+			return asked
+		}
+	}
+}
+
+func TestPodNeverNoticesTheNextDnsd(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	ns, a := n.pod("web-0")
+	n.must(n.add(a))
+	row := n.rows()[a.NetnsCookie]
+
+	done := make(chan struct{})
+	var clients sync.WaitGroup
+	for _, network := range []string{"udp", "tcp"} {
+		for _, at := range []string{"10.96.0.10:53", "[fd96::10]:53"} {
+			conn, err := dial(ns, network, at)
+			n.must(err)
+			clients.Go(func() {
+				if n.asker(conn, done, network+" "+at) == 0 {
+					t.Errorf("%s %s asked nothing", network, at)
+				}
+			})
+		}
+	}
+	clients.Go(func() { // a socket for each query
+		for i := 0; ; i++ {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			network := []string{"udp", "tcp"}[i%2]
+			if got, err := ask(ns, network, "10.96.0.10:53", "vip.example.com."); err != nil || got != ours {
+				t.Errorf("a new %s socket, query %d: %v, %v", network, i, got, err)
+				return
+			}
+		}
+	})
+	for i := range 10 {
+		n.relieve(nil)
+		n.wait(a, Captured, "")
+		if now := n.rows()[a.NetnsCookie]; !reflect.DeepEqual(now, row) {
+			t.Errorf("the row after change %d is %+v, was %+v", i, now, row)
+		}
+		n.must(n.ring(attach.OpCheck, a.Key()))
+	}
+	close(done)
+	clients.Wait()
+	n.del(a)
+	n.threads(a)
+}
+
+// Pods that come and go while nobody owns them wait for the next dnsd, and no longer.
+func TestRingsWaitForTheNextDnsd(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	gone, a := n.bare("goes")
+	n.must(n.add(a))
+	_, b := n.bare("comes")
+	rings := make(chan error, 2)
+	n.relieve(func() {
+		n.must(attach.Remove(n.options.Dir, a.Key()))
+		n.write(b)
+		go func() { rings <- n.ring(attach.OpDel, a.Key()) }()
+		go func() { rings <- n.ring(attach.OpAdd, b.Key()) }()
+	})
+	n.must(errors.Join(<-rings, <-rings))
+	n.wait(b, Captured, "")
+	if p := n.find(a); p.State != "" {
+		t.Errorf("the pod that went is %s", p.State)
+	}
+	if _, ok := n.rows()[a.NetnsCookie]; ok {
+		t.Error("the row of the pod that went is there")
+	}
+	n.threads(a)
+	if err := ask53(gone); err == nil {
+		t.Error("somebody listens in the pod that went")
+	}
+}
+
+// ask53 connects to a nameserver from a pod that has only lo.
+func ask53(ns interface{ Do(func() error) error }) error {
+	return ns.Do(func() error {
+		conn, err := net.Dial("tcp", "10.96.0.10:53")
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err
+	})
+}
+
+// What cannot be used of an inheritance is replaced.
+func TestInheritanceThatDoesNotFit(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	ns, a := n.pod("web-0")
+	n.must(n.add(a))
+	old, freeze := n.pods, n.freeze
+	freeze()
+	sockets, err := old.Sockets()
+	n.must(err)
+	for i := range sockets {
+		switch sockets[i].Kind {
+		case TCP: // each stands for another nameserver than its UDP half
+			sockets[i].Nameserver = a.DNS.Nameservers[(1+len(sockets)-i)%2]
+		default:
+		}
+	}
+	sockets[0].Key.ContainerID = "unknown"
+	o := n.options
+	o.Inherited = sockets
+	old.Close()
+	n.launch(o)
+	n.wait(a, Captured, "")
+	for _, network := range []string{"udp", "tcp"} {
+		for _, at := range []string{"10.96.0.10:53", "[fd96::10]:53"} {
+			if got, err := ask(ns, network, at, "vip.example.com."); err != nil || got != ours {
+				t.Errorf("%s %s: %v, %v", network, at, got, err)
+			}
+		}
+	}
+}
