@@ -55,7 +55,9 @@ func (d *daemon) queries(ctx context.Context, pod string, every int, show func(*
 		if err != nil {
 			return err
 		}
-		pod = asker(p)
+		if pod = podName(p); p.Name == "" {
+			pod = p.Key.String() // as its queries are called
+		}
 	}
 	tap := d.server.Tap(pod, every)
 	defer d.server.Untap(tap)
