@@ -71,6 +71,11 @@ bench-lb: ## Connecting to services, with nodens and with kube-proxy's rules, in
 	$(GO) build -o $(BIN)/benchlb ./conformance/benchlb
 	nice -n -15 $(BIN)/benchlb $(if $(QUICK),-quick) # before whatever else the machine does
 
+.PHONY: bench-cni
+bench-cni: ## What the plugin adds to the time a pod takes to start (a minute), only shown.
+	$(GO) build -o $(BIN)/benchcni ./conformance/benchcni
+	$(BIN)/benchcni
+
 .PHONY: generate
 generate: clang ## Compile the kernel half again (bpf2go, clang-19).
 	$(GO) generate ./ebpf

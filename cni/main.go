@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -42,6 +43,9 @@ const (
 )
 
 func main() {
+	// There is one thing to do at a time. More processors are more threads to start and to wake: twice the
+	// context switches, each of them a wait on a node that is busy starting pods.
+	runtime.GOMAXPROCS(1)
 	// 0.3.0 is the first specification with prevResult, without which there is nothing to do.
 	skel.PluginMainFuncs(skel.CNIFuncs{Add: add, Del: del, Check: check, GC: gc, Status: status},
 		version.VersionsStartingFrom("0.3.0"), "CNI plugin nodens")

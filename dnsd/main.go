@@ -64,6 +64,9 @@ func runCommand() *cobra.Command {
 				// Who waits for queries keeps a processor while he does, unless it is the only one.
 				runtime.GOMAXPROCS(2)
 			}
+			if err := wakeSoon(); err != nil {
+				log.Warn("queries wait longer for a processor", "error", err)
+			}
 			return run(cmd.Context(), c, log)
 		},
 	}

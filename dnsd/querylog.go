@@ -55,9 +55,7 @@ func (d *daemon) queries(ctx context.Context, pod string, every int, show func(*
 		if err != nil {
 			return err
 		}
-		if pod = podName(p); p.Name == "" {
-			pod = p.Key.String() // as its queries are called
-		}
+		pod = asker(p)
 	}
 	tap := d.server.Tap(pod, every)
 	defer d.server.Untap(tap)

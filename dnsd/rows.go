@@ -50,7 +50,7 @@ func (d *daemon) podRows() []admin.PodRow {
 	for _, p := range d.pods.List() {
 		row := admin.PodRow{
 			Pod: podName(p), Container: p.Key.ContainerID, Interface: p.Key.IfName, Netns: p.Netns, Cookie: p.Cookie,
-			State: string(p.State), Reason: p.Reason, Since: p.Since,
+			State: string(p.State), Reason: p.Reason, Since: p.Since, Dropped: d.server.Dropped(asker(p)),
 		}
 		for _, a := range p.Addresses {
 			row.Addresses = append(row.Addresses, a.Addr().String())
@@ -61,6 +61,14 @@ func (d *daemon) podRows() []admin.PodRow {
 		rows = append(rows, row)
 	}
 	return rows
+}
+
+// asker is how the pod's queries are called.
+func asker(p pods.Pod) string {
+	if p.Name == "" {
+		return p.Key.String()
+	}
+	return podName(p)
 }
 
 // podName is how the pod is asked for.

@@ -21,7 +21,6 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
-	"github.com/cilium/ebpf/rlimit"
 )
 
 // DefaultPinPath is where a node's datapath is pinned.
@@ -149,8 +148,6 @@ func (d *Datapath) Close() error {
 // install loads the programs against the pinned maps, makes what is not there, and brings every hook up
 // to date in order. The schema pin comes last: with it the datapath is complete.
 func install(o Options) (*Datapath, error) {
-	// Kernels that account BPF memory by rlimit are the ones where this can fail and matter.
-	limit := rlimit.RemoveMemlock()
 	spec, err := o.spec()
 	if err != nil {
 		return nil, err
@@ -160,7 +157,7 @@ func install(o Options) (*Datapath, error) {
 	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, o.collection())
 	if err != nil {
-		return nil, fmt.Errorf("load the datapath: %w", errors.Join(explain(err), limit))
+		return nil, fmt.Errorf("load the datapath: %w", explain(err))
 	}
 	defer collection.Close()
 	if err := attachAll(o, spec, collection); err != nil {

@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -80,6 +81,7 @@ func installCommand(o *options) *cobra.Command {
 				}
 				return in.enrol(cmd.Context())
 			}
+			in.claims = filepath.Join(cmp.Or(o.stateDir, "/run/nodens"), "installers")
 			return in.run(cmd.Context())
 		},
 	}
@@ -100,7 +102,7 @@ func (o *options) entryFlags(cmd *cobra.Command) {
 }
 
 func uninstallCommand(o *options, here string) *cobra.Command {
-	var wait bool
+	var until until
 	cmd := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Take nodens out of the networks' lists; the plugin's file goes when no sandbox needs it",
@@ -115,10 +117,13 @@ func uninstallCommand(o *options, here string) *cobra.Command {
 				bin: binDir{node{}, o.binDir}, net: netd{disk: node{}, dir: o.netDir},
 				cache: o.cacheDir, stub: stub, log: log,
 			}
-			return u.run(cmd.Context(), wait)
+			return u.run(cmd.Context(), until)
 		},
 	}
-	cmd.Flags().BoolVar(&wait, "wait", false, "stay until no sandbox needs the plugin's file")
+	cmd.Flags().BoolVar(&until.lists, "leave-stub", false, "be content when the lists are done, though sandboxes need the stub")
+	cmd.Flags().BoolVar(&until.stub, "wait", false, "stay until no sandbox needs the plugin's file")
+	cmd.Flags().BoolVar(&until.stopped, "stay", false, "as --wait, and then until SIGTERM: where what ends is started again")
+	cmd.MarkFlagsMutuallyExclusive("leave-stub", "wait", "stay")
 	cmd.Flags().StringVar(&o.stub, "stub", filepath.Join(here, "nodens-stub"), "what stands in for the plugin until then")
 	return cmd
 }

@@ -22,8 +22,11 @@ type uninstaller struct {
 	log   *slog.Logger
 }
 
-// run returns when everything is gone. Without wait it returns an error that says what is still needed.
-func (u *uninstaller) run(ctx context.Context, wait bool) error {
+// until is what an uninstaller stays for: nothing (what is left then is an error), or one of these.
+type until struct{ lists, stub, stopped bool }
+
+// run returns when what it is to stay for has come; unless that is only the lists, everything is gone then.
+func (u *uninstaller) run(ctx context.Context, until until) error {
 	wrote, err := u.net.unchain()
 	for _, path := range wrote {
 		u.log.Info("nodens is out of the list", "file", path)
@@ -31,12 +34,30 @@ func (u *uninstaller) run(ctx context.Context, wait bool) error {
 	if err != nil {
 		return err
 	}
-	if _, err := u.bin.disk.Read(u.bin.path()); errors.Is(err, fs.ErrNotExist) {
-		return nil
+	_, err = u.bin.disk.Read(u.bin.path())
+	if !errors.Is(err, fs.ErrNotExist) {
+		if _, err := u.bin.put(u.stub); err != nil {
+			return err
+		}
+		if until.lists {
+			return nil
+		}
+		err = u.retire(ctx, until.stub || until.stopped)
+		if until.stopped && ctx.Err() != nil {
+			return nil // that is how it ends
+		}
+		if err != nil {
+			return err
+		}
 	}
-	if _, err := u.bin.put(u.stub); err != nil {
-		return err
+	if until.stopped {
+		<-ctx.Done()
 	}
+	return nil
+}
+
+// retire removes the stub when no sandbox needs it. Without wait it fails if one does.
+func (u *uninstaller) retire(ctx context.Context, wait bool) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {

@@ -24,6 +24,7 @@ type installer struct {
 	net     netd
 	old     enroller
 	program []byte // of the plugin
+	claims  string // the folder in which installers that stay say that they are there; empty means this is alone
 	log     *slog.Logger
 }
 
@@ -57,13 +58,24 @@ func (in *installer) enrol(ctx context.Context) error {
 }
 
 // run settles until ctx is done, and then leaves everything as it is: pods that exist need the plugin to
-// be taken down. What somebody else undoes is put back, at longer and longer intervals.
+// be taken down. What somebody else undoes is put back, at longer and longer intervals; to a newer
+// installer it is left.
 func (in *installer) run(ctx context.Context) error {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
 		return fmt.Errorf("watch folders: %w", err)
 	}
 	defer func() { _ = w.Close() }()
+	settle := in.settle
+	if in.claims != "" {
+		c, err := stake(in.claims)
+		if err != nil {
+			return err
+		}
+		defer c.release()
+		_ = w.Add(in.claims)
+		settle = func() (bool, error) { return in.settleAs(c) }
+	}
 	sweep(in.bin.disk, in.bin.dir)
 	sweep(in.net.disk, in.net.dir)
 	var said string
@@ -73,7 +85,7 @@ func (in *installer) run(ctx context.Context) error {
 		// not there yet is watched when the next look finds it.
 		_ = w.Add(in.net.dir)
 		_ = w.Add(in.bin.dir)
-		wrote, err := in.settle()
+		wrote, err := settle()
 		if err == nil {
 			_ = in.enrol(ctx) // it has said so itself
 		}
@@ -88,6 +100,21 @@ func (in *installer) run(ctx context.Context) error {
 	}
 }
 
+// errNewer means that this installer has nothing to say any more.
+var errNewer = errors.New("a newer nodens-install is at work on this node; standing by")
+
+// settleAs settles if no newer installer is there to do it.
+func (in *installer) settleAs(c *claim) (wrote bool, err error) {
+	newest, err := c.newest()
+	if err == nil && !newest {
+		err = errNewer
+	}
+	if err != nil {
+		return false, err
+	}
+	return in.settle()
+}
+
 // report logs an error once, and that it is gone.
 func (in *installer) report(err error, said string) string {
 	now := ""
@@ -96,7 +123,7 @@ func (in *installer) report(err error, said string) string {
 	}
 	switch {
 	case now == said:
-	case errors.Is(err, errWait):
+	case errors.Is(err, errWait), errors.Is(err, errNewer):
 		in.log.Info(now)
 	case err != nil:
 		in.log.Error("cannot install; trying again", "error", err)

@@ -227,11 +227,14 @@ func TestUninstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	u := uninstaller{bin: in.bin, net: in.net, cache: cache, stub: []byte("stub"), log: quiet}
-	if err := u.run(t.Context(), false); err == nil || !strings.Contains(err.Error(), "1 sandboxes") {
+	if err := u.run(t.Context(), until{}); err == nil || !strings.Contains(err.Error(), "1 sandboxes") {
 		t.Errorf("%v, want to be told of the sandbox", err)
 	}
 	if data, err := os.ReadFile(list); err != nil || string(data) != testList {
 		t.Errorf("the list is %s (%v)", data, err)
+	}
+	if err := u.run(t.Context(), until{lists: true}); err != nil {
+		t.Errorf("the lists are done: %v", err)
 	}
 	if err := in.bin.is(u.stub); err != nil {
 		t.Error(err)
@@ -239,13 +242,13 @@ func TestUninstall(t *testing.T) {
 	if err := os.Remove(kept); err != nil {
 		t.Fatal(err)
 	}
-	if err := u.run(t.Context(), true); err != nil {
+	if err := u.run(t.Context(), until{stub: true}); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(in.bin.path()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the plugin's file: %v", err)
 	}
-	if err := u.run(t.Context(), false); err != nil {
+	if err := u.run(t.Context(), until{}); err != nil {
 		t.Errorf("uninstall of nothing: %v", err)
 	}
 }
@@ -288,7 +291,31 @@ func TestUninstallWaitEnds(t *testing.T) {
 		u := uninstaller{bin: binDir{p, "/bin"}, net: netd{disk: p, dir: "/net"}, cache: "/cache", stub: []byte("stub"), log: quiet}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		if err := u.run(ctx, true); !errors.Is(err, context.DeadlineExceeded) {
+		if err := u.run(ctx, until{stub: true}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+	})
+}
+
+// Where what ends is started again, an uninstaller stays when all is done, and its end is no failure.
+func TestUninstallStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlatter(map[string]file{"/bin/nodens": {data: []byte("old"), mode: 0o755}})
+		u := uninstaller{bin: binDir{p, "/bin"}, net: netd{disk: p, dir: "/net"}, cache: "/cache", stub: []byte("stub"), log: quiet}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- u.run(ctx, until{stopped: true}) }()
+		synctest.Wait()
+		if _, err := p.Read("/bin/nodens"); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the plugin's file: %v", err)
+		}
+		select {
+		case err := <-done:
+			t.Errorf("it ended: %v", err)
+		default:
+		}
+		cancel()
+		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})

@@ -255,6 +255,9 @@ func (w *World) CNI(verb string) (string, error) {
 }
 
 // Plugin runs the plugin itself, without a runtime, with a network configuration on its standard input.
-func (w *World) Plugin(env []string, conf string) (string, error) {
-	return w.pipe(append(w.cniEnv(), env...), conf, w.Program("nodens"))
+func (w *World) Plugin(env []string, conf string) (string, error) { return w.Run("nodens", env, conf) }
+
+// Run is Plugin for another of the Binaries.
+func (w *World) Run(program string, env []string, conf string) (string, error) {
+	return w.pipe(append(w.cniEnv(), env...), conf, w.Program(program))
 }

@@ -225,6 +225,8 @@ type PodRow struct {
 	// State is captured, balanced, opening or failed; Reason says why it is not captured.
 	State, Reason string
 	Since         time.Time
+	// Dropped is how many of its queries were thrown away because they were too many.
+	Dropped uint64 `json:",omitempty"`
 }
 
 // Query is one DNS query and what became of it.

@@ -180,8 +180,12 @@ func PrintPods(w io.Writer, rows []PodRow) error {
 			for _, n := range r.Nameservers {
 				servers = append(servers, fmt.Sprintf("%s>%d", n.Address, n.Port))
 			}
+			reason := r.Reason
+			if r.Dropped > 0 {
+				reason = strings.TrimPrefix(fmt.Sprintf("%s; it asks too much: %d queries dropped", reason, r.Dropped), "; ")
+			}
 			p("%s\t%s\t%s\t%s\t%d\t%s\t%s\n", r.Pod, r.State, dash(strings.Join(r.Addresses, ",")),
-				dash(strings.Join(servers, ",")), r.Cookie, age(now, r.Since), r.Reason)
+				dash(strings.Join(servers, ",")), r.Cookie, age(now, r.Since), reason)
 		}
 	})
 }

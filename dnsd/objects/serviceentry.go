@@ -33,24 +33,21 @@ type serviceEntry struct {
 	names  []string // its hosts
 }
 
-// NewServiceEntry keeps spec and status, which may be nil. One that cannot be served is an error.
-func NewServiceEntry(m Meta, spec *networking.ServiceEntry, status *networking.ServiceEntryStatus) (Object, error) {
+// PutServiceEntry puts a ServiceEntry in, or another in its place; status may be nil. One that cannot be
+// served is an error, and what was there before stays.
+func (s *Set) PutServiceEntry(m Meta, spec *networking.ServiceEntry, status *networking.ServiceEntryStatus) error {
 	e := &serviceEntry{spec: spec, status: status, out: strings.EqualFold(m.Labels[optOut], "false")}
 	var err error
 	if e.names, err = hostsOf(spec); err != nil {
-		return nil, err
+		return err
 	}
 	if err := checkEntry(spec); err != nil {
-		return nil, err
+		return err
 	}
 	m.Kind, m.Labels, m.Annotations = KindServiceEntry, nil, nil
 	e.unit = unit{Meta: &m, translate: e.translate, stale: true}
-	return e, nil
-}
-
-func (e *serviceEntry) put(s *Set) (news bool) {
-	s.entries[e.id()], s.units = e, nil
-	return true
+	s.entries[m.id()], s.units = e, nil
+	return nil
 }
 
 // translate makes a host of each of the entry's hosts and a cluster of each of its ports.

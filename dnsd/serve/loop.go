@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,6 +38,14 @@ type loop struct {
 	mu      sync.Mutex
 	sockets map[int32]*datagrams
 	next    int32
+
+	resting []rest // run's own
+}
+
+// rest is a socket that is not read for a while.
+type rest struct {
+	id    int32
+	until time.Time
 }
 
 // enter has some loop serve d until leave is called, or d fails.
@@ -155,11 +164,13 @@ func (l *loop) run() {
 	defer l.close()
 	b := newBatch()
 	ready := make([]unix.EpollEvent, 64)
-	for yielded := time.Now(); ; {
-		n, err := unix.EpollWait(l.epoll, ready, -1)
+	now := time.Now()
+	for yielded := now; ; {
+		n, err := unix.EpollWait(l.epoll, ready, l.untilRested(now))
 		if err != nil && err != unix.EINTR {
 			panic(fmt.Sprintf("wait for sockets: %v", err)) // the set is not one: nothing that happens outside does that
 		}
+		now = time.Now()
 		asking := false
 		for i := range max(n, 0) {
 			id := ready[i].Fd
@@ -167,18 +178,64 @@ func (l *loop) run() {
 				return
 			}
 			if d := l.find(id); d != nil {
-				asked, err := d.turn(b)
-				if err != nil {
-					l.remove(id)
-					d.failed <- err
-				}
-				asking = asking || asked
+				asking = l.turn(id, d, b, now) || asking
 			}
 		}
+		l.resume(now)
 		// Those that ask can begin on this very thread.
-		if now := time.Now(); asking || now.Sub(yielded) > yieldEvery {
+		if asking || now.Sub(yielded) > yieldEvery {
 			runtime.Gosched()
 			yielded = now
 		}
+	}
+}
+
+// turn gives a socket its turn, unless its pod must wait for that, and reports whether some of what it read
+// is now being asked upstream.
+func (l *loop) turn(id int32, d *datagrams, b *batch, now time.Time) (asking bool) {
+	if wait := d.held(now); wait > 0 {
+		l.watch(id, unix.EPOLL_CTL_DEL)
+		l.resting = append(l.resting, rest{id, now.Add(wait)})
+		return false
+	}
+	n, asked, err := d.turn(b)
+	if err != nil {
+		l.remove(id)
+		d.failed <- err
+	}
+	d.gate.budget.spend(now, n, asked)
+	return asked > 0
+}
+
+// untilRested is in how many milliseconds the first of those that rest is to be read again; -1: never.
+func (l *loop) untilRested(now time.Time) int {
+	if len(l.resting) == 0 {
+		return -1
+	}
+	first := l.resting[0].until
+	for _, r := range l.resting[1:] {
+		if r.until.Before(first) {
+			first = r.until
+		}
+	}
+	return max(0, int(first.Sub(now).Milliseconds())+1)
+}
+
+// resume waits again for those that have rested.
+func (l *loop) resume(now time.Time) {
+	l.resting = slices.DeleteFunc(l.resting, func(r rest) bool {
+		if r.until.After(now) {
+			return false
+		}
+		l.watch(r.id, unix.EPOLL_CTL_ADD)
+		return true
+	})
+}
+
+// watch puts a socket into the set or takes it out. That it is gone is fine.
+func (l *loop) watch(id int32, op int) {
+	if d := l.find(id); d != nil {
+		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: id}
+		_ = d.udp.Control(func(fd uintptr) error { return unix.EpollCtl(l.epoll, op, int(fd), &event) })
 	}
 }

@@ -46,3 +46,19 @@ func (k *socket) drop(u *UDPSocket) {
 	delete(k.gate.udp, u)
 	k.server.past.stats.Overflowed += u.Lost()
 }
+
+// Dropped is how many queries of a pod (namespace/name) have been thrown away unread, or for want of a share
+// of upstream, since it came: those that were too many.
+func (s *Server) Dropped(pod string) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.gates[pod]
+	if g == nil {
+		return 0
+	}
+	n := g.counts.dropped.Load()
+	for u := range g.udp {
+		n += u.Lost()
+	}
+	return n
+}

@@ -90,6 +90,7 @@ type Server struct {
 	sources  atomic.Pointer[[]string] // of the table's names, as they were first met
 
 	loops       loops
+	company     company
 	connections atomic.Int64
 
 	retiring context.Context
@@ -134,6 +135,7 @@ func (s *Server) Table() *names.Table { return s.table.Load() }
 // gate is a pod's share of the questions on their way upstream, and what is counted for it.
 type gate struct {
 	slots     chan struct{}
+	budget    budget
 	namespace string
 	logEvery  int
 	counts    counters

@@ -109,6 +109,9 @@ func (k *socket) serveConn(ctx context.Context, conn net.Conn) {
 			return
 		}
 		k.gate.counts.tcp.Add(1)
+		if !k.afford(ctx) {
+			return
+		}
 		query := k.arrived(packet, from)
 		reply, v, later := k.begin(packet, out[lengthSize:])
 		if later == nil {
@@ -130,6 +133,7 @@ func (k *socket) serveConn(ctx context.Context, conn net.Conn) {
 		case <-ctx.Done():
 			return
 		}
+		k.gate.budget.spend(time.Now(), 0, 1)
 		kept := query.keep() // by itself, since what a goroutine uses is not on the stack
 		asking.Go(func() {
 			defer func() { <-k.gate.slots }()

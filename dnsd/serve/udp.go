@@ -141,25 +141,27 @@ func (d *datagrams) finish() {
 	d.asking.Wait()
 }
 
-// turn answers what is waiting in the socket, up to a batch of it, and reports whether some of that is now
-// being asked upstream. It waits for nothing.
-func (d *datagrams) turn(b *batch) (asking bool, err error) {
+// turn answers what is waiting in the socket, up to a batch of it, and returns how many queries that were and
+// how many of them are now being asked upstream. It waits for nothing.
+func (d *datagrams) turn(b *batch) (n, asking int, err error) {
 	d.udp.mu.RLock()
 	defer d.udp.mu.RUnlock()
 	if d.udp.fd < 0 || d.over {
-		return false, nil
+		return 0, 0, nil
 	}
-	n, err := b.receive(d.udp.fd)
+	n, err = b.receive(d.udp.fd)
 	for i := range n {
 		reply, later := d.query(b, i)
 		if reply != nil {
 			b.reply(i, reply)
 		}
-		asking = asking || later
+		if later {
+			asking++
+		}
 	}
 	// A reply that cannot be sent is lost like any datagram: the client asks again.
 	b.send(d.udp.fd)
-	return asking, err
+	return n, asking, err
 }
 
 // query answers the i-th message of b, or has it asked.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,13 +12,18 @@ import (
 
 func main() {
 	if err := pass(os.Getenv("CNI_COMMAND"), os.Stdin, os.Stdout); err != nil {
-		// The specification's error, code 6: content that cannot be decoded.
+		code := 6 // the specification's: content that cannot be decoded
+		if errors.Is(err, errNoResult) {
+			code = 7 // an invalid configuration
+		}
 		_ = json.NewEncoder(os.Stdout).Encode(map[string]any{
-			"cniVersion": "1.0.0", "code": 6, "msg": err.Error(), "details": "nodens is being uninstalled from this node",
+			"cniVersion": "1.0.0", "code": code, "msg": err.Error(), "details": "nodens is being uninstalled from this node",
 		})
 		os.Exit(1)
 	}
 }
+
+var errNoResult = errors.New("no prevResult: the plugin must follow one that makes the interface")
 
 // pass answers as the last plugin of a chain that changes nothing: ADD has the result of the plugins
 // before it, byte for byte but for a version where it has none.
@@ -38,7 +44,7 @@ func pass(command string, in io.Reader, out io.Writer) error {
 		return fmt.Errorf("read the network configuration: %w", err)
 	}
 	if len(conf.PrevResult) == 0 {
-		return fmt.Errorf("no prevResult: the plugin must follow one that makes the interface")
+		return errNoResult
 	}
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(conf.PrevResult, &fields); err != nil {

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func TestClaims(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run", "installers")
+	is := func(who string, c *claim, want bool) {
+		t.Helper()
+		if have, err := c.newest(); err != nil || have != want {
+			t.Errorf("%s is the newest: %v, %v; want %v", who, have, err, want)
+		}
+	}
+	stakes := func() *claim {
+		t.Helper()
+		c, err := stake(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(c.release)
+		return c
+	}
+	first := stakes()
+	is("the only one", first, true)
+	second := stakes()
+	is("the older one", first, false)
+	is("the newer one", second, true)
+
+	_ = second.held.Close() // it was killed
+	is("the one that is left", first, true)
+	if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
+		t.Errorf("%v, %v; the dead one's claim was to go", names, err)
+	}
+
+	third := stakes()
+	is("the older one", first, false)
+	third.release()
+	is("the one that is left", first, true)
+}
+
+// TestNewestInstallerHasTheSay runs two at once on one node, as an update does: the file is the newer
+// one's and stays so, though the older one watches it; when the newer one goes, the older one takes over.
+func TestNewestInstallerHasTheSay(t *testing.T) {
+	old := onNode(t)
+	old.claims = filepath.Join(t.TempDir(), "installers")
+	old.write(t, "10-pods.conflist", testList, 0o600)
+	next := &installer{bin: old.bin, net: old.net, program: []byte("#!/bin/false\n"), claims: old.claims, log: quiet}
+	old.runs(t)("10-pods.conflist")
+
+	t.Run("beside", func(t *testing.T) {
+		next.runs(t)("10-pods.conflist")
+		holds(t, next)
+		if err := os.Remove(old.bin.path()); err != nil { // both see it
+			t.Fatal(err)
+		}
+		holds(t, next)
+		if wrote, err := next.settle(); err != nil || wrote {
+			t.Errorf("wrote %v, %v: the older one had written", wrote, err)
+		}
+	})
+	holds(t, old)
+}
+
+// holds waits until the plugin is in's.
+func holds(t *testing.T, in *installer) {
+	t.Helper()
+	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		err := in.bin.is(in.program)
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
