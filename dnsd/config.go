@@ -173,5 +173,6 @@ func (c *Config) checkPaths() (errs []error) {
 func (c *Config) attachments() string { return filepath.Join(c.RunDir, "attachments") }
 func (c *Config) bell() string        { return filepath.Join(c.RunDir, "bell.sock") }
 func (c *Config) adminSocket() string { return filepath.Join(c.RunDir, "admin.sock") }
+func (c *Config) door() string        { return filepath.Join(c.RunDir, "handover.sock") }
 func (c *Config) vips() string        { return filepath.Join(c.StateDir, "vips.json") }
 func (c *Config) inputs() string      { return filepath.Join(c.StateDir, "inputs") }

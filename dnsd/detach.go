@@ -28,10 +28,10 @@ func detachCommand() *cobra.Command {
 // detach removes what is pinned, in the order in which nothing is left half at work. A dnsd that runs
 // would go on with maps that no program reads, so its folders must be free.
 func detach(c *Config) error {
-	unlock, err := alone(existing(c.StateDir, c.RunDir)...)
+	held, err := alone(existing(c.StateDir, c.RunDir)...)
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer held.release()
 	return ebpf.Remove(ebpf.Options{CgroupPath: c.Cgroup, PinPath: c.BPFPath})
 }

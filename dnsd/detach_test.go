@@ -19,14 +19,14 @@ func TestDetach(t *testing.T) {
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	unlock, err := alone(c.StateDir)
+	held, err := alone(c.StateDir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := detach(c); err == nil || !strings.Contains(err.Error(), "another dnsd") {
 		t.Errorf("beside a dnsd that runs: %v", err)
 	}
-	unlock()
+	held.release()
 	for range 2 { // absent is fine
 		if err := detach(c); err != nil {
 			t.Error(err)

@@ -9,29 +9,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// alone holds the folders against another dnsd until unlock: two writers of one set of maps, or of one
-// file of addresses, would undo each other's work. The folders themselves are the locks, so that a
-// killed dnsd leaves none behind. It does not wait: who starts a second dnsd should hear of it.
-func alone(dirs ...string) (unlock func(), err error) {
-	var held []*os.File
-	unlock = func() {
-		for _, f := range held {
-			_ = f.Close()
-		}
+// errTaken says that the folders are somebody else's.
+var errTaken = errors.New("another dnsd works in")
+
+// locks are the folders a dnsd works in, held against others. The right goes with the descriptors: who gets
+// them by another process holds the folders, too, until both have let go.
+type locks []*os.File
+
+// release lets go of the folders, unless another process holds them as well.
+func (l locks) release() {
+	for _, f := range l {
+		_ = f.Close()
 	}
+}
+
+// alone holds the folders against another dnsd until release: two writers of one set of maps, or of one
+// file of addresses, would undo each other's work. The folders themselves are the locks, so that a
+// killed dnsd leaves none behind. It does not wait; the error wraps errTaken if there is somebody.
+func alone(dirs ...string) (locks, error) {
+	var held locks
 	for _, dir := range dirs {
 		f, err := lockDir(dir, held)
 		if err != nil {
-			unlock()
+			held.release()
 			return nil, err
 		}
 		held = append(held, f)
 	}
-	return unlock, nil
+	return held, nil
 }
 
 // lockDir locks dir, unless it is one of those held already under another name.
-func lockDir(dir string, held []*os.File) (*os.File, error) {
+func lockDir(dir string, held locks) (*os.File, error) {
 	f, err := os.Open(dir)
 	if err != nil {
 		return nil, fmt.Errorf("lock the folder: %w", err)
@@ -45,7 +54,7 @@ func lockDir(dir string, held []*os.File) (*os.File, error) {
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = fmt.Errorf("another dnsd works in %s: stop it first, or give this one folders of its own", dir)
+		err = fmt.Errorf("%w %s: stop it first, or give this one folders of its own", errTaken, dir)
 	} else if err != nil {
 		err = fmt.Errorf("lock the folder %s: %w", dir, err)
 	}

@@ -9,7 +9,7 @@ import (
 
 func TestAlone(t *testing.T) {
 	state, run, other := t.TempDir(), t.TempDir(), t.TempDir()
-	unlock, err := alone(state, run)
+	held, err := alone(state, run)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -22,13 +22,13 @@ func TestAlone(t *testing.T) {
 	if free, err := alone(other); err != nil {
 		t.Error(err)
 	} else {
-		free()
+		free.release()
 	}
-	unlock()
-	if unlock, err = alone(state, run); err != nil {
+	held.release()
+	if held, err = alone(state, run); err != nil {
 		t.Fatal(err)
 	}
-	unlock()
+	held.release()
 }
 
 func TestAloneWithOneFolderForBoth(t *testing.T) {
@@ -37,9 +37,9 @@ func TestAloneWithOneFolderForBoth(t *testing.T) {
 	if err := os.Symlink(dir, link); err != nil {
 		t.Fatal(err)
 	}
-	unlock, err := alone(dir, link)
+	held, err := alone(dir, link)
 	if err != nil {
 		t.Fatal(err)
 	}
-	unlock()
+	held.release()
 }

@@ -2,17 +2,15 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
+	"github.com/nodens-dns/nodens/dnsd/admin"
 	"github.com/nodens-dns/nodens/dnsd/file"
+	"github.com/nodens-dns/nodens/dnsd/handover"
 	"github.com/nodens-dns/nodens/dnsd/lb"
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 	"github.com/nodens-dns/nodens/dnsd/pods"
@@ -43,6 +41,13 @@ type daemon struct {
 	hub      *hub
 	sources  []source
 	drain    drainer
+	admin    *admin.Server
+
+	lease   *lease
+	settled chan struct{} // closed when the pods that were there before are served
+	left    chan struct{} // closed when somebody else has gone on: heir
+	heir    *handover.Peer
+	ended   chan struct{} // closed when nothing of it runs any more
 }
 
 // source is one place the mesh is learnt from.
@@ -56,63 +61,9 @@ type source struct {
 	idle    func() bool
 }
 
-// run is the daemon's life: attach, remember, first pass, then everything at once until ctx is done.
-// The programs, the rows and their maps stay when it returns: the next daemon adopts them, and until
-// then queries go to the nameservers the pods asked.
-func run(ctx context.Context, c *Config, log *slog.Logger) error {
-	for _, dir := range []string{c.StateDir, c.RunDir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("make folder: %w", err)
-		}
-	}
-	unlock, err := alone(c.StateDir, c.RunDir)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	d, err := wire(ctx, c, log)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = d.datapath.Close() }()
-
-	// The first pass comes before the first listener: a name known from the last run must not be
-	// asked elsewhere because its table was a moment late.
-	d.datapath.Beat()
-	due := d.hub.pass()
-	log.Info("started", "version", version, "sources", d.hub.sources,
-		"names", len(d.hub.state.Load().plan.Names), "took", time.Since(d.started).Round(time.Millisecond))
-
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return d.beat(ctx) })
-	g.Go(func() error { return d.hub.run(ctx, due) })
-	g.Go(func() error { return d.keep.run(ctx) })
-	g.Go(func() error { return tidy(ctx, log) })
-	g.Go(func() error { return d.resolve(ctx) })
-	g.Go(func() error { return d.pods.Run(ctx) })
-	g.Go(func() error { return d.endSockets(ctx) })
-	g.Go(func() error { return d.serveAdmin(ctx) })
-	g.Go(func() error { return d.logQueries(ctx) })
-	for _, s := range d.sources {
-		g.Go(func() error {
-			if err := s.run(ctx, d.hub.emit(ctx)); err != nil && ctx.Err() == nil {
-				return fmt.Errorf("source %s: %w", s.name, err)
-			}
-			return nil
-		})
-	}
-	err = g.Wait()
-	d.pods.Close()
-	log.Info("stopped; pods keep their connections, their queries go to their own nameservers")
-	if errors.Is(err, context.Canceled) {
-		return nil
-	}
-	return err
-}
-
 // wire makes the parts in the order they need each other; nothing runs yet.
-func wire(ctx context.Context, c *Config, log *slog.Logger) (*daemon, error) {
-	d := &daemon{config: c, log: log, started: time.Now()}
+func wire(ctx context.Context, c *Config, log *slog.Logger, l *lease) (*daemon, error) {
+	d := &daemon{config: c, log: log, started: time.Now(), lease: l, settled: make(chan struct{}), left: make(chan struct{}), ended: make(chan struct{})}
 	var err error
 	if d.keep, err = newKeeper(c.inputs(), log); err != nil {
 		return nil, err
@@ -148,7 +99,8 @@ func wire(ctx context.Context, c *Config, log *slog.Logger) (*daemon, error) {
 	d.pods = pods.New(pods.Options{
 		Dir: c.attachments(), Bell: c.bell(), Kernel: d.datapath, Answers: d.hub.answers.attacher(), Serve: d.server,
 		Nameservers: c.Nameservers, ClusterDomain: c.ClusterDomain, Log: log, Host: c.host(),
-		Changed: func() { d.follow(); adopted(); d.resolver.Reask() },
+		Changed:   func() { d.follow(); adopted(); d.resolver.Reask() },
+		Inherited: l.sockets, Doorbell: l.bell, Settled: func() { close(d.settled) },
 	})
 	d.hub.server, d.hub.resolver = d.server, d.resolver
 	d.hub.balancer = lb.New(d.hub.services, lb.Options{})

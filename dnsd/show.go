@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -15,17 +14,14 @@ import (
 	"github.com/nodens-dns/nodens/ebpf"
 )
 
-// serveAdmin answers health checks, metrics and the ask commands until ctx is done.
-func (d *daemon) serveAdmin(ctx context.Context) error {
-	s, err := admin.Listen(admin.Options{
-		Socket: d.config.adminSocket(), Listen: d.config.Listen,
+// openAdmin makes what answers health checks, metrics and the ask commands; d.admin.Serve must follow.
+func (d *daemon) openAdmin() (err error) {
+	d.admin, err = admin.Listen(admin.Options{
+		Socket: d.config.adminSocket(), Listen: d.config.Listen, Health: d.lease.health,
 		Status: d.status, Names: d.nameRows, Clusters: d.clusterRows, Pods: d.podRows,
 		Explain: d.explain, Queries: d.queries, Ready: d.ready, Registry: d.registry(),
 	})
-	if err != nil {
-		return err
-	}
-	return s.Serve(ctx)
+	return err
 }
 
 // ready says why this node is not served as its configuration wants, or nil.

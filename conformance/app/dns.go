@@ -29,6 +29,8 @@ type Question struct {
 	TCP    bool
 	// Connected uses a connected UDP socket; otherwise the query leaves by sendto.
 	Connected bool
+	// Kept has a load ask all its questions on one connection, TCP, or one connected socket, UDP.
+	Kept bool
 	// EDNS is the UDP size announced; 0 sends no OPT record.
 	EDNS uint16
 	// Timeout is for the one attempt made; 0 means 3 s.
@@ -90,7 +92,10 @@ func (a *App) Dig(q Question, out *Reply) error {
 	return err
 }
 
-func dig(q Question) (Reply, error) {
+func dig(q Question) (Reply, error) { return digBy(exchange, q) }
+
+// digBy is dig by an exchange that may keep its connection.
+func digBy(exchange func(netip.AddrPort, []byte, Question, time.Time) ([]byte, string, error), q Question) (Reply, error) {
 	server, err := serverOf(q.Server)
 	if err != nil {
 		return Reply{}, err
@@ -167,16 +172,28 @@ func exchange(server netip.AddrPort, packet []byte, q Question, deadline time.Ti
 		n, from, err := c.ReadFromUDPAddrPort(buf)
 		return buf[:n], unmap(from).String(), err
 	}
-	network := "udp"
-	if q.TCP {
-		network = "tcp"
-		packet = append(binary.BigEndian.AppendUint16(nil, uint16(len(packet))), packet...)
-	}
-	c, err := (&net.Dialer{Deadline: deadline}).Dial(network, server.String())
+	c, err := connect(server, q, deadline)
 	if err != nil {
 		return nil, "", err
 	}
 	defer func() { _ = c.Close() }()
+	return converse(c, packet, q, deadline)
+}
+
+func connect(server netip.AddrPort, q Question, deadline time.Time) (net.Conn, error) {
+	network := "udp"
+	if q.TCP {
+		network = "tcp"
+	}
+	return (&net.Dialer{Deadline: deadline}).Dial(network, server.String())
+}
+
+// converse asks on a connection, or on a connected socket.
+func converse(c net.Conn, packet []byte, q Question, deadline time.Time) (raw []byte, peer string, err error) {
+	buf := make([]byte, 65535)
+	if q.TCP {
+		packet = append(binary.BigEndian.AppendUint16(nil, uint16(len(packet))), packet...)
+	}
 	if err := c.SetDeadline(deadline); err != nil {
 		return nil, "", err
 	}
@@ -196,6 +213,29 @@ func exchange(server netip.AddrPort, packet []byte, q Question, deadline time.Ti
 	n := binary.BigEndian.Uint16(buf)
 	_, err = io.ReadFull(c, buf[:n])
 	return buf[:n], peer, err
+}
+
+// kept asks on one connection, and makes another one only when that has failed.
+type kept struct{ conn net.Conn }
+
+func (k *kept) exchange(server netip.AddrPort, packet []byte, q Question, deadline time.Time) (raw []byte, peer string, err error) {
+	if k.conn == nil {
+		if k.conn, err = connect(server, q, deadline); err != nil {
+			k.conn = nil
+			return nil, "", err
+		}
+	}
+	if raw, peer, err = converse(k.conn, packet, q, deadline); err != nil {
+		k.close()
+	}
+	return raw, peer, err
+}
+
+func (k *kept) close() {
+	if k.conn != nil {
+		_ = k.conn.Close()
+		k.conn = nil
+	}
 }
 
 func describe(m *dns.Msg) Reply {

@@ -108,6 +108,8 @@ func (a *App) LoadStop(name string, out *Tally) error {
 func (run *load) loop(l Load) {
 	tally := Tally{Outcomes: map[string]int{}, Errors: map[string]int{}}
 	last := ""
+	var open kept
+	defer open.close()
 	for {
 		select {
 		case answer := <-run.stop:
@@ -119,7 +121,7 @@ func (run *load) loop(l Load) {
 		case <-time.After(l.Pause):
 		}
 		start := time.Now()
-		outcome, err := l.once()
+		outcome, err := l.once(&open)
 		took := time.Since(start)
 		tally.Slowest = max(tally.Slowest, took)
 		tally.took = append(tally.took, took)
@@ -137,9 +139,13 @@ func (run *load) loop(l Load) {
 	}
 }
 
-func (l Load) once() (outcome string, err error) {
+func (l Load) once(open *kept) (outcome string, err error) {
 	if l.Question != nil {
-		r, err := dig(*l.Question)
+		by := exchange
+		if l.Question.Kept {
+			by = open.exchange
+		}
+		r, err := digBy(by, *l.Question)
 		if err != nil {
 			return "", err
 		}

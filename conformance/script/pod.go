@@ -30,7 +30,7 @@ func digVerb(l *Line) (string, error) {
 }
 
 func (l *Line) question(from int) (app.Question, error) {
-	q := app.Question{TCP: l.has("+tcp"), Connected: l.has("+connected")}
+	q := app.Question{TCP: l.has("+tcp"), Connected: l.has("+connected"), Kept: l.has("+kept")}
 	edns, err := l.number("edns", 0)
 	if err != nil {
 		return q, err

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -179,6 +180,46 @@ func (w *World) StartDnsd(ready bool) error {
 		return fmt.Errorf("start dnsd: %w\n%s", err, w.DnsdLog())
 	}
 	return nil
+}
+
+func (w *World) launchDnsd() (*process, error) {
+	cmd := exec.Command(w.Program("dnsd"), "run", "--config", w.configFile())
+	cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1 atexit_sleep_ms=0")
+	return w.launch(w.Node, w.LogFile(), cmd)
+}
+
+// RelieveDnsd starts a dnsd beside the one that runs, waits until it has taken over, and ends the other one, as
+// a rolling update does.
+func (w *World) RelieveDnsd() error {
+	old, err := w.running()
+	if err != nil {
+		return err
+	}
+	const sign = `msg="took over"`
+	before := strings.Count(w.DnsdLog(), sign)
+	next, err := w.launchDnsd()
+	if err != nil {
+		return err
+	}
+	err = Until(time.Minute, func() error {
+		switch {
+		case !next.alive():
+			return nil
+		case strings.Count(w.DnsdLog(), sign) == before:
+			return errors.New("it has not taken over")
+		}
+		return nil
+	})
+	if err == nil && !next.alive() {
+		err = fmt.Errorf("it has ended: %w", next.err)
+	}
+	if err != nil {
+		return fmt.Errorf("relieve dnsd: %w\n%s", err, w.DnsdLog())
+	}
+	w.mu.Lock()
+	w.dnsd = next
+	w.mu.Unlock()
+	return old.end(syscall.SIGTERM, 20*time.Second)
 }
 
 // SecondDnsd runs another dnsd with the same configuration until it ends, ten seconds at most.

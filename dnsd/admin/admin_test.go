@@ -100,6 +100,15 @@ func options(dir string) Options {
 // start serves o until the test ends and returns the local port's URL.
 func start(t *testing.T, o Options) string {
 	t.Helper()
+	s := running(t, o)
+	if s.Addr() == nil {
+		return ""
+	}
+	return "http://" + s.Addr().String()
+}
+
+func running(t *testing.T, o Options) *Server {
+	t.Helper()
 	s, err := Listen(o)
 	if err != nil {
 		t.Fatal(err)
@@ -116,10 +125,7 @@ func start(t *testing.T, o Options) string {
 			t.Errorf("the socket outlives the server: %v", err)
 		}
 	})
-	if s.Addr() == nil {
-		return ""
-	}
-	return "http://" + s.Addr().String()
+	return s
 }
 
 func TestWhatTheDaemonSaysIsWhatTheClientGets(t *testing.T) {
@@ -190,15 +196,43 @@ func TestSocketIsNotForEverybody(t *testing.T) {
 }
 
 func TestListen(t *testing.T) {
-	t.Run("a second daemon is refused", func(t *testing.T) {
+	t.Run("the next daemon has the socket, and shares the port", func(t *testing.T) {
 		o := options(t.TempDir())
-		start(t, o)
-		if _, err := Listen(o); err == nil || !strings.Contains(err.Error(), "another dnsd") {
+		first := running(t, o)
+		var err error
+		if o.Health, err = first.HealthFile(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := NewClient(o.Socket).Status(t.Context()); err != nil {
-			t.Fatalf("the first one suffered: %v", err)
+		defer func() { _ = o.Health.Close() }()
+		o.Status = func() Status { return Status{Version: "next"} }
+		url := start(t, o)
+		if !strings.Contains(url, first.Addr().String()) {
+			t.Errorf("the next one is at %s, the first at %s", url, first.Addr())
 		}
+		if st, err := NewClient(o.Socket).Status(t.Context()); err != nil || st.Version != "next" {
+			t.Fatalf("%+v, %v", st, err)
+		}
+	})
+	t.Run("a socket that is removed is made anew", func(t *testing.T) {
+		o := options(t.TempDir())
+		o.Listen = ""
+		s, err := Listen(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.close()
+		if err := os.Remove(o.Socket); err != nil {
+			t.Fatal(err)
+		}
+		made := make(chan net.Listener, 1)
+		s.remake(func(l net.Listener) { made <- l })
+		s.remake(func(net.Listener) { t.Error("it is there") })
+		conn, err := net.Dial("unix", o.Socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.Close()
+		<-made
 	})
 	t.Run("what a dead daemon left is replaced", func(t *testing.T) {
 		o := options(t.TempDir())

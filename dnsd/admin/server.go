@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +24,8 @@ type Options struct {
 	Socket string
 	// Listen is the address for health checks and metrics, meant to be on loopback; empty means none.
 	Listen string
+	// Health, if not nil, is a socket that listens there already, which stays the caller's.
+	Health *os.File
 
 	Status   func() Status
 	Names    func(filter string) []NameRow
@@ -39,17 +42,22 @@ type Options struct {
 	Registry *prometheus.Registry
 }
 
+// lookEvery is how soon a socket that somebody has removed is there again.
+const lookEvery = 5 * time.Second
+
 // Server answers on both listeners.
 type Server struct {
-	unix, tcp net.Listener // tcp or nil
-	path      string
-	made      os.FileInfo // the socket file as we made it
-	http      http.Server // dumps, on the unix socket
-	local     http.Server // health and metrics, on the port
+	tcp   net.Listener // or nil
+	path  string
+	mu    sync.Mutex   // guards the following
+	unix  net.Listener // the one that is named
+	made  os.FileInfo  // the socket file as we made it
+	http  http.Server  // dumps, on the unix socket
+	local http.Server  // health and metrics, on the port
 }
 
-// Listen opens the socket and the port; Serve must follow. It fails if another dnsd answers on the
-// socket; a socket left behind by a dead one is replaced.
+// Listen opens the socket and the port; Serve must follow. A socket that is there is replaced: there is one
+// dnsd to a folder, and its predecessor may still answer for a moment.
 func Listen(o Options) (*Server, error) {
 	s := &Server{path: o.Socket}
 	public := http.NewServeMux()
@@ -68,7 +76,12 @@ func Listen(o Options) (*Server, error) {
 	if o.Listen == "" {
 		return s, nil
 	}
-	if s.tcp, err = net.Listen("tcp", o.Listen); err != nil {
+	if o.Health != nil {
+		s.tcp, err = net.FileListener(o.Health)
+	} else {
+		s.tcp, err = net.Listen("tcp", o.Listen)
+	}
+	if err != nil {
 		s.close()
 		return nil, fmt.Errorf("health and metrics: %w (choose another address with listen)", err)
 	}
@@ -83,20 +96,43 @@ func (s *Server) Addr() net.Addr {
 	return s.tcp.Addr()
 }
 
+// HealthFile returns the socket of the local port by another descriptor, which is the caller's, or nil if there
+// is no such port.
+func (s *Server) HealthFile() (*os.File, error) {
+	tcp, ok := s.tcp.(*net.TCPListener)
+	if !ok {
+		return nil, nil
+	}
+	return tcp.File()
+}
+
 // Serve answers until ctx is done, then closes both listeners and removes the socket. A request under
 // way gets a second to end.
 func (s *Server) Serve(ctx context.Context) error {
 	errs := make(chan error, 2)
-	s.http.BaseContext = func(net.Listener) context.Context { return ctx } // so that whoever watches queries goes, too
-	go func() { errs <- s.http.Serve(s.unix) }()
-	if s.tcp != nil {
-		go func() { errs <- s.local.Serve(s.tcp) }()
+	serve := func(server *http.Server, l net.Listener) {
+		err := server.Serve(l)
+		select {
+		case errs <- err:
+		default: // one is enough
+		}
 	}
+	s.http.BaseContext = func(net.Listener) context.Context { return ctx } // so that whoever watches queries goes, too
+	go serve(&s.http, s.unix)
+	if s.tcp != nil {
+		go serve(&s.local, s.tcp)
+	}
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
 	var err error
-	select {
-	case <-ctx.Done():
-	case err = <-errs:
-		err = fmt.Errorf("admin: %w", err)
+	for err == nil && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-errs:
+			err = fmt.Errorf("admin: %w", err)
+		case <-look.C:
+			s.remake(func(l net.Listener) { serve(&s.http, l) })
+		}
 	}
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
@@ -106,7 +142,23 @@ func (s *Server) Serve(ctx context.Context) error {
 	return err
 }
 
+// remake makes the socket anew, and has it served, if somebody has removed it. That this fails is no reason to
+// end: it is tried again.
+func (s *Server) remake(serve func(net.Listener)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := os.Lstat(s.path); !errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if l, made, err := listenUnix(s.path); err == nil {
+		s.unix, s.made = l, made // the one before goes with Shutdown
+		go serve(l)
+	}
+}
+
 func (s *Server) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	// Only our own file: a successor may have put its socket there already.
 	if now, err := os.Stat(s.path); err == nil && os.SameFile(now, s.made) {
 		_ = os.Remove(s.path)
@@ -121,10 +173,6 @@ func (s *Server) close() {
 // is set and a stale one is replaced in one step. It is open to root and to the folder's group (mode
 // 0660): the dumps name every host of the mesh and every pod, which is not for everybody to read.
 func listenUnix(path string) (net.Listener, os.FileInfo, error) {
-	if c, err := net.Dial("unix", path); err == nil {
-		_ = c.Close()
-		return nil, nil, errors.New("another dnsd answers there: stop it first")
-	}
 	if st, err := os.Lstat(path); err == nil && st.Mode().Type() != fs.ModeSocket {
 		return nil, nil, errors.New("there is something that is no socket: remove it")
 	}

@@ -1,0 +1,353 @@
+// Package handover passes what a dnsd has open to the one that relieves it, and settles which of the two is
+// responsible at every moment.
+//
+// The new one knocks at a socket in a folder of root's. Both say which protocol they speak; who hears another
+// one hangs up. The old one stops writing, to the kernel and to the disk, and gives what it has open,
+// descriptor by descriptor. It goes on reading its sockets, which are now both's. When the new one could do all
+// that the old one does, it commits, by one message. Up to the moment it is sent the old one is responsible, and
+// a connection that ends without it tells the old one that it stays so; from then on the new one is, whatever
+// happens to either. What the old one can let go of only later, it passes on after that.
+package handover
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Protocol is the number of what is said here. It changes with the meaning of any of it, of kinds of items too.
+const Protocol = 1
+
+const (
+	// silence is how long a peer may take for what it can do at once: one that is stopped is found by it.
+	silence = 5 * time.Second
+	// maxMessage is above 64 KiB, what may have been read of a DNS message, in JSON.
+	maxMessage = 128 << 10
+)
+
+// The kinds of messages that are no items.
+const (
+	hello  = "hello"
+	end    = "end" // of what is given before the other commits
+	commit = "commit"
+)
+
+// ErrNobody says that no dnsd that could hand anything over is at the socket.
+var ErrNobody = errors.New("nobody is there to hand over")
+
+// Item is something that changes hands.
+type Item struct {
+	Kind string          `json:"kind"` // for both to agree on; none of this package's
+	Note json.RawMessage `json:"note,omitempty"`
+	File *os.File        `json:"-"` // of sockets, one that does not block; nil for none; whoever received it owns it
+}
+
+type greeting struct {
+	Protocol int    `json:"protocol"`
+	Version  string `json:"version"`
+}
+
+// Peer is the other dnsd. Its methods may block for as long as they say.
+type Peer struct {
+	// Version is what it calls itself, PID its process, or 0 where that has no number here.
+	Version string
+	PID     int
+
+	conn *net.UnixConn
+	buf  []byte
+}
+
+// Knock asks the dnsd at socket to be relieved. It blocks for some seconds at most. The caller must Close the
+// peer, which before Commit means to have changed one's mind.
+func Knock(socket, version string) (*Peer, error) {
+	conn, err := net.DialTimeout("unixpacket", socket, silence)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, fmt.Errorf("%w: %w", ErrNobody, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("knock: %w", err)
+	}
+	p, err := newPeer(conn.(*net.UnixConn))
+	if err == nil {
+		err = p.greet(version)
+	}
+	if err == nil {
+		err = p.heed()
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("knock at %s: %w", socket, err)
+	}
+	return p, nil
+}
+
+// newPeer makes a peer of a connection, if it is root or who we are.
+func newPeer(conn *net.UnixConn) (*Peer, error) {
+	p := &Peer{conn: conn, buf: make([]byte, maxMessage)}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var who *unix.Ucred
+	control := raw.Control(func(fd uintptr) { who, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err := errors.Join(control, err); err != nil {
+		return nil, fmt.Errorf("ask who the other is: %w", err)
+	}
+	if who.Uid != 0 && int(who.Uid) != os.Geteuid() {
+		return nil, fmt.Errorf("the other is user %d, not root", who.Uid)
+	}
+	p.PID = int(who.Pid)
+	return p, nil
+}
+
+func (p *Peer) greet(version string) error {
+	note, err := json.Marshal(greeting{Protocol, version})
+	if err != nil {
+		return err
+	}
+	return p.send(Item{Kind: hello, Note: note})
+}
+
+// heed hears the other's greeting.
+func (p *Peer) heed() error {
+	item, err := p.receive(silence)
+	if err != nil {
+		return fmt.Errorf("no greeting: %w", err)
+	}
+	var g greeting
+	if err := json.Unmarshal(item.Note, &g); err != nil || item.Kind != hello {
+		item.close()
+		return fmt.Errorf("no greeting but a message of kind %q", item.Kind)
+	}
+	if p.Version = g.Version; g.Protocol != Protocol {
+		return fmt.Errorf("dnsd %s hands over by protocol %d, this one by %d: stop it for this one to start", g.Version, g.Protocol, Protocol)
+	}
+	return nil
+}
+
+// Give gives the other what there is. The caller keeps the files.
+func (p *Peer) Give(items []Item) error {
+	for _, item := range append(items, Item{Kind: end}) {
+		if err := p.send(item); err != nil {
+			return fmt.Errorf("give what is open: %w", err)
+		}
+	}
+	return nil
+}
+
+// Take returns what the other gives, the first of it within patience. The caller owns the files.
+func (p *Peer) Take(patience time.Duration) ([]Item, error) {
+	var items []Item
+	for {
+		item, err := p.receive(patience)
+		if err == nil && item.Kind == end {
+			return items, nil
+		}
+		if err != nil {
+			for _, item := range items {
+				item.close()
+			}
+			return nil, fmt.Errorf("take what is open: %w", err)
+		}
+		items = append(items, item)
+		patience = silence
+	}
+}
+
+// Commit makes the caller responsible. After an error it is not, and never will be.
+func (p *Peer) Commit() error {
+	if err := p.send(Item{Kind: commit}); err != nil {
+		return fmt.Errorf("the other goes on, or is gone: %w", err)
+	}
+	return nil
+}
+
+// Await waits for the other to commit. After an error the caller stays responsible: the other has changed its
+// mind, has ended, or has taken longer than patience, and cannot commit any more. One that has taken longer is
+// killed, if its process can be named: it could wake up in the middle of something.
+func (p *Peer) Await(patience time.Duration) error {
+	item, err := p.receive(patience)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		// From here on it cannot send any more; what it has sent until now counts.
+		if err := p.conn.CloseRead(); err != nil {
+			return err
+		}
+		if item, err = p.receive(patience); err != nil {
+			if p.PID > 0 && p.PID != os.Getpid() {
+				_ = unix.Kill(p.PID, unix.SIGKILL)
+			}
+			return fmt.Errorf("the other has not taken over within %v", patience)
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		return errors.New("the other has ended before it took over")
+	}
+	if err == nil && item.Kind != commit {
+		item.close()
+		err = fmt.Errorf("a message of kind %q", item.Kind)
+	}
+	return err
+}
+
+// Pass gives one more item after the other has committed; the caller keeps the file. Pass and Close may be
+// called by several goroutines.
+func (p *Peer) Pass(item Item) error { return p.send(item) }
+
+// Next returns what the other passes on after Commit, and io.EOF when there is no more. It blocks for as long
+// as the other takes.
+func (p *Peer) Next() (Item, error) { return p.receive(0) }
+
+// Close hangs up.
+func (p *Peer) Close() error { return p.conn.Close() }
+
+// send sends a message in one piece.
+func (p *Peer) send(item Item) error {
+	text, err := json.Marshal(item)
+	if err != nil {
+		return err
+	}
+	if len(text) > maxMessage {
+		return fmt.Errorf("an item of kind %s of %d bytes: %d is the most", item.Kind, len(text), maxMessage)
+	}
+	if err := p.conn.SetWriteDeadline(time.Now().Add(silence)); err != nil {
+		return err
+	}
+	if item.File == nil {
+		_, _, err = p.conn.WriteMsgUnix(text, nil, nil)
+		return err
+	}
+	// Not by Fd, which may make a socket block, in both processes.
+	raw, err := item.File.SyscallConn()
+	if err != nil {
+		return err
+	}
+	control := raw.Control(func(fd uintptr) { _, _, err = p.conn.WriteMsgUnix(text, unix.UnixRights(int(fd)), nil) })
+	return errors.Join(control, err)
+}
+
+// receive waits for a message, for ever if patience is 0.
+func (p *Peer) receive(patience time.Duration) (item Item, err error) {
+	deadline := time.Time{}
+	if patience > 0 {
+		deadline = time.Now().Add(patience)
+	}
+	if err := p.conn.SetReadDeadline(deadline); err != nil {
+		return item, err
+	}
+	oob := make([]byte, unix.CmsgSpace(4))
+	n, oobn, flags, _, err := p.conn.ReadMsgUnix(p.buf, oob)
+	if err != nil {
+		return item, err
+	}
+	file, err := descriptor(oob[:oobn])
+	if err == nil && flags&(unix.MSG_CTRUNC|unix.MSG_TRUNC) != 0 {
+		err = errors.New("a part of a message is lost: there may be no descriptor left (see the limit of open files)")
+	}
+	if err == nil {
+		err = json.Unmarshal(p.buf[:n], &item)
+	}
+	if item.File = file; err != nil {
+		item.close()
+	}
+	return item, err
+}
+
+// descriptor finds the one that came with a message, if any did.
+func descriptor(oob []byte) (*os.File, error) {
+	controls, err := unix.ParseSocketControlMessage(oob)
+	if err != nil || len(controls) == 0 {
+		return nil, err
+	}
+	fds, err := unix.ParseUnixRights(&controls[0])
+	if err != nil || len(fds) != 1 {
+		return nil, fmt.Errorf("no descriptor where one should be: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), ""), nil
+}
+
+func (i Item) close() {
+	if i.File != nil {
+		_ = i.File.Close()
+	}
+}
+
+// Door is where a dnsd hears others knock.
+type Door struct {
+	ln      *net.UnixListener
+	version string
+}
+
+// Listen makes the socket, open to its owner only, in a folder that exists. One that is there is replaced: it
+// is that of a dnsd which is gone, or has handed over.
+func Listen(socket, version string) (*Door, error) {
+	temp := filepath.Join(filepath.Dir(socket), "."+filepath.Base(socket))
+	_ = os.Remove(temp)
+	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: temp, Net: "unixpacket"})
+	if err != nil {
+		return nil, fmt.Errorf("listen for who takes over: %w", err)
+	}
+	ln.SetUnlinkOnClose(false) // the name may be a successor's by then
+	if err = os.Chmod(temp, 0o600); err == nil {
+		err = os.Rename(temp, socket)
+	}
+	if err != nil {
+		_ = ln.Close()
+		_ = os.Remove(temp)
+		return nil, fmt.Errorf("listen for who takes over: %w", err)
+	}
+	return &Door{ln, version}, nil
+}
+
+// Answer waits until somebody knocks who could take over. An error that is not net.ErrClosed says why somebody
+// who knocked could not.
+func (d *Door) Answer() (*Peer, error) {
+	conn, err := d.ln.AcceptUnix()
+	if err != nil {
+		return nil, err
+	}
+	p, err := newPeer(conn)
+	if err == nil {
+		err = p.greet(d.version) // before anything else, for the other to know why if it fails
+	}
+	if err == nil {
+		err = p.heed()
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("somebody who knocked: %w", err)
+	}
+	return p, nil
+}
+
+// Close ends Answer with net.ErrClosed.
+func (d *Door) Close() error { return d.ln.Close() }
+
+// Pair returns two peers that are each other's, for a process that relieves itself.
+func Pair() (a, b *Peer, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a pair of sockets: %w", err)
+	}
+	var peers [2]*Peer
+	for i, fd := range fds {
+		file := os.NewFile(uintptr(fd), "")
+		conn, cerr := net.FileConn(file)
+		_ = file.Close()
+		if err = errors.Join(err, cerr); err == nil {
+			peers[i], err = newPeer(conn.(*net.UnixConn))
+		}
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a pair of sockets: %w", err)
+	}
+	return peers[0], peers[1], nil
+}
