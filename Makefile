@@ -88,10 +88,12 @@ $(BIN)/golangci-lint:
 	GOBIN=$(BIN) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 .PHONY: deps
-deps: # The race detector wants a C compiler, the clients musl and c-ares, the plugins portmap and firewall nft and iptables.
+deps: # The race detector wants a C compiler, the clients musl and c-ares, the plugins portmap and firewall nft and
+# iptables; the sources are held to a real etcd, and routes to a real nginx.
 	@{ command -v gcc && command -v musl-gcc && test -e /usr/include/ares.h; } >/dev/null || \
 	  $(call install,gcc libc6-dev musl-tools libc-ares-dev)
 	@{ command -v nft && command -v iptables; } >/dev/null || $(call install,nftables iptables)
+	@{ command -v etcd && PATH=$$PATH:/usr/sbin command -v nginx; } >/dev/null || $(call install,etcd-server nginx-light)
 
 .PHONY: clang
 clang:

@@ -59,6 +59,10 @@ type Config struct {
 	File *struct {
 		Dir string `json:"dir"`
 	} `json:"file"`
+	// Kube, when set, watches the Kubernetes API; {} does it as the pod that dnsd runs in.
+	Kube *KubeConfig `json:"kube"`
+	// NodeName is this node's name in Kubernetes; empty means $NODE_NAME, else the host's name.
+	NodeName string `json:"nodeName"`
 	// Etcd, when set, reads names from SkyDNS keys.
 	Etcd *EtcdConfig `json:"etcd"`
 	// XDS, when set, connects to a control plane that speaks ADS.
@@ -122,13 +126,13 @@ func (c *Config) check() error {
 	}
 	if !c.VIPs.V4.IsValid() {
 		c.VIPs.V4 = netip.MustParsePrefix("240.240.0.0/16")
-		if c.XDS != nil {
+		if c.XDS != nil || c.Kube != nil {
 			c.VIPs.V4 = netip.MustParsePrefix("240.241.0.0/16")
 		}
 	}
 	if !c.VIPs.V6.IsValid() {
 		c.VIPs.V6 = netip.MustParsePrefix("2001:2::/48")
-		if c.XDS != nil {
+		if c.XDS != nil || c.Kube != nil {
 			// A control plane counts upwards from 2001:2::1; this part of the range it never reaches.
 			c.VIPs.V6 = netip.MustParsePrefix("2001:2:0:f0f1::/64")
 		}
@@ -141,6 +145,9 @@ func (c *Config) check() error {
 	}
 	if c.File != nil && c.File.Dir == "" {
 		errs = append(errs, errors.New("file.dir is empty: name the folder that holds the manifests"))
+	}
+	if c.Kube != nil {
+		errs = append(errs, c.Kube.check()...)
 	}
 	if c.Etcd != nil {
 		errs = append(errs, c.Etcd.check()...)

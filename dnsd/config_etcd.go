@@ -28,15 +28,14 @@ type EtcdConfig struct {
 	PasswordFile string `json:"passwordFile"`
 }
 
-// EtcdTLS are files in PEM form, read anew for each connection.
+// EtcdTLS are files in PEM form, read anew for each connection. The certificate of etcd must be for the
+// host of its endpoint.
 type EtcdTLS struct {
 	// CAFile is whom etcd's certificate must be from; empty means whom the system trusts.
 	CAFile string `json:"caFile"`
 	// CertFile and KeyFile are this node's own, both or neither.
 	CertFile string `json:"certFile"`
 	KeyFile  string `json:"keyFile"`
-	// ServerName is whom etcd's certificate must be of; empty means the endpoint's host.
-	ServerName string `json:"serverName"`
 }
 
 func (c *EtcdConfig) check() (errs []error) {
@@ -83,7 +82,7 @@ func loopback(host string) bool {
 func (c *EtcdConfig) store() etcd.Store {
 	s := etcd.Store{Endpoints: c.Endpoints, User: c.User, PasswordFile: c.PasswordFile}
 	if c.TLS != nil {
-		s.TLS = &etcd.TLS{CAFile: c.TLS.CAFile, CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile, ServerName: c.TLS.ServerName}
+		s.TLS = &etcd.TLS{CAFile: c.TLS.CAFile, CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile}
 	}
 	return s
 }

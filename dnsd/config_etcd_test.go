@@ -11,14 +11,14 @@ etcd:
   endpoints: ["https://10.0.0.1:2379", "https://etcd.example:2379/"]
   path: /dns
   zones: [Example.com., 0.0.10.in-addr.arpa]
-  tls: {caFile: /etc/ca.pem, serverName: etcd}
+  tls: {caFile: /etc/ca.pem}
   user: nodens
   passwordFile: /etc/password
 `))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := c.Etcd.store(); len(s.Endpoints) != 2 || s.TLS.ServerName != "etcd" || s.User != "nodens" || s.PasswordFile != "/etc/password" {
+	if s := c.Etcd.store(); len(s.Endpoints) != 2 || s.TLS.CAFile != "/etc/ca.pem" || s.User != "nodens" || s.PasswordFile != "/etc/password" {
 		t.Errorf("%+v", s)
 	}
 	for text, want := range map[string]string{

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -89,6 +90,7 @@ func newHub(log *slog.Logger, vips *mesh.VIPs, sources []string, keep *keeper) *
 		if err != nil {
 			log.Warn("what the source last said is lost; waiting for it to speak", "source", name, "error", err)
 		}
+		in.Zones = nil // that these were all names there are is not true any more
 		if name == "resolve" {
 			// That a name did not exist is not believed over a restart: what is on disk may be a moment
 			// older than the answer that followed, and what serves such a cluster in the kernel goes on
@@ -230,7 +232,7 @@ func (h *hub) apply(plan *mesh.Plan) (applied *mesh.Plan, due time.Time, err err
 	h.kernel.Unlock()
 	old := h.state.Load()
 	if old.passes == 0 || unsafe.SliceData(old.plan.Names) != unsafe.SliceData(plan.Names) ||
-		len(old.plan.Names) != len(plan.Names) {
+		len(old.plan.Names) != len(plan.Names) || unsafe.SliceData(old.plan.Zones) != unsafe.SliceData(plan.Zones) {
 		h.store(plan)
 	}
 	if old.passes == 0 || unsafe.SliceData(old.plan.Watch) != unsafe.SliceData(plan.Watch) {
@@ -245,6 +247,11 @@ func (h *hub) store(plan *mesh.Plan) {
 	t := names.Build(plan, h.names)
 	h.answers.store(t)
 	h.server.Store(t)
+}
+
+// spreads says whether connections to a name are spread over addr now.
+func (h *hub) spreads(n *mesh.Name, addr netip.Addr) bool {
+	return h.state.Load().plan.Spreads(n, addr)
 }
 
 // held counts what the kernel holds, lingering frontends among it.

@@ -105,6 +105,7 @@ func wire(ctx context.Context, c *Config, log *slog.Logger, l *lease) (*daemon, 
 	d.hub.server, d.hub.resolver = d.server, d.resolver
 	d.hub.balancer = lb.New(d.hub.services, lb.Options{})
 	d.hub.names.ClusterDomain, d.hub.names.VIPs = c.ClusterDomain, []netip.Prefix{c.VIPs.V4, c.VIPs.V6}
+	d.hub.names.Elsewhere, d.hub.names.Endpoint = c.elsewhere(), d.hub.spreads
 	return d, nil
 }
 
@@ -116,8 +117,11 @@ func (d *daemon) ebpfOptions() ebpf.Options {
 func (c *Config) sources(log *slog.Logger) []source {
 	var s []source
 	if c.File != nil {
-		f := file.New(file.Options{Dir: c.File.Dir, ClusterDomain: c.ClusterDomain, Log: log})
+		f := file.New(file.Options{Dir: c.File.Dir, ClusterDomain: c.ClusterDomain, Node: c.nodeName(), Log: log})
 		s = append(s, source{name: "file", run: f.Run})
+	}
+	if c.Kube != nil {
+		s = append(s, source{name: "kube", run: c.kubeSource(log).Run})
 	}
 	if c.Etcd != nil {
 		s = append(s, source{name: "etcd", run: c.Etcd.source(log).Run})

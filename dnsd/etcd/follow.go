@@ -89,9 +89,10 @@ func (s *Source) follow(ctx context.Context, client *clientv3.Client, emit func(
 	defer cancel()
 	all := make(chan news)
 	for _, root := range s.roots {
-		watch := client.Watch(ctx, root.prefix, clientv3.WithPrefix(), clientv3.WithRev(root.revision+1), clientv3.WithProgressNotify())
+		from := root.revision + 1
 		go func() {
-			for r := range watch {
+			// To begin with, this waits for a store that is away.
+			for r := range client.Watch(ctx, root.prefix, clientv3.WithPrefix(), clientv3.WithRev(from), clientv3.WithProgressNotify()) {
 				select {
 				case all <- news{root, r}:
 				case <-ctx.Done():

@@ -12,6 +12,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -132,6 +133,9 @@ func (s *Source) Run(ctx context.Context, emit func(mesh.Input)) error {
 		err := s.session(ctx, emit)
 		if ctx.Err() != nil {
 			return nil
+		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = cmp.Or(s.store.reach(ctx), err)
 		}
 		s.miss(err, emit)
 		if time.Since(start) > s.timing.longest {

@@ -4,7 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -29,14 +32,13 @@ type Store struct {
 	User, PasswordFile string
 }
 
-// TLS are files in PEM form, read anew for each connection.
+// TLS are files in PEM form, read anew for each connection. The store's certificate must be for the host of
+// its endpoint.
 type TLS struct {
 	// CAFile is whom the store's certificate must be from; empty means whom the system trusts.
 	CAFile string
 	// CertFile and KeyFile are this node's own, both or neither.
 	CertFile, KeyFile string
-	// ServerName is whom the store's certificate must be of; empty means the endpoint's host.
-	ServerName string
 }
 
 // connect returns a client of the store, for the caller to close. It asks for nothing yet, unless there
@@ -64,11 +66,39 @@ func (s *Store) connect(ctx context.Context) (*clientv3.Client, error) {
 	return client, nil
 }
 
+// reach says why none of the endpoints can be reached, which the client keeps to itself; nil if one can.
+func (s *Store) reach(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	config, err := s.TLS.config()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, endpoint := range s.Endpoints {
+		u, err := url.Parse(endpoint)
+		if err != nil {
+			return err
+		}
+		var conn net.Conn
+		if u.Scheme == "https" {
+			conn, err = (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", u.Host)
+		} else {
+			conn, err = new(net.Dialer).DialContext(ctx, "tcp", u.Host)
+		}
+		if err == nil {
+			return conn.Close()
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
 func (t *TLS) config() (*tls.Config, error) {
 	if t == nil {
 		return nil, nil
 	}
-	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if t.CAFile != "" {
 		pem, err := os.ReadFile(t.CAFile)
 		if err != nil {

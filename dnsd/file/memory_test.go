@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/nodens-dns/nodens/dnsd/mesh"
+	"github.com/nodens-dns/nodens/dnsd/objects"
 )
 
 // A slip in a manifest takes nothing away that worked, and says so.
@@ -59,7 +60,7 @@ func readDir(dir, domain string, before memory) (mesh.Input, memory, error) {
 	if err != nil {
 		return mesh.Input{}, before, err
 	}
-	in, good := decode(manifests, domain, before)
+	in, good := decode(manifests, objects.Options{Source: sourceName, ClusterDomain: domain}, before)
 	return in, good, nil
 }
 

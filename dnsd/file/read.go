@@ -90,8 +90,8 @@ func digest(manifests []content) [sha256.Size]byte {
 
 // decode returns what manifests hold, and their objects to remember for the next time; before is what they
 // were the last time.
-func decode(manifests []content, domain string, before memory) (mesh.Input, memory) {
-	b := newBuilder(domain)
+func decode(manifests []content, o objects.Options, before memory) (mesh.Input, memory) {
+	b := newBuilder(o)
 	for _, m := range manifests {
 		if m.err != nil {
 			b.problem(m.name, m.err.Error())
@@ -211,19 +211,19 @@ func (b *builder) decode(o *object) error {
 		if err := o.unmarshal(spec); err != nil {
 			return err
 		}
-		b.set.PutDestinationRule(m, spec)
+		b.set.Put(objects.NewDestinationRule(m, spec))
 	case "v1 Service":
 		s := &corev1.Service{}
 		if err := yaml.UnmarshalStrict(o.whole, s); err != nil {
 			return err
 		}
-		b.set.PutService(m, s)
+		b.set.Put(objects.NewService(m, s))
 	case "discovery.k8s.io/v1 EndpointSlice":
 		s := &discoveryv1.EndpointSlice{}
 		if err := yaml.UnmarshalStrict(o.whole, s); err != nil {
 			return err
 		}
-		b.set.PutEndpointSlice(m, s)
+		b.set.Put(objects.NewEndpointSlice(m, s))
 	default:
 		return fmt.Errorf("%s %s is not served from files; ServiceEntry, DestinationRule, Service and EndpointSlice are", o.APIVersion, o.Kind)
 	}
@@ -241,7 +241,12 @@ func (b *builder) decodeServiceEntry(m objects.Meta, o *object) error {
 			return fmt.Errorf("status: %w", err)
 		}
 	}
-	return b.set.PutServiceEntry(m, spec, status)
+	e, err := objects.NewServiceEntry(m, spec, status)
+	if err != nil {
+		return err
+	}
+	b.set.Put(e)
+	return nil
 }
 
 // unmarshal reads the spec of one of Istio's kinds.
@@ -266,9 +271,9 @@ type builder struct {
 	problems []mesh.Problem
 }
 
-func newBuilder(domain string) *builder {
+func newBuilder(o objects.Options) *builder {
 	return &builder{
-		set:  objects.New(objects.Options{Source: sourceName, ClusterDomain: domain}),
+		set:  objects.New(o),
 		seen: map[string]string{}, good: memory{}, wrong: map[string]bool{}, torn: map[string]bool{},
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/nodens-dns/nodens/dnsd/mesh"
+	"github.com/nodens-dns/nodens/dnsd/objects"
 )
 
 // sourceName is what inputs and problems of this package are signed with.
@@ -32,6 +33,8 @@ type Options struct {
 	Dir string
 	// ClusterDomain is the domain of Kubernetes services; empty means cluster.local.
 	ClusterDomain string
+	// Node is this node's name in Kubernetes: some Services are for its own endpoints only.
+	Node string
 	// Log takes changes of state: unreadable, readable again. Nil means nobody listens.
 	Log *slog.Logger
 }
@@ -39,6 +42,7 @@ type Options struct {
 // Source is one folder. Run it once.
 type Source struct {
 	dir, domain string
+	node        string
 	log         *slog.Logger
 	timing      timing
 
@@ -61,7 +65,7 @@ type timing struct {
 
 // New returns a source that has not read anything yet.
 func New(o Options) *Source {
-	s := &Source{dir: o.Dir, domain: o.ClusterDomain, log: o.Log, timing: timing{
+	s := &Source{dir: o.Dir, domain: o.ClusterDomain, node: o.Node, log: o.Log, timing: timing{
 		quiet: 100 * time.Millisecond, most: time.Second,
 		resync: 30 * time.Second, retry: 2 * time.Second,
 	}}
@@ -137,7 +141,7 @@ func (s *Source) read(emit func(mesh.Input)) {
 			return
 		}
 		s.digest = digest
-		in, s.good = decode(manifests, s.domain, s.good)
+		in, s.good = decode(manifests, objects.Options{Source: sourceName, ClusterDomain: s.domain, Place: objects.Place{Node: s.node}}, s.good)
 	}
 	if err != nil {
 		if !s.lost {

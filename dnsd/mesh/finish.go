@@ -38,6 +38,7 @@ func (r *run) finish() *Plan {
 		Assignments: assignments.apply(last.Assignments, compareAssignments, func(_, _ *Assignment) bool { return false }),
 		Watch:       r.watch(last.Watch),
 		Routes:      r.routes(last.Routes),
+		Zones:       r.zones(last.Zones),
 		Problems:    r.problems(last.Problems),
 	}
 	for _, s := range r.sources {

@@ -30,6 +30,8 @@ type Input struct {
 	Resolutions []Resolution `json:",omitempty"`
 	// Routes are host and path routes for the node's HTTP proxy.
 	Routes []Route `json:",omitempty"`
+	// Zones are the domains of which the source knows every name.
+	Zones []Zone `json:",omitempty"`
 	// Problems are objects the source had to skip, each with its name and the reason.
 	Problems []Problem `json:",omitempty"`
 }
@@ -294,6 +296,8 @@ type Plan struct {
 	Watch []Watch
 	// Routes are those of all sources, the strongest first, and of each by object.
 	Routes []Route
+	// Zones are the domains of which every name is known: of each the strongest source's word.
+	Zones []Zone
 	// Problems is every object skipped, by a source or by Compile.
 	Problems []Problem
 }

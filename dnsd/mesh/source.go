@@ -19,6 +19,7 @@ type source struct {
 	binds     []frontendKey // of listeners, sorted
 	announced []netip.Addr  // by listeners, of those that pairs are given from
 	routes    []Route       // by object
+	zones     []Zone        // by name
 	problems  []Problem     // the source's own, and what is wrong with its clusters and listeners as such
 
 	news news
@@ -29,6 +30,7 @@ type news struct {
 	any       bool
 	problems  bool
 	routes    bool
+	zones     bool
 	hosts     map[string]bool
 	clusters  map[string]bool
 	listeners map[netip.Addr]bool // by address
@@ -71,11 +73,14 @@ func (s *source) take(in *Input, vips *VIPs) {
 	if routes := sortRoutes(s.name, in.Routes); !sameSlice(routes, s.routes, sameRoute) {
 		s.routes, s.news.routes = routes, true
 	}
+	if zones := sortZones(s.name, in.Zones); !sameSlice(zones, s.zones, sameZone) {
+		s.zones, s.news.zones = zones, true
+	}
 	problems := s.findProblems(in.Problems)
 	if !slices.Equal(problems, s.problems) {
 		s.problems, s.news.problems = problems, true
 	}
-	s.news.any = s.news.any || s.news.problems || s.news.routes || hosts != nil || clusters != nil || listeners != nil || lookups != nil
+	s.news.any = s.news.any || s.news.problems || s.news.routes || s.news.zones || hosts != nil || clusters != nil || listeners != nil || lookups != nil
 }
 
 func add[K comparable](to *map[K]bool, more map[K]bool) {

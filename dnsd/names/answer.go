@@ -36,7 +36,7 @@ type Row = mesh.Name
 const maxCNAMEs = 8
 
 // Answer is what the table says to one question. It is plain data that points into the table: making one
-// allocates nothing, except for SRV records. The slices must not be changed.
+// allocates nothing, except for SRV records and names that spell an address. The slices must not be changed.
 type Answer struct {
 	Kind Kind
 	// TTL of the records below, in seconds.
@@ -146,11 +146,14 @@ func (t *Table) Lookup(c *Client, qname string, qtype uint16) Answer {
 	return a
 }
 
-// undeclared answers what no row does: an address's name, a name that is special, or one that must only
-// not be denied.
+// undeclared answers what no row does: an address's name, a name of a zone of which every name is known, one
+// that is special, or one that must only not be denied.
 func (t *Table) undeclared(v views, q string, qtype uint16) Answer {
 	if addr, ok := reverseAddr(q); ok {
 		return t.pointer(v, addr, q, qtype)
+	}
+	if t.denies(q) {
+		return t.deny(v, q, qtype)
 	}
 	if v.above(q) {
 		return Answer{Kind: Exists}

@@ -76,6 +76,8 @@ func (t *Table) steps(c *Client, v views, q string, m *match) []string {
 			}
 		}
 		switch {
+		case t.denies(q):
+			return append(lines, t.zone.explain(t.deny(v, q, dns.TypeA)))
 		case t.special(q, dns.TypeA).Kind == Ours:
 			return append(lines, "but it is a special name, which nobody is asked for (RFC 6761, RFC 7686)")
 		case v.above(q):

@@ -41,6 +41,11 @@ type Options struct {
 	// VIPs are the ranges that virtual addresses are given from. Nobody else can know whose an address
 	// of theirs is, so their reverse zones are ours. None means that none is.
 	VIPs []netip.Prefix
+	// Elsewhere are domains that others answer for, whatever a source says of a zone that they are in.
+	Elsewhere []string
+	// Endpoint, if set, says whether connections to row's addresses are spread over addr: the addresses behind
+	// a service have names, too, and are far too many to be entered here.
+	Endpoint func(row *Row, addr netip.Addr) bool
 	// Yield, if set, is called every now and then while a table is built, to let others have their turn.
 	Yield func()
 	// Generation tells this table from others, for those who remember answers of it.
@@ -62,6 +67,7 @@ type Table struct {
 	domain string // the cluster's, with its final dot
 	ttl    uint32
 	vips   []netip.Prefix
+	zone   *zone // of which every name is known, if there is one
 	rows   []*mesh.Name
 	views  map[string]*view // by namespace; "" is everybody's
 
@@ -108,6 +114,7 @@ func Build(p *mesh.Plan, o Options) *Table {
 		o.TTL = DefaultTTL
 	}
 	t := &Table{domain: fqdn(o.ClusterDomain), ttl: o.TTL, vips: o.VIPs, rows: p.Names, views: map[string]*view{}, generation: o.Generation}
+	t.zone = newZone(p, &o)
 	for i := range t.rows {
 		t.add(t.rows[i], uint32(i)+1)
 		if o.Yield != nil && i%yieldEvery == yieldEvery-1 {

@@ -18,15 +18,20 @@ type rule struct {
 	host string // a name without a dot is a service of the rule's namespace
 }
 
-// PutDestinationRule puts a DestinationRule in, or another in its place.
-func (s *Set) PutDestinationRule(m Meta, spec *networking.DestinationRule) {
+// NewDestinationRule keeps spec.
+func NewDestinationRule(m Meta, spec *networking.DestinationRule) Object {
 	r := &rule{spec: spec, host: strings.ToLower(strings.TrimSuffix(spec.GetHost(), "."))}
-	if r.host != "" && r.host != "*" && !strings.Contains(r.host, ".") {
-		r.host += "." + m.Namespace + ".svc." + s.options.ClusterDomain
-	}
 	m.Kind, m.Labels, m.Annotations = KindDestinationRule, nil, nil
 	r.Meta = &m
-	s.rules[m.id()], s.ruling = r, nil
+	return r
+}
+
+func (r *rule) put(s *Set) (news bool) {
+	if r.host != "" && r.host != "*" && !strings.Contains(r.host, ".") {
+		r.host += "." + r.Namespace + ".svc." + s.options.ClusterDomain
+	}
+	s.rules[r.id()], s.ruling = r, nil
+	return true
 }
 
 // rulebook is all rules, found by the hosts they are for.

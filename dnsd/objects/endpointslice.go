@@ -2,6 +2,7 @@ package objects
 
 import (
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"unique"
@@ -11,11 +12,16 @@ import (
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 )
 
-// endpointSlice is what counts of an EndpointSlice.
+// endpointSlice is an EndpointSlice.
 type endpointSlice struct {
 	*Meta
+	sliceSpec
+}
+
+// sliceSpec is what counts of an EndpointSlice.
+type sliceSpec struct {
 	of        id // the service; without a name it belongs to none
-	wrongType discoveryv1.AddressType
+	wrongType string
 	ports     []slicePort
 	endpoints []endpoint
 }
@@ -31,16 +37,18 @@ type slicePort struct {
 type endpoint struct {
 	addr     netip.Addr
 	zone     string
+	node     string
 	hostname string
+	hints    *hints
 	isReady  bool
 	grace    bool // not ready because it terminates, but still serving
 }
 
-// PutEndpointSlice puts an EndpointSlice in, or another in its place.
-func (s *Set) PutEndpointSlice(m Meta, o *discoveryv1.EndpointSlice) {
-	es := &endpointSlice{of: id{m.Namespace, m.Labels[discoveryv1.LabelServiceName]}}
+// NewEndpointSlice takes what counts of an EndpointSlice.
+func NewEndpointSlice(m Meta, o *discoveryv1.EndpointSlice) Object {
+	es := &endpointSlice{sliceSpec: sliceSpec{of: id{m.Namespace, m.Labels[discoveryv1.LabelServiceName]}}}
 	if o.AddressType != discoveryv1.AddressTypeIPv4 && o.AddressType != discoveryv1.AddressTypeIPv6 {
-		es.wrongType = o.AddressType + " "
+		es.wrongType = string(o.AddressType) + "?"
 	}
 	for _, p := range o.Ports {
 		port := slicePort{name: value(p.Name), protocol: mesh.TCP}
@@ -60,9 +68,17 @@ func (s *Set) PutEndpointSlice(m Meta, o *discoveryv1.EndpointSlice) {
 	}
 	m.Kind, m.Labels, m.Annotations = KindEndpointSlice, nil, nil
 	es.Meta = &m
-	s.disown(s.slices[m.id()])
-	s.slices[m.id()] = es
+	return es
+}
+
+func (es *endpointSlice) put(s *Set) (news bool) {
+	if old := s.slices[es.id()]; old != nil && reflect.DeepEqual(old, es) {
+		return false
+	}
+	s.disown(s.slices[es.id()])
+	s.slices[es.id()] = es
 	s.own(es.of, append(slices.Clone(s.owned[es.of]), es))
+	return true
 }
 
 // newEndpoint is false for one without an address. More than one address means any of them: the API says to
@@ -76,10 +92,27 @@ func newEndpoint(e *discoveryv1.Endpoint) (endpoint, bool) {
 		return endpoint{}, false
 	}
 	return endpoint{
-		addr: addr, zone: unique.Make(value(e.Zone)).Value(), hostname: strings.Clone(value(e.Hostname)),
+		addr: addr, zone: shared(value(e.Zone)), node: shared(value(e.NodeName)), hints: newHints(e.Hints), hostname: strings.Clone(value(e.Hostname)),
 		isReady: value(e.Conditions.Ready) || e.Conditions.Ready == nil,
 		grace:   value(e.Conditions.Serving) && value(e.Conditions.Terminating),
 	}, true
+}
+
+// shared is s, of which all that have it have one copy.
+func shared(s string) string { return unique.Make(s).Value() }
+
+func newHints(o *discoveryv1.EndpointHints) *hints {
+	if o == nil {
+		return nil
+	}
+	h := &hints{}
+	for _, z := range o.ForZones {
+		h.zones = append(h.zones, shared(z.Name))
+	}
+	for _, n := range o.ForNodes {
+		h.nodes = append(h.nodes, shared(n.Name))
+	}
+	return h
 }
 
 // value is what p points to, the zero value where it is nil.
@@ -131,7 +164,7 @@ func (s *Set) stray(es *endpointSlice) []mesh.Problem {
 	case s.services[es.of] == nil:
 		c.problem(&s.options, es.Meta, "belongs to Service %s/%s, which is not here", es.of.namespace, es.of.name)
 	case es.wrongType != "":
-		c.problem(&s.options, es.Meta, "addressType %q is not served; IPv4 and IPv6 are", strings.TrimSpace(string(es.wrongType)))
+		c.problem(&s.options, es.Meta, "addressType %q is not served; IPv4 and IPv6 are", strings.TrimSuffix(es.wrongType, "?"))
 	}
 	return c.problems
 }

@@ -1,10 +1,9 @@
 // Package objects knows what Kubernetes and Istio objects mean, in mesh words: Service, EndpointSlice,
 // ServiceEntry and DestinationRule.
 //
-// It is pure, and the same wherever the objects come from: a source decodes them, puts them into a Set and
-// takes them out again, and asks the Set what they amount to together. A Set keeps of each object what
-// counts, and translates again only what a change concerns, so that one slice of ten thousand services
-// costs one of them.
+// It is pure, and the same wherever the objects come from: a source decodes them, puts what counts of them
+// into a Set and takes it out again, and asks the Set what all amount to together. A Set translates again
+// only what a change concerns, so that one slice of ten thousand services costs one of them.
 package objects
 
 import (
@@ -22,6 +21,8 @@ type Options struct {
 	Source string
 	// ClusterDomain is the domain of Kubernetes services; empty means cluster.local.
 	ClusterDomain string
+	// Place is where the pods are that this is for.
+	Place Place
 	// Live means that the objects are an API server's. Those that belong together come one by one there, so
 	// that one alone is no mistake, as it is in a folder.
 	Live bool
@@ -51,13 +52,17 @@ type Meta struct {
 // String names the object as problems and explanations do: "ServiceEntry ns1/db1".
 func (m *Meta) String() string { return string(m.Kind) + " " + m.Namespace + "/" + m.Name }
 
+// An Object is what counts of one object; it does not keep the one it was made of.
+type Object interface {
+	put(s *Set) (news bool)
+}
+
 // id is an object's name within its kind.
 type id struct{ namespace, name string }
 
 func (m *Meta) id() id { return id{m.Namespace, m.Name} }
 
-// Set is the objects that one source has. It belongs to one goroutine. An object that is put must not be
-// changed any more.
+// Set is the objects that one source has. It belongs to one goroutine.
 type Set struct {
 	options  Options
 	services map[id]*service
@@ -66,9 +71,10 @@ type Set struct {
 	entries  map[id]*serviceEntry
 	rules    map[id]*rule
 
-	units   []*unit   // all, in order; nil when one has come or gone
-	hosts   []place   // where all hosts and clusters are, in order; nil when one is called otherwise
-	members []place   //
+	units   []*unit // all, in order; nil when one has come or gone
+	hosts   []place // where all hosts and clusters are, in order; nil when one is called otherwise
+	members []place //
+	place   Place
 	ruling  *rulebook // nil when a rule has come or gone
 }
 
@@ -76,10 +82,14 @@ type Set struct {
 func New(o Options) *Set {
 	o.ClusterDomain = cmp.Or(o.ClusterDomain, "cluster.local")
 	return &Set{
-		options: o, services: map[id]*service{}, owned: map[id][]*endpointSlice{}, slices: map[id]*endpointSlice{},
+		options: o, place: o.Place, services: map[id]*service{}, owned: map[id][]*endpointSlice{}, slices: map[id]*endpointSlice{},
 		entries: map[id]*serviceEntry{}, rules: map[id]*rule{},
 	}
 }
+
+// Put puts an object in, or another in its place; it is false where that one said the same. An Object is put
+// into one Set, and once.
+func (s *Set) Put(o Object) (news bool) { return o.put(s) }
 
 // Delete takes an object out. One that is not there is no mistake.
 func (s *Set) Delete(kind Kind, namespace, name string) {
@@ -130,6 +140,7 @@ type content struct {
 type builder struct {
 	*unit
 	options *Options
+	place   Place
 	content
 }
 

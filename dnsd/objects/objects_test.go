@@ -30,7 +30,7 @@ func testService(namespace, name string, port int32, external bool) func(*Set) {
 	if external {
 		o.Spec = corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: "example.com"}
 	}
-	return func(s *Set) { s.PutService(Meta{Namespace: namespace, Name: name}, o) }
+	return func(s *Set) { s.Put(NewService(Meta{Namespace: namespace, Name: name}, o)) }
 }
 
 func testSlice(namespace, name, of, zone string, addrs ...string) func(*Set) {
@@ -40,7 +40,7 @@ func testSlice(namespace, name, of, zone string, addrs ...string) func(*Set) {
 		o.Endpoints = append(o.Endpoints, discoveryv1.Endpoint{Addresses: []string{a}, Zone: &zone})
 	}
 	m := Meta{Namespace: namespace, Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: of}}
-	return func(s *Set) { s.PutEndpointSlice(m, o) }
+	return func(s *Set) { s.Put(NewEndpointSlice(m, o)) }
 }
 
 func testEntry(namespace, name, host string, port uint32) func(*Set) {
@@ -49,16 +49,18 @@ func testEntry(namespace, name, host string, port uint32) func(*Set) {
 		Ports: []*networking.ServicePort{{Name: "tcp", Number: port}},
 	}
 	return func(s *Set) {
-		if err := s.PutServiceEntry(Meta{Namespace: namespace, Name: name}, spec, nil); err != nil {
+		e, err := NewServiceEntry(Meta{Namespace: namespace, Name: name}, spec, nil)
+		if err != nil {
 			panic(err)
 		}
+		s.Put(e)
 	}
 }
 
 func testRule(namespace, name, host string) func(*Set) {
 	spec := &networking.DestinationRule{Host: host, TrafficPolicy: &networking.TrafficPolicy{LoadBalancer: &networking.LoadBalancerSettings{
 		LbPolicy: &networking.LoadBalancerSettings_Simple{Simple: networking.LoadBalancerSettings_RANDOM}}}}
-	return func(s *Set) { s.PutDestinationRule(Meta{Namespace: namespace, Name: name}, spec) }
+	return func(s *Set) { s.Put(NewDestinationRule(Meta{Namespace: namespace, Name: name}, spec)) }
 }
 
 // However a Set came to hold its objects, it says of them what one says that has seen nothing else.

@@ -2,6 +2,7 @@ package objects
 
 import (
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -11,10 +12,15 @@ import (
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 )
 
-// service is what counts of a Service, and the slices that belong to it.
+// service is a Service, and the slices that belong to it.
 type service struct {
 	unit
-	domain     string
+	serviceSpec
+	slices []*endpointSlice
+}
+
+// serviceSpec is what counts of a Service.
+type serviceSpec struct {
 	exportTo   []string
 	external   *string // of type ExternalName: the name
 	headless   bool
@@ -22,8 +28,8 @@ type service struct {
 	ports      []servicePort
 	publishAll bool          // endpoints that are not ready, too
 	affinity   time.Duration // how long a pod that comes back reaches the endpoint it had; 0: it need not
-	unapplied  []string
-	slices     []*endpointSlice
+	local      bool          // only endpoints of this node
+	nearby     string        // trafficDistribution
 }
 
 // servicePort is a port of a service, as it is written.
@@ -34,12 +40,13 @@ type servicePort struct {
 	target   uint32 // 0 where it is a name, or not said
 }
 
-// PutService puts a Service in, or another in its place.
-func (s *Set) PutService(m Meta, o *corev1.Service) {
-	svc := &service{
-		domain: s.options.ClusterDomain, headless: o.Spec.ClusterIP == corev1.ClusterIPNone || slices.Contains(o.Spec.ClusterIPs, corev1.ClusterIPNone),
+// NewService takes what counts of a Service.
+func NewService(m Meta, o *corev1.Service) Object {
+	svc := &service{serviceSpec: serviceSpec{
+		headless:   o.Spec.ClusterIP == corev1.ClusterIPNone || slices.Contains(o.Spec.ClusterIPs, corev1.ClusterIPNone),
 		clusterIPs: o.Spec.ClusterIPs, publishAll: o.Spec.PublishNotReadyAddresses, affinity: affinity(&o.Spec),
-	}
+		nearby: value(o.Spec.TrafficDistribution), local: value(o.Spec.InternalTrafficPolicy) == corev1.ServiceInternalTrafficPolicyLocal,
+	}}
 	if len(svc.clusterIPs) == 0 && o.Spec.ClusterIP != "" {
 		svc.clusterIPs = []string{o.Spec.ClusterIP}
 	}
@@ -55,16 +62,18 @@ func (s *Set) PutService(m Meta, o *corev1.Service) {
 	for _, p := range o.Spec.Ports {
 		svc.ports = append(svc.ports, servicePort{p.Name, p.Port, p.Protocol, uint32(p.TargetPort.IntValue())})
 	}
-	if p := o.Spec.InternalTrafficPolicy; p != nil && *p == corev1.ServiceInternalTrafficPolicyLocal {
-		svc.unapplied = append(svc.unapplied, "internalTrafficPolicy")
-	}
-	if o.Spec.TrafficDistribution != nil {
-		svc.unapplied = append(svc.unapplied, "trafficDistribution")
-	}
 	m.Kind, m.Labels, m.Annotations = KindService, nil, nil
 	svc.unit = unit{Meta: &m, translate: svc.translate, stale: true}
-	svc.slices = s.owned[m.id()]
-	s.services[m.id()], s.units = svc, nil
+	return svc
+}
+
+func (s *service) put(set *Set) (news bool) {
+	if old := set.services[s.id()]; old != nil && reflect.DeepEqual(old.Meta, s.Meta) && reflect.DeepEqual(old.serviceSpec, s.serviceSpec) {
+		return false
+	}
+	s.slices = set.owned[s.id()]
+	set.services[s.id()], set.units = s, nil
+	return true
 }
 
 func affinity(spec *corev1.ServiceSpec) time.Duration {
@@ -81,7 +90,7 @@ func affinity(spec *corev1.ServiceSpec) time.Duration {
 // translate makes a host of the service, and a cluster of each port.
 func (s *service) translate(b *builder) {
 	h := mesh.Host{
-		Name:   strings.ToLower(s.Name + "." + s.Namespace + ".svc." + s.domain),
+		Name:   strings.ToLower(s.Name + "." + s.Namespace + ".svc." + b.options.ClusterDomain),
 		Object: s.String(), Namespace: s.Namespace, Kubernetes: true, ExportTo: s.exportTo,
 	}
 	switch {
@@ -97,12 +106,9 @@ func (s *service) translate(b *builder) {
 		for i := range s.ports {
 			p := &s.ports[i]
 			if port, ok := b.servicePort(p, h.Ports); ok {
-				port.Cluster = b.addCluster(h.Name, port, s.cluster(p))
+				port.Cluster = b.addCluster(h.Name, port, s.cluster(p, b))
 				h.Ports = append(h.Ports, port)
 			}
-		}
-		if len(s.unapplied) > 0 {
-			b.note("not applied: %s", strings.Join(s.unapplied, ", "))
 		}
 	}
 	b.hosts = append(b.hosts, h)
@@ -147,12 +153,17 @@ func transport(p corev1.Protocol) mesh.Protocol {
 	return 0
 }
 
-// cluster has an endpoint for each backend of p. As with kube-proxy, terminating ones serve on while
-// there is no other.
-func (s *service) cluster(p *servicePort) mesh.Cluster {
+// cluster has an endpoint for each backend of p that pods of this node may use. As with kube-proxy,
+// terminating ones serve on while there is no other.
+func (s *service) cluster(p *servicePort, b *builder) mesh.Cluster {
 	c := mesh.Cluster{Discovery: mesh.Static, Balancing: newBalancing()}
 	c.Affinity = s.affinity
 	backends := s.backends(func(es *endpointSlice) uint16 { return es.port(p) })
+	if s.local {
+		backends = slices.DeleteFunc(backends, func(e backend) bool { return e.node == "" || e.node != b.place.Node })
+	} else {
+		backends = s.near(backends, b.place, !b.options.Live)
+	}
 	anyReady := slices.ContainsFunc(backends, func(e backend) bool { return e.ready })
 	for _, e := range backends {
 		usable := e.ready || !anyReady && e.grace

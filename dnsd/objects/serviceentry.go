@@ -33,21 +33,24 @@ type serviceEntry struct {
 	names  []string // its hosts
 }
 
-// PutServiceEntry puts a ServiceEntry in, or another in its place; status may be nil. One that cannot be
-// served is an error, and what was there before stays.
-func (s *Set) PutServiceEntry(m Meta, spec *networking.ServiceEntry, status *networking.ServiceEntryStatus) error {
+// NewServiceEntry keeps spec and status, which may be nil. One that cannot be served is an error.
+func NewServiceEntry(m Meta, spec *networking.ServiceEntry, status *networking.ServiceEntryStatus) (Object, error) {
 	e := &serviceEntry{spec: spec, status: status, out: strings.EqualFold(m.Labels[optOut], "false")}
 	var err error
 	if e.names, err = hostsOf(spec); err != nil {
-		return err
+		return nil, err
 	}
 	if err := checkEntry(spec); err != nil {
-		return err
+		return nil, err
 	}
 	m.Kind, m.Labels, m.Annotations = KindServiceEntry, nil, nil
 	e.unit = unit{Meta: &m, translate: e.translate, stale: true}
-	s.entries[m.id()], s.units = e, nil
-	return nil
+	return e, nil
+}
+
+func (e *serviceEntry) put(s *Set) (news bool) {
+	s.entries[e.id()], s.units = e, nil
+	return true
 }
 
 // translate makes a host of each of the entry's hosts and a cluster of each of its ports.

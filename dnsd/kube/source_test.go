@@ -1,0 +1,194 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodens-dns/nodens/dnsd/mesh"
+)
+
+// watcher is a running source, and what it said last.
+type watcher struct {
+	*Source
+	t    *testing.T
+	said chan mesh.Input
+	last mesh.Input
+}
+
+// run starts a source of the server, with short pauses.
+func (a *api) run(t *testing.T) *watcher {
+	t.Helper()
+	s := New(Options{Kubeconfig: a.kubeconfig(t), Node: "n1"})
+	s.timing.coalesce, s.timing.missing, s.timing.patience = time.Millisecond, 50*time.Millisecond, 100*time.Millisecond
+	w := &watcher{Source: s, t: t, said: make(chan mesh.Input)}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- s.Run(ctx, func(in mesh.Input) {
+			select {
+			case w.said <- in:
+			case <-ctx.Done():
+			}
+		})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+	return w
+}
+
+// until waits for an input that is as it should be.
+func (w *watcher) until(what string, is func(mesh.Input) bool) {
+	w.t.Helper()
+	deadline := time.After(30 * time.Second)
+	for {
+		select {
+		case w.last = <-w.said:
+			if is(w.last) {
+				return
+			}
+		case <-deadline:
+			w.t.Fatalf("%s: not within 30 s; it said last %+v", what, w.last)
+		}
+	}
+}
+
+// hosts are the names of an input's hosts, without what all end in.
+func hosts(in mesh.Input) string {
+	var names []string
+	for _, h := range in.Hosts {
+		names = append(names, strings.TrimSuffix(h.Name, ".svc.cluster.local"))
+	}
+	return strings.Join(names, " ")
+}
+
+func has(want string) func(mesh.Input) bool {
+	return func(in mesh.Input) bool { return hosts(in) == want }
+}
+
+func service(name string) string {
+	return fmt.Sprintf(`{"metadata": {"namespace": "shop", "name": %q}, "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "http", "port": 80}]}}`, name)
+}
+
+func slice(name, of, addr string) string {
+	return fmt.Sprintf(`{"metadata": {"namespace": "shop", "name": %q, "labels": {"kubernetes.io/service-name": %q}}, "addressType": "IPv4",
+		"ports": [{"name": "http", "port": 8080}], "endpoints": [{"addresses": [%q], "conditions": {"ready": true}}]}`, name, of, addr)
+}
+
+func endpoints(in mesh.Input) (all []string) {
+	for _, c := range in.Clusters {
+		for _, l := range c.Localities {
+			for _, e := range l.Endpoints {
+				all = append(all, e.Address)
+			}
+		}
+	}
+	return all
+}
+
+// A source follows its cluster, from the first list on.
+func TestFollow(t *testing.T) {
+	a := serveAPI(t)
+	a.put(namespaces, `{"metadata": {"name": "shop"}}`)
+	a.put(services, service("cart"))
+	a.put(slicesPath, slice("cart-1", "cart", "10.1.0.1"))
+	w := a.run(t)
+	w.until("the first list", has("cart.shop"))
+	if z := w.last.Zones; len(z) != 1 || z[0].Name != "cluster.local" || !slices.Equal(z[0].Namespaces, []string{"shop"}) {
+		t.Errorf("zones %+v", z)
+	}
+	if got := endpoints(w.last); !slices.Equal(got, []string{"10.1.0.1"}) {
+		t.Errorf("endpoints %v", got)
+	}
+	a.put(services, service("stock"))
+	w.until("a service that is new", has("cart.shop stock.shop"))
+	a.put(slicesPath, slice("cart-1", "cart", "10.1.0.2"))
+	w.until("an endpoint that has moved", func(in mesh.Input) bool { return slices.Equal(endpoints(in), []string{"10.1.0.2"}) })
+	a.remove(services, "shop", "cart")
+	a.put(namespaces, `{"metadata": {"name": "till"}}`)
+	w.until("one that is gone", func(in mesh.Input) bool {
+		return hosts(in) == "stock.shop" && slices.Equal(in.Zones[0].Namespaces, []string{"shop", "till"})
+	})
+}
+
+// Kinds that somebody defines later are found, and gone with their definition.
+func TestDefinedLater(t *testing.T) {
+	a := serveAPI(t)
+	w := a.run(t)
+	w.until("without definitions", has(""))
+	const entry = `{"metadata": {"namespace": "shop", "name": "db"}, "spec": {"hosts": ["db.test"], "resolution": "DNS", "newField": 1,
+		"ports": [{"name": "tcp", "number": 3306}]}, "status": {"addresses": [{"host": "db.test", "value": "240.240.0.9"}]}}`
+	a.put(entries, entry)
+	a.put(entries, `{"metadata": {"namespace": "shop", "name": "bad"}, "spec": {"hosts": ["*"]}}`)
+	w.until("an entry", func(in mesh.Input) bool {
+		return hosts(in) == "db.test" && in.Hosts[0].Addresses[0].String() == "240.240.0.9" && len(in.Problems) == 1
+	})
+	a.put(rules, `{"metadata": {"namespace": "shop", "name": "db"}, "spec": {"host": "db.test", "trafficPolicy": {"loadBalancer": {"simple": "RANDOM"}}}}`)
+	w.until("a rule", func(in mesh.Input) bool { return in.Clusters[0].LbPolicy == mesh.Random })
+}
+
+// What was said last stays while the API is out of reach, but not that there is nothing else; and afterwards
+// it is not told anew what has not changed.
+func TestOutage(t *testing.T) {
+	a := serveAPI(t)
+	a.put(services, service("cart"))
+	w := a.run(t)
+	w.until("the first list", has("cart.shop"))
+	a.set(func() { a.down = true })
+	w.until("out of reach", func(in mesh.Input) bool {
+		return hosts(in) == "cart.shop" && len(in.Zones) == 0 && len(in.Problems) > 0 && strings.Contains(in.Problems[0].Reason, "stays")
+	})
+	a.set(func() { a.down = false })
+	a.put(services, service("stock"))
+	w.until("back again", func(in mesh.Input) bool {
+		return hosts(in) == "cart.shop stock.shop" && len(in.Zones) == 1 && len(in.Problems) == 0
+	})
+}
+
+// A watch that begins too far back has everything listed again, once.
+func TestExpired(t *testing.T) {
+	a := serveAPI(t)
+	for i := range 50 {
+		a.put(services, service(fmt.Sprintf("s%02d", i)))
+	}
+	w := a.run(t)
+	w.until("the first list", func(in mesh.Input) bool { return len(in.Hosts) == 50 })
+	before := w.last.Hosts[1].Ports
+	a.set(func() { a.down = true })
+	w.until("out of reach", func(in mesh.Input) bool { return len(in.Zones) == 0 })
+	a.remove(services, "shop", "s00")
+	a.forget()
+	a.set(func() { a.down = false })
+	w.until("listed again", func(in mesh.Input) bool { return len(in.Hosts) == 49 && len(in.Zones) == 1 })
+	if after := w.last.Hosts[0].Ports; &before[0] != &after[0] {
+		t.Error("a service that has not changed was taken anew")
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.lists[services] > 4 {
+		t.Errorf("services were listed %d times", a.lists[services])
+	}
+}
+
+// Without a configuration that can be used the source says nothing, and goes on trying.
+func TestNoConfiguration(t *testing.T) {
+	s := New(Options{Kubeconfig: "/nonexistent"})
+	if _, err := s.options.client(); err == nil || !strings.Contains(err.Error(), "/nonexistent") {
+		t.Errorf("error %v", err)
+	}
+	s.timing.missing = time.Millisecond
+	ctx, cancel := context.WithCancel(context.Background())
+	emitted := make(chan error, 1)
+	go func() { emitted <- s.Run(ctx, func(mesh.Input) { t.Error("it said something") }) }()
+	cancel()
+	if err := <-emitted; err != nil {
+		t.Error(err)
+	}
+}
