@@ -21,13 +21,15 @@ import (
 // run is the life of this process: one daemon until ctx is done, or until another process takes over. Then it
 // stands by, and goes on should that one end. Who brings up a new dnsd beside the old one, as a rolling update
 // does, ends the old one when the new one is well; and an old one that had ended by itself would be started
-// anew, and take over again.
+// anew, and take over again. Only one that has started the new one itself, at a SIGHUP, ends.
 func run(ctx context.Context, c *Config, log *slog.Logger) error {
 	for _, dir := range []string{c.StateDir, c.RunDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make folder: %w", err)
 		}
 	}
+	var anew renewal
+	go anew.follow(ctx, log)
 	l, err := acquire(ctx, c, log)
 	for {
 		if err != nil {
@@ -39,6 +41,10 @@ func run(ctx context.Context, c *Config, log *slog.Logger) error {
 		}
 		if !e.relieved {
 			return e.err
+		}
+		if anew.is(e.heir) {
+			notify(fmt.Sprintf("MAINPID=%d", e.heir))
+			return nil
 		}
 		log.Info("relieved; standing by until told to end, or until the other one ends")
 		debug.FreeOSMemory()
@@ -53,6 +59,7 @@ func run(ctx context.Context, c *Config, log *slog.Logger) error {
 type ending struct {
 	err      error
 	relieved bool          // another process goes on
+	heir     int           // that one, or 0 where it has no number here
 	next     <-chan ending // how the daemon ends that goes on in this process; nil if there is none
 }
 
@@ -153,6 +160,7 @@ func (d *daemon) reign(ctx context.Context, w, s *group) (e ending) {
 		return end(err)
 	}
 	s.Go(d.admin.Serve)
+	notify("READY=1")
 	door, err := handover.Listen(d.config.door(), version)
 	if err != nil {
 		return end(err)
@@ -269,7 +277,7 @@ func (d *daemon) handOver(ctx context.Context, peer *handover.Peer, w *group) (e
 	}
 	if err == nil {
 		d.heir = peer
-		return ending{relieved: true}
+		return ending{relieved: true, heir: peer.PID}
 	}
 	_ = peer.Close()
 	if ctx.Err() != nil {

@@ -132,7 +132,7 @@ func pluginVerb(l *Line) (string, error) {
 
 // dnsd start [early]: with early it does not wait until every source has spoken.
 // dnsd kill|term|stop|cont: sends the signal and waits for what it brings.
-// dnsd relieve: another one takes over, and the first is told to end.
+// dnsd relieve: another one takes over, and the first is told to end. dnsd renew: it starts another one itself.
 // dnsd config KEY=YAML ...: changes its configuration file, from the world's own.
 // dnsd log: all it has written. dnsd second: another one, beside the running one, until it ends.
 // dnsd COMMAND ...: one of its own commands, asking the running one.
@@ -148,6 +148,8 @@ func dnsdVerb(l *Line) (string, error) {
 		return "", l.w.StartDnsd(!l.has("early"))
 	case "relieve":
 		return "", l.w.RelieveDnsd()
+	case "renew":
+		return "", l.w.RenewDnsd()
 	case "log":
 		return l.w.DnsdLog(), nil
 	case "second":

@@ -222,6 +222,19 @@ func (w *World) RelieveDnsd() error {
 	return old.end(syscall.SIGTERM, 20*time.Second)
 }
 
+// RenewDnsd has dnsd start itself anew, and waits until the first one has ended. The other is a process the
+// world knows nothing of.
+func (w *World) RenewDnsd() error {
+	old, err := w.running()
+	if err != nil {
+		return err
+	}
+	if err := old.end(syscall.SIGHUP, time.Minute); err != nil {
+		return fmt.Errorf("renew dnsd: %w\n%s", err, w.DnsdLog())
+	}
+	return old.err
+}
+
 // SecondDnsd runs another dnsd with the same configuration until it ends, ten seconds at most.
 func (w *World) SecondDnsd() (string, error) {
 	return w.output(nil, "timeout", "10", w.Program("dnsd"), "run", "--config", w.configFile())
