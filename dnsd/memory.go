@@ -18,7 +18,7 @@ const (
 	// tidyEvery is how often memory is looked at.
 	tidyEvery = time.Second
 	// tidyShare is which part of the time may go into tidying: one in so many.
-	tidyShare = 50
+	tidyShare = 10
 )
 
 // tidy gives memory back to the node whenever a piece of work has left much of it unused. Left to itself,
@@ -27,7 +27,7 @@ const (
 func tidy(ctx context.Context, log *slog.Logger) error {
 	tick := time.NewTicker(tidyEvery)
 	defer tick.Stop()
-	least := uint64(0) // that it has come down to
+	var least, last uint64 // that it has come down to, and that was occupied when last looked at
 	var rested time.Time
 	for {
 		select {
@@ -35,8 +35,11 @@ func tidy(ctx context.Context, log *slog.Logger) error {
 		case <-ctx.Done():
 			return nil
 		}
-		if now := time.Now(); now.Before(rested) || occupied() <= least+least/8 {
-			continue
+		now := occupied()
+		grows := now > last
+		last = now
+		if grows || now <= least+least/8 || time.Now().Before(rested) {
+			continue // while it grows, the work is still being done
 		}
 		began := time.Now()
 		runtime.GC() // what pools keep outlives one collection

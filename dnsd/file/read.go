@@ -101,7 +101,7 @@ func decode(manifests []content, o objects.Options, before memory) (mesh.Input, 
 		}
 	}
 	b.restore(before)
-	return b.input(), b.good
+	return b.input(), b.good.memory()
 }
 
 // readRegular reads a file, but nothing that could block: a FIFO called x.yaml must not stop dnsd.
@@ -188,7 +188,7 @@ func (b *builder) readObject(place string, whole []byte) {
 		return
 	}
 	b.seen[key] = place
-	b.good[key] = version{b.file, whole}
+	b.good.add(version{key, b.file, whole})
 }
 
 // group is the API group: an object is the same in all versions of it.
@@ -265,7 +265,7 @@ type builder struct {
 	set      *objects.Set
 	file     string            // being read
 	seen     map[string]string // group/kind namespace/name -> place
-	good     memory            // those of seen
+	good     *recorder         // those of seen
 	wrong    map[string]bool   // keys as in seen: objects that cannot be used as they are
 	torn     map[string]bool   // files with a part of which not even the name can be told
 	problems []mesh.Problem
@@ -274,7 +274,7 @@ type builder struct {
 func newBuilder(o objects.Options) *builder {
 	return &builder{
 		set:  objects.New(o),
-		seen: map[string]string{}, good: memory{}, wrong: map[string]bool{}, torn: map[string]bool{},
+		seen: map[string]string{}, good: newRecorder(), wrong: map[string]bool{}, torn: map[string]bool{},
 	}
 }
 

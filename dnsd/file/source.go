@@ -14,7 +14,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
-	"reflect"
 	"slices"
 	"time"
 
@@ -46,11 +45,11 @@ type Source struct {
 	log         *slog.Logger
 	timing      timing
 
-	last *mesh.Input // newest input emitted, nil before the first
-	good memory      // every object as it was last good
-
-	digest [sha256.Size]byte // of what was read last
-	lost   bool              // the folder could not be read last time
+	good     memory            // every object as it was last good
+	problems []mesh.Problem    // of the newest input
+	digest   [sha256.Size]byte // of what it was made of
+	spoke    bool              // there was one
+	lost     bool              // the folder could not be read last time
 }
 
 // timing is every duration of the source, so that tests need not wait for them.
@@ -133,38 +132,41 @@ func (s *Source) settle(ctx context.Context, watcher *fsnotify.Watcher) {
 
 // read emits what the folder holds, if that is news.
 func (s *Source) read(emit func(mesh.Input)) {
-	var in mesh.Input
 	manifests, err := list(s.dir)
-	if err == nil {
-		digest := digest(manifests)
-		if s.last != nil && !s.lost && s.digest == digest {
-			return
-		}
-		s.digest = digest
-		in, s.good = decode(manifests, objects.Options{Source: sourceName, ClusterDomain: s.domain, Place: objects.Place{Node: s.node}}, s.good)
-	}
 	if err != nil {
-		if !s.lost {
-			s.log.Warn("cannot read the folder; what it said last stays", "error", err)
-		}
-		if s.lost = true; s.last == nil {
-			return
-		}
-		in = *s.last
-		object := "folder " + s.dir
-		if !slices.ContainsFunc(in.Problems, func(p mesh.Problem) bool { return p.Object == object }) {
-			in.Problems = append(slices.Clone(in.Problems), mesh.Problem{
-				Source: sourceName, Object: object,
-				Reason: fmt.Sprintf("%v; what it said last stays (to remove objects, leave the folder empty)", err),
-			})
-		}
-	} else if s.lost {
-		s.log.Info("the folder can be read again")
-		s.lost = false
-	}
-	if s.last != nil && reflect.DeepEqual(*s.last, in) {
+		s.lose(err, emit)
 		return
 	}
-	s.last = &in
+	digest := digest(manifests)
+	if s.spoke && !s.lost && s.digest == digest {
+		return
+	}
+	if s.lost {
+		s.log.Info("the folder can be read again")
+	}
+	var in mesh.Input
+	in, s.good = decode(manifests, s.options(), s.good)
+	s.digest, s.problems, s.spoke, s.lost = digest, in.Problems, true, false
 	emit(in)
+}
+
+// lose says once that the folder cannot be read, and what it said last again.
+func (s *Source) lose(err error, emit func(mesh.Input)) {
+	if s.lost {
+		return
+	}
+	s.log.Warn("cannot read the folder; what it said last stays", "error", err)
+	if s.lost = true; !s.spoke {
+		return
+	}
+	in := recall(s.options(), s.good)
+	in.Problems = append(slices.Clone(s.problems), mesh.Problem{
+		Source: sourceName, Object: "folder " + s.dir,
+		Reason: fmt.Sprintf("%v; what it said last stays (to remove objects, leave the folder empty)", err),
+	})
+	emit(in)
+}
+
+func (s *Source) options() objects.Options {
+	return objects.Options{Source: sourceName, ClusterDomain: s.domain, Place: objects.Place{Node: s.node}}
 }
