@@ -14,7 +14,7 @@
 // the next dnsd takes the same ports. Our sockets and handles keep a namespace alive, so a pod that goes
 // has them closed before its DEL is answered.
 //
-// A pod whose annotation nodens.io/capture is "off" gets a row without listeners: its queries are left
+// A pod whose annotations opt it out gets a row without listeners: its queries are left
 // alone, and connections to virtual addresses it learnt elsewhere are still balanced.
 package pods
 

@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -11,9 +12,6 @@ import (
 	"github.com/nodens-dns/nodens/dnsd/names"
 	"github.com/nodens-dns/nodens/ebpf"
 )
-
-// captureAnnotation on a pod, set to "off", leaves its DNS queries alone.
-const captureAnnotation = "nodens.io/capture"
 
 // logAnnotation on a pod has its queries logged: all of them ("on"), or one in so many ("1/100").
 const logAnnotation = "nodens.io/query-log"
@@ -51,8 +49,10 @@ func (p *Pods) wish(a attach.Attachment) wish {
 		w.client.Search = []string{a.PodNamespace + ".svc." + domain, "svc." + domain, domain}
 	}
 	w.logEvery, w.problem = logged(a.Annotations[logAnnotation])
-	if a.Annotations[captureAnnotation] == "off" {
-		w.why = "opted out by its annotation " + captureAnnotation
+	by, problem := optedOut(a.Annotations)
+	w.problem = cmp.Or(w.problem, problem)
+	if by != "" {
+		w.why = "opted out by its annotation " + by
 		return w
 	}
 	asked := a.DNS.Nameservers
