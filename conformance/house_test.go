@@ -25,8 +25,9 @@ var mayImport = map[string][]string{
 	"dnsd/names":   {"dnsd/mesh"},
 	"dnsd/xds":     {"dnsd/mesh"},
 	"dnsd/objects": {"dnsd/mesh"},
-	"dnsd/file":    {"dnsd/mesh", "dnsd/objects"},
-	"dnsd/etcd":    {"dnsd/mesh"},
+	"dnsd/file":    {"dnsd/mesh", "dnsd/objects", "dnsd/routes"},
+	"dnsd/etcd":    {"dnsd/mesh", "dnsd/routes"},
+	"dnsd/routes":  {"dnsd/mesh"},
 	"dnsd/kube":    {"dnsd/mesh", "dnsd/objects"},
 }
 

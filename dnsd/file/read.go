@@ -20,11 +20,13 @@ import (
 
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 	"github.com/nodens-dns/nodens/dnsd/objects"
+	"github.com/nodens-dns/nodens/dnsd/routes"
 )
 
 // object is what all kinds have, and where it was found.
 type object struct {
 	Kind       string `json:"kind"`
+	Name       string `json:"name"` // of a route, which has no metadata
 	APIVersion string `json:"apiVersion"`
 	Metadata   struct {
 		Name        string            `json:"name"`
@@ -169,6 +171,9 @@ func (b *builder) readObject(place string, whole []byte) {
 		}
 		return
 	}
+	if o.Kind == kindRoute {
+		o.Metadata.Name = o.Name
+	}
 	if o.Kind == "" || o.Metadata.Name == "" {
 		b.problem(place, "has no kind or no metadata.name")
 		b.torn[b.file] = true
@@ -212,6 +217,12 @@ func (b *builder) decode(o *object) error {
 			return err
 		}
 		b.set.Put(objects.NewDestinationRule(m, spec))
+	case "v1 " + kindRoute, " " + kindRoute:
+		_, route, err := routes.Parse(o.whole)
+		if err != nil {
+			return err
+		}
+		b.routes = append(b.routes, route)
 	case "v1 Service":
 		s := &corev1.Service{}
 		if err := yaml.UnmarshalStrict(o.whole, s); err != nil {
@@ -225,7 +236,7 @@ func (b *builder) decode(o *object) error {
 		}
 		b.set.Put(objects.NewEndpointSlice(m, s))
 	default:
-		return fmt.Errorf("%s %s is not served from files; ServiceEntry, DestinationRule, Service and EndpointSlice are", o.APIVersion, o.Kind)
+		return fmt.Errorf("%s %s is not served from files; ServiceEntry, DestinationRule, Service, EndpointSlice and DNS are", o.APIVersion, o.Kind)
 	}
 	return nil
 }
@@ -268,8 +279,12 @@ type builder struct {
 	good     *recorder         // those of seen
 	wrong    map[string]bool   // keys as in seen: objects that cannot be used as they are
 	torn     map[string]bool   // files with a part of which not even the name can be told
+	routes   []mesh.Route
 	problems []mesh.Problem
 }
+
+// kindRoute is the kind of host and path routes.
+const kindRoute = "DNS"
 
 func newBuilder(o objects.Options) *builder {
 	return &builder{
@@ -290,6 +305,7 @@ func (b *builder) reject(o *object, err error) {
 // input is what the objects come to, and what is wrong with the manifests.
 func (b *builder) input() mesh.Input {
 	in := b.set.Input()
+	in.Routes = b.routes
 	in.Problems = append(b.problems, in.Problems...)
 	return in
 }
