@@ -65,6 +65,8 @@ type Config struct {
 	NodeName string `json:"nodeName"`
 	// Etcd, when set, reads names from SkyDNS keys.
 	Etcd *EtcdConfig `json:"etcd"`
+	// Routes, when set, has the node's nginx serve host and path routes.
+	Routes *RoutesConfig `json:"routes"`
 	// XDS, when set, connects to a control plane that speaks ADS.
 	XDS *XDSConfig `json:"xds"`
 
@@ -151,6 +153,9 @@ func (c *Config) check() error {
 	}
 	if c.Etcd != nil {
 		errs = append(errs, c.Etcd.check()...)
+	}
+	if c.Routes != nil {
+		errs = append(errs, c.Routes.check()...)
 	}
 	if c.XDS != nil {
 		errs = append(errs, c.XDS.check()...)

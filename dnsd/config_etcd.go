@@ -87,7 +87,7 @@ func (c *EtcdConfig) store() etcd.Store {
 	return s
 }
 
-// source returns a reader of the keys.
-func (c *EtcdConfig) source(log *slog.Logger) *etcd.Source {
-	return etcd.New(etcd.Options{Store: c.store(), Path: c.Path, Zones: c.Zones, Log: log})
+// source returns a reader of the keys, and of routes if they are served.
+func (c *EtcdConfig) source(routes bool, log *slog.Logger) *etcd.Source {
+	return etcd.New(etcd.Options{Store: c.store(), Path: c.Path, Zones: c.Zones, Routes: routes, Log: log})
 }

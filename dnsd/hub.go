@@ -54,6 +54,7 @@ type hub struct {
 	keep     *keeper
 	names    names.Options
 	answers  *answers
+	told     []func(*mesh.Plan) // who else wants to know; none of them blocks
 
 	state atomic.Pointer[hubState]
 }
@@ -237,6 +238,9 @@ func (h *hub) apply(plan *mesh.Plan) (applied *mesh.Plan, due time.Time, err err
 	}
 	if old.passes == 0 || unsafe.SliceData(old.plan.Watch) != unsafe.SliceData(plan.Watch) {
 		h.resolver.Watch(plan.Watch) // a list that is not new it knows
+	}
+	for _, told := range h.told {
+		told(plan)
 	}
 	return plan, due, errors.Join(saved, written)
 }

@@ -36,6 +36,7 @@ func command() *cobra.Command {
 	}
 	root.AddCommand(runCommand(), detachCommand())
 	root.AddCommand(askCommands()...)
+	root.AddCommand(routesCommand())
 	return root
 }
 

@@ -59,6 +59,8 @@ type source struct {
 	follow  func(namespaces []string)
 	streams func() []xds.Stream
 	idle    func() bool
+	// told hears each new plan, and does not block; nil where a source does not care.
+	told func(*mesh.Plan)
 }
 
 // wire makes the parts in the order they need each other; nothing runs yet.
@@ -77,6 +79,11 @@ func wire(ctx context.Context, c *Config, log *slog.Logger, l *lease) (*daemon, 
 		order = append(order, s.name)
 	}
 	d.hub = newHub(log, d.vips, append(order, "resolve"), d.keep)
+	for _, s := range d.sources {
+		if s.told != nil {
+			d.hub.told = append(d.hub.told, s.told)
+		}
+	}
 
 	if d.datapath, err = ebpf.Upgrade(d.ebpfOptions()); err != nil {
 		return nil, fmt.Errorf("attach the kernel half: %w", err)
@@ -117,14 +124,18 @@ func (d *daemon) ebpfOptions() ebpf.Options {
 func (c *Config) sources(log *slog.Logger) []source {
 	var s []source
 	if c.File != nil {
-		f := file.New(file.Options{Dir: c.File.Dir, ClusterDomain: c.ClusterDomain, Node: c.nodeName(), Log: log})
+		f := file.New(file.Options{Dir: c.File.Dir, ClusterDomain: c.ClusterDomain, Node: c.nodeName(), Routes: c.Routes != nil, Log: log})
 		s = append(s, source{name: "file", run: f.Run})
 	}
 	if c.Kube != nil {
 		s = append(s, source{name: "kube", run: c.kubeSource(log).Run})
 	}
+	if c.Routes != nil {
+		r := c.Routes.source(c.ClusterDomain, log)
+		s = append(s, source{name: "routes", run: r.Run, told: r.Set})
+	}
 	if c.Etcd != nil {
-		s = append(s, source{name: "etcd", run: c.Etcd.source(log).Run})
+		s = append(s, source{name: "etcd", run: c.Etcd.source(c.Routes != nil, log).Run})
 	}
 	if c.XDS != nil {
 		x := c.XDS.source(log)

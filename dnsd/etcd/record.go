@@ -21,14 +21,14 @@ const (
 // value is what is kept under a key. More is allowed: other programs keep notes of their own there.
 type value struct {
 	Host        string `json:"host"`
-	Port        int    `json:"port"`
-	Priority    int    `json:"priority"`
-	Weight      int    `json:"weight"`
-	Text        string `json:"text"`
-	Mail        bool   `json:"mail"`
-	TTL         uint32 `json:"ttl"`
-	TargetStrip int    `json:"targetstrip"`
-	Group       string `json:"group"`
+	Port        int    `json:"port,omitempty"`
+	Priority    int    `json:"priority,omitempty"`
+	Weight      int    `json:"weight,omitempty"`
+	Text        string `json:"text,omitempty"`
+	Mail        bool   `json:"mail,omitempty"`
+	TTL         uint32 `json:"ttl,omitempty"`
+	TargetStrip int    `json:"targetstrip,omitempty"`
+	Group       string `json:"group,omitempty"`
 }
 
 // record is one key, read and checked.

@@ -12,7 +12,6 @@
 package etcd
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -87,10 +86,6 @@ type timing struct {
 
 // New returns a source that has not read anything yet.
 func New(o Options) *Source {
-	path := "/" + strings.Trim(o.Path, "/") + "/"
-	if o.Path == "" {
-		path = DefaultPath + "/"
-	}
 	s := &Source{store: o.Store, log: o.Log, leases: map[clientv3.LeaseID]uint32{}, timing: timing{
 		quiet: 20 * time.Millisecond, most: time.Second, probe: 10 * time.Second,
 		first: 500 * time.Millisecond, longest: 20 * time.Second,
@@ -103,11 +98,19 @@ func New(o Options) *Source {
 	}
 	s.log = s.log.With("source", sourceName, "endpoints", strings.Join(o.Endpoints, " "))
 	s.bad = map[string]mesh.Problem{}
-	s.roots = append(s.roots, s.names(path))
+	s.roots = append(s.roots, s.names(pathOf(o.Path)))
 	if o.Routes {
 		s.roots = append(s.roots, s.objects())
 	}
 	return s
+}
+
+// pathOf is what keys begin with.
+func pathOf(path string) string {
+	if path == "" {
+		path = DefaultPath
+	}
+	return "/" + strings.Trim(path, "/") + "/"
 }
 
 // names is the part of the store that holds SkyDNS keys.
@@ -134,10 +137,7 @@ func (s *Source) Run(ctx context.Context, emit func(mesh.Input)) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = cmp.Or(s.store.reach(ctx), err)
-		}
-		s.miss(err, emit)
+		s.miss(s.store.why(ctx, err), emit)
 		if time.Since(start) > s.timing.longest {
 			pause = s.timing.first // it had worked for a while
 		}

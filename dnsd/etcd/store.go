@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -64,6 +65,14 @@ func (s *Store) connect(ctx context.Context) (*clientv3.Client, error) {
 		return nil, fmt.Errorf("connect to etcd at %s: %w", strings.Join(s.Endpoints, ", "), err)
 	}
 	return client, nil
+}
+
+// why returns the reason behind a question that nobody answered in time, if there is one to be had.
+func (s *Store) why(ctx context.Context, err error) error {
+	if !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return cmp.Or(s.reach(context.WithoutCancel(ctx)), err)
 }
 
 // reach says why none of the endpoints can be reached, which the client keeps to itself; nil if one can.

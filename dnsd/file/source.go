@@ -1,8 +1,8 @@
 // Package file learns the mesh from manifests in a folder, and goes on watching it.
 //
 // Every *.yaml, *.yml and *.json file of the folder is read, with any number of documents and lists in
-// each: Istio's ServiceEntry and DestinationRule, Kubernetes' Service and EndpointSlice. The folder is
-// the whole truth of this source: an object is gone when its document is. A document that cannot be
+// each: Istio's ServiceEntry and DestinationRule, Kubernetes' Service and EndpointSlice, and routes (DNS).
+// The folder is the whole truth of this source: an object is gone when its document is. A document that cannot be
 // used is a problem with its file and place; the others work, and so does what it said before it broke.
 //
 // A folder that cannot be read at all says nothing, which is not the same as an empty one: what it said
@@ -34,6 +34,8 @@ type Options struct {
 	ClusterDomain string
 	// Node is this node's name in Kubernetes: some Services are for its own endpoints only.
 	Node string
+	// Routes says that routes are served on this node; where they are not, each is a problem.
+	Routes bool
 	// Log takes changes of state: unreadable, readable again. Nil means nobody listens.
 	Log *slog.Logger
 }
@@ -42,6 +44,7 @@ type Options struct {
 type Source struct {
 	dir, domain string
 	node        string
+	routes      bool // are served
 	log         *slog.Logger
 	timing      timing
 
@@ -64,7 +67,7 @@ type timing struct {
 
 // New returns a source that has not read anything yet.
 func New(o Options) *Source {
-	s := &Source{dir: o.Dir, domain: o.ClusterDomain, node: o.Node, log: o.Log, timing: timing{
+	s := &Source{dir: o.Dir, domain: o.ClusterDomain, node: o.Node, routes: o.Routes, log: o.Log, timing: timing{
 		quiet: 100 * time.Millisecond, most: time.Second,
 		resync: 30 * time.Second, retry: 2 * time.Second,
 	}}
@@ -146,6 +149,9 @@ func (s *Source) read(emit func(mesh.Input)) {
 	}
 	var in mesh.Input
 	in, s.good = decode(manifests, s.options(), s.good)
+	if !s.routes {
+		refuseRoutes(&in)
+	}
 	s.digest, s.problems, s.spoke, s.lost = digest, in.Problems, true, false
 	emit(in)
 }
@@ -160,6 +166,9 @@ func (s *Source) lose(err error, emit func(mesh.Input)) {
 		return
 	}
 	in := recall(s.options(), s.good)
+	if !s.routes {
+		in.Routes = nil
+	}
 	in.Problems = append(slices.Clone(s.problems), mesh.Problem{
 		Source: sourceName, Object: "folder " + s.dir,
 		Reason: fmt.Sprintf("%v; what it said last stays (to remove objects, leave the folder empty)", err),
@@ -169,4 +178,14 @@ func (s *Source) lose(err error, emit func(mesh.Input)) {
 
 func (s *Source) options() objects.Options {
 	return objects.Options{Source: sourceName, ClusterDomain: s.domain, Place: objects.Place{Node: s.node}}
+}
+
+// refuseRoutes says of each route that nobody serves it.
+func refuseRoutes(in *mesh.Input) {
+	for _, r := range in.Routes {
+		in.Problems = append(in.Problems, mesh.Problem{
+			Source: sourceName, Object: r.Object, Reason: "routes are not served on this node: set routes.file in dnsd's configuration",
+		})
+	}
+	in.Routes = nil
 }
