@@ -51,6 +51,7 @@ func Run(t *testing.T, s Suite) {
 			env.Defer(func() { finish(t, env, w) })
 			env.Values[worldKey{}] = w
 			setenv(env, w)
+			furnishClusters(env, w)
 			if s.Setup != nil {
 				return s.Setup(env, w)
 			}

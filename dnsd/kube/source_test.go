@@ -3,11 +3,14 @@ package kube
 import (
 	"context"
 	"fmt"
+	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nodens-dns/nodens/conformance/kubeapi"
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 )
 
@@ -19,10 +22,44 @@ type watcher struct {
 	last mesh.Input
 }
 
+// api is a server, whose objects have to be good.
+type api struct {
+	*kubeapi.Server
+	t *testing.T
+}
+
+func serveAPI(t *testing.T) *api {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &api{kubeapi.Serve(ln), t}
+	t.Cleanup(a.Close)
+	return a
+}
+
+func (a *api) put(manifest string) {
+	a.t.Helper()
+	if err := a.Put(manifest); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+func (a *api) remove(manifest string) {
+	a.t.Helper()
+	if err := a.Remove(manifest); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
 // run starts a source of the server, with short pauses.
 func (a *api) run(t *testing.T) *watcher {
 	t.Helper()
-	s := New(Options{Kubeconfig: a.kubeconfig(t), Node: "n1"})
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := a.WriteKubeconfig(kubeconfig); err != nil {
+		t.Fatal(err)
+	}
+	s := New(Options{Kubeconfig: kubeconfig, Node: "n1"})
 	s.timing.coalesce, s.timing.missing, s.timing.patience = time.Millisecond, 50*time.Millisecond, 100*time.Millisecond
 	w := &watcher{Source: s, t: t, said: make(chan mesh.Input)}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -73,12 +110,16 @@ func has(want string) func(mesh.Input) bool {
 	return func(in mesh.Input) bool { return hosts(in) == want }
 }
 
+func namespace(name string) string {
+	return fmt.Sprintf(`{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": %q}}`, name)
+}
+
 func service(name string) string {
-	return fmt.Sprintf(`{"metadata": {"namespace": "shop", "name": %q}, "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "http", "port": 80}]}}`, name)
+	return fmt.Sprintf(`{"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": %q}, "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "http", "port": 80}]}}`, name)
 }
 
 func slice(name, of, addr string) string {
-	return fmt.Sprintf(`{"metadata": {"namespace": "shop", "name": %q, "labels": {"kubernetes.io/service-name": %q}}, "addressType": "IPv4",
+	return fmt.Sprintf(`{"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"namespace": "shop", "name": %q, "labels": {"kubernetes.io/service-name": %q}}, "addressType": "IPv4",
 		"ports": [{"name": "http", "port": 8080}], "endpoints": [{"addresses": [%q], "conditions": {"ready": true}}]}`, name, of, addr)
 }
 
@@ -96,9 +137,9 @@ func endpoints(in mesh.Input) (all []string) {
 // A source follows its cluster, from the first list on.
 func TestFollow(t *testing.T) {
 	a := serveAPI(t)
-	a.put(namespaces, `{"metadata": {"name": "shop"}}`)
-	a.put(services, service("cart"))
-	a.put(slicesPath, slice("cart-1", "cart", "10.1.0.1"))
+	a.put(namespace("shop"))
+	a.put(service("cart"))
+	a.put(slice("cart-1", "cart", "10.1.0.1"))
 	w := a.run(t)
 	w.until("the first list", has("cart.shop"))
 	if z := w.last.Zones; len(z) != 1 || z[0].Name != "cluster.local" || !slices.Equal(z[0].Namespaces, []string{"shop"}) {
@@ -107,12 +148,12 @@ func TestFollow(t *testing.T) {
 	if got := endpoints(w.last); !slices.Equal(got, []string{"10.1.0.1"}) {
 		t.Errorf("endpoints %v", got)
 	}
-	a.put(services, service("stock"))
+	a.put(service("stock"))
 	w.until("a service that is new", has("cart.shop stock.shop"))
-	a.put(slicesPath, slice("cart-1", "cart", "10.1.0.2"))
+	a.put(slice("cart-1", "cart", "10.1.0.2"))
 	w.until("an endpoint that has moved", func(in mesh.Input) bool { return slices.Equal(endpoints(in), []string{"10.1.0.2"}) })
-	a.remove(services, "shop", "cart")
-	a.put(namespaces, `{"metadata": {"name": "till"}}`)
+	a.remove(service("cart"))
+	a.put(namespace("till"))
 	w.until("one that is gone", func(in mesh.Input) bool {
 		return hosts(in) == "stock.shop" && slices.Equal(in.Zones[0].Namespaces, []string{"shop", "till"})
 	})
@@ -123,14 +164,14 @@ func TestDefinedLater(t *testing.T) {
 	a := serveAPI(t)
 	w := a.run(t)
 	w.until("without definitions", has(""))
-	const entry = `{"metadata": {"namespace": "shop", "name": "db"}, "spec": {"hosts": ["db.test"], "resolution": "DNS", "newField": 1,
+	const entry = `{"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "metadata": {"namespace": "shop", "name": "db"}, "spec": {"hosts": ["db.test"], "resolution": "DNS", "newField": 1,
 		"ports": [{"name": "tcp", "number": 3306}]}, "status": {"addresses": [{"host": "db.test", "value": "240.240.0.9"}]}}`
-	a.put(entries, entry)
-	a.put(entries, `{"metadata": {"namespace": "shop", "name": "bad"}, "spec": {"hosts": ["*"]}}`)
+	a.put(entry)
+	a.put(`{"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "metadata": {"namespace": "shop", "name": "bad"}, "spec": {"hosts": ["*"]}}`)
 	w.until("an entry", func(in mesh.Input) bool {
 		return hosts(in) == "db.test" && in.Hosts[0].Addresses[0].String() == "240.240.0.9" && len(in.Problems) == 1
 	})
-	a.put(rules, `{"metadata": {"namespace": "shop", "name": "db"}, "spec": {"host": "db.test", "trafficPolicy": {"loadBalancer": {"simple": "RANDOM"}}}}`)
+	a.put(`{"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"namespace": "shop", "name": "db"}, "spec": {"host": "db.test", "trafficPolicy": {"loadBalancer": {"simple": "RANDOM"}}}}`)
 	w.until("a rule", func(in mesh.Input) bool { return in.Clusters[0].LbPolicy == mesh.Random })
 }
 
@@ -138,15 +179,15 @@ func TestDefinedLater(t *testing.T) {
 // it is not told anew what has not changed.
 func TestOutage(t *testing.T) {
 	a := serveAPI(t)
-	a.put(services, service("cart"))
+	a.put(service("cart"))
 	w := a.run(t)
 	w.until("the first list", has("cart.shop"))
-	a.set(func() { a.down = true })
+	a.Down(true)
 	w.until("out of reach", func(in mesh.Input) bool {
 		return hosts(in) == "cart.shop" && len(in.Zones) == 0 && len(in.Problems) > 0 && strings.Contains(in.Problems[0].Reason, "stays")
 	})
-	a.set(func() { a.down = false })
-	a.put(services, service("stock"))
+	a.Down(false)
+	a.put(service("stock"))
 	w.until("back again", func(in mesh.Input) bool {
 		return hosts(in) == "cart.shop stock.shop" && len(in.Zones) == 1 && len(in.Problems) == 0
 	})
@@ -156,24 +197,22 @@ func TestOutage(t *testing.T) {
 func TestExpired(t *testing.T) {
 	a := serveAPI(t)
 	for i := range 50 {
-		a.put(services, service(fmt.Sprintf("s%02d", i)))
+		a.put(service(fmt.Sprintf("s%02d", i)))
 	}
 	w := a.run(t)
 	w.until("the first list", func(in mesh.Input) bool { return len(in.Hosts) == 50 })
 	before := w.last.Hosts[1].Ports
-	a.set(func() { a.down = true })
+	a.Down(true)
 	w.until("out of reach", func(in mesh.Input) bool { return len(in.Zones) == 0 })
-	a.remove(services, "shop", "s00")
-	a.forget()
-	a.set(func() { a.down = false })
+	a.remove(service("s00"))
+	a.Forget()
+	a.Down(false)
 	w.until("listed again", func(in mesh.Input) bool { return len(in.Hosts) == 49 && len(in.Zones) == 1 })
 	if after := w.last.Hosts[0].Ports; &before[0] != &after[0] {
 		t.Error("a service that has not changed was taken anew")
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.lists[services] > 4 {
-		t.Errorf("services were listed %d times", a.lists[services])
+	if n := a.Lists("services"); n > 4 {
+		t.Errorf("services were listed %d times", n)
 	}
 }
 

@@ -125,6 +125,9 @@ func (t *Table) Lookup(c *Client, qname string, qtype uint16) Answer {
 		return t.undeclared(v, q, qtype)
 	}
 	if !m.answers(qtype) {
+		if t.denies(q) {
+			return Answer{Kind: Ours, TTL: t.ttl, Zone: t.domain}
+		}
 		return Answer{}
 	}
 	a := Answer{TTL: t.ttlOf(m.entry), Row: int(m.entry.number)}
@@ -203,6 +206,11 @@ func (t *Table) settle(a *Answer, c *Client, v views, m *match, qtype uint16) {
 			return
 		}
 		e = v.findWhole(target).entry
+		if e == nil && t.denies(target) {
+			denied := t.deny(v, target, qtype)
+			a.NoName, a.Addresses = denied.NoName, denied.Addresses
+			return
+		}
 		if e == nil {
 			a.Kind = Chase
 			return
@@ -245,17 +253,21 @@ func (e *entry) services(c *Client, prefix, host string) []Service {
 	var all []Service
 	for i := range e.below() {
 		r := &e.row.Records[i]
-		if p := port(r.Ports, prefix); p != nil {
-			name := fqdn(r.Label) + host
-			s := Service{Weight: 1, Port: p.Number, Target: name}
-			for _, addr := range r.Addresses {
+		addresses := r.Addresses
+		for j := range r.Ports { // its IPv4 and its IPv6 port may be two
+			p := &r.Ports[j]
+			if !called(p, prefix) {
+				continue
+			}
+			s := Service{Weight: 1, Port: p.Number, Target: fqdn(r.Label) + host}
+			for _, addr := range addresses {
 				if addr.Is4() {
 					s.A = append(s.A, addr)
 				} else {
 					s.AAAA = append(s.AAAA, addr)
 				}
 			}
-			all = append(all, s)
+			all, addresses = append(all, s), nil // once is enough
 		}
 	}
 	if p := port(e.ports(), prefix); p != nil && len(all) == 0 {

@@ -190,16 +190,19 @@ func (e *entry) below() []mesh.Record {
 	return e.row.Records
 }
 
-// port returns the one of ports that prefix, "_port._proto.", names.
+// port returns the first of ports that prefix, "_port._proto.", names.
 func port(ports []mesh.Port, prefix string) *mesh.Port {
 	for i := range ports {
-		p := &ports[i]
-		protocol := map[mesh.Protocol]string{mesh.TCP: "._tcp.", mesh.UDP: "._udp."}[p.Protocol]
-		if p.Name != "" && protocol != "" && prefix == "_"+strings.ToLower(p.Name)+protocol {
-			return p
+		if called(&ports[i], prefix) {
+			return &ports[i]
 		}
 	}
 	return nil
+}
+
+func called(p *mesh.Port, prefix string) bool {
+	protocol := map[mesh.Protocol]string{mesh.TCP: "._tcp.", mesh.UDP: "._udp."}[p.Protocol]
+	return p.Name != "" && protocol != "" && prefix == "_"+strings.ToLower(p.Name)+protocol
 }
 
 func ruleOf(e *entry) rule {

@@ -69,7 +69,7 @@ func (t *Table) denies(q string) bool {
 // deny answers for an undeclared name of the zone: with the address that it spells, or that there is nothing,
 // or no such name.
 func (t *Table) deny(v views, q string, qtype uint16) Answer {
-	a := Answer{Kind: Ours, TTL: t.ttl, Zone: t.zone.name}
+	a := Answer{Kind: Ours, TTL: t.ttl}
 	rest, _ := strings.CutSuffix(q, t.zone.name)
 	addr, spelt := t.zone.spelt(v, rest)
 	switch {
@@ -79,8 +79,9 @@ func (t *Table) deny(v views, q string, qtype uint16) Answer {
 	case rest == "dns-version." && qtype == dns.TypeTXT:
 		a.Texts = specVersion
 	case spelt, rest == "dns-version.":
+		a.Zone = t.zone.name
 	default:
-		a.NoName = !v.above(q) && !t.zone.exists(rest)
+		a.Zone, a.NoName = t.zone.name, !v.above(q) && !t.zone.exists(rest)
 	}
 	return a
 }

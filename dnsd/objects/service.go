@@ -115,7 +115,7 @@ func (s *service) translate(b *builder) {
 }
 
 // addClusterIPs takes the service's own addresses. A manifest that was never in a cluster has none and
-// gets a virtual one.
+// gets a virtual one. Endpoints have names beside it if they are called something.
 func (s *service) addClusterIPs(b *builder, h *mesh.Host) {
 	for _, ip := range s.clusterIPs {
 		addr, err := netip.ParseAddr(ip)
@@ -126,6 +126,11 @@ func (s *service) addClusterIPs(b *builder, h *mesh.Host) {
 		h.Addresses = append(h.Addresses, addr.Unmap())
 	}
 	h.Allocate = len(s.clusterIPs) == 0 && len(s.ports) > 0
+	for _, e := range s.backends(func(*endpointSlice) uint16 { return 1 }) {
+		if e.ready && e.hostname != "" {
+			h.Records = append(h.Records, mesh.Record{Label: strings.ToLower(e.hostname), Addresses: []netip.Addr{e.addr}})
+		}
+	}
 }
 
 // servicePort is p in mesh words, still without a cluster, unless it is none that can be added to ports.
