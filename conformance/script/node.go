@@ -146,6 +146,10 @@ func dnsdVerb(l *Line) (string, error) {
 	switch l.word(0) {
 	case "start":
 		return "", l.w.StartDnsd(!l.has("early"))
+	case "beside":
+		return besideVerb(l)
+	case "knock":
+		return knockVerb(l)
 	case "relieve":
 		return "", l.w.RelieveDnsd()
 	case "renew":

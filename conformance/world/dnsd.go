@@ -188,20 +188,37 @@ func (w *World) launchDnsd() (*process, error) {
 	return w.launch(w.Node, w.LogFile(), cmd)
 }
 
+// BesideDnsd starts a dnsd beside the one that runs. When that one is ended, the other takes its place in the
+// world.
+func (w *World) BesideDnsd() (err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.beside, err = w.launchDnsd()
+	return err
+}
+
+// SignalBeside sends the dnsd beside the one that runs a signal to end by, and waits for the end.
+func (w *World) SignalBeside(sig syscall.Signal) error {
+	w.mu.Lock()
+	p := w.beside
+	w.beside = nil
+	w.mu.Unlock()
+	if p == nil {
+		return errors.New("there is no dnsd beside the one that runs")
+	}
+	return p.end(sig, 20*time.Second)
+}
+
 // RelieveDnsd starts a dnsd beside the one that runs, waits until it has taken over, and ends the other one, as
 // a rolling update does.
 func (w *World) RelieveDnsd() error {
-	old, err := w.running()
-	if err != nil {
-		return err
-	}
 	const sign = `msg="took over"`
 	before := strings.Count(w.DnsdLog(), sign)
-	next, err := w.launchDnsd()
-	if err != nil {
+	if err := w.BesideDnsd(); err != nil {
 		return err
 	}
-	err = Until(time.Minute, func() error {
+	next := w.beside
+	err := Until(time.Minute, func() error {
 		switch {
 		case !next.alive():
 			return nil
@@ -216,10 +233,7 @@ func (w *World) RelieveDnsd() error {
 	if err != nil {
 		return fmt.Errorf("relieve dnsd: %w\n%s", err, w.DnsdLog())
 	}
-	w.mu.Lock()
-	w.dnsd = next
-	w.mu.Unlock()
-	return old.end(syscall.SIGTERM, 20*time.Second)
+	return w.SignalDnsd(syscall.SIGTERM)
 }
 
 // RenewDnsd has dnsd start itself anew, and waits until the first one has ended. The other is a process the
@@ -270,8 +284,19 @@ func (w *World) SignalDnsd(sig syscall.Signal) error {
 		}
 		return Until(10*time.Second, p.stopped)
 	}
-	return p.end(sig, 10*time.Second)
+	if err := p.end(sig, 20*time.Second); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.beside != nil {
+		w.dnsd, w.beside = w.beside, nil
+	}
+	return nil
 }
+
+// Door is where dnsd hears who would take over.
+func (w *World) Door() string { return filepath.Join(w.runDir(), "handover.sock") }
 
 // Dnsd runs one of dnsd's own commands, as an operator would.
 func (w *World) Dnsd(args ...string) (string, error) {

@@ -47,6 +47,7 @@ type World struct {
 	mu        sync.Mutex
 	pods      map[string]*Pod
 	dnsd      *process
+	beside    *process // another dnsd
 	installer *process
 }
 

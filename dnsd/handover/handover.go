@@ -349,5 +349,6 @@ func Pair() (a, b *Peer, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a pair of sockets: %w", err)
 	}
+	peers[0].Version, peers[1].Version = "itself", "itself"
 	return peers[0], peers[1], nil
 }
