@@ -69,51 +69,70 @@ type caseRecord struct {
 
 // TestCases runs the cases of testdata, or of the file that CASES names, and prints how many passed.
 func TestCases(t *testing.T) {
+	eachFile(t, func(t *testing.T, path string, cases []dnsCase) {
+		var failed int
+		for i := range cases {
+			tc := &cases[i]
+			t.Run(tc.ID, func(t *testing.T) {
+				if differences := tc.run(t); len(differences) > 0 {
+					failed++
+					t.Error(strings.Join(differences, "\n"))
+				}
+			})
+		}
+		fmt.Printf("%s: %d passed, %d failed\n", path, len(cases)-failed, failed)
+	})
+}
+
+func eachFile(t *testing.T, run func(t *testing.T, path string, cases []dnsCase)) {
 	paths := []string{"testdata/istio-dns.json", "testdata/corners.json"}
 	if path := os.Getenv("CASES"); path != "" {
 		paths = []string{path}
 	}
 	for _, path := range paths {
-		runCases(t, path)
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var cases []dnsCase
+		if err := json.Unmarshal(data, &cases); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		if len(cases) == 0 {
+			t.Fatalf("%s has no case", path)
+		}
+		run(t, path, cases)
 	}
-}
-
-func runCases(t *testing.T, path string) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var cases []dnsCase
-	if err := json.Unmarshal(data, &cases); err != nil {
-		t.Fatalf("%s: %v", path, err)
-	}
-	if len(cases) == 0 {
-		t.Fatalf("%s has no case", path)
-	}
-	var failed int
-	for i := range cases {
-		tc := &cases[i]
-		t.Run(tc.ID, func(t *testing.T) {
-			if differences := tc.run(t); len(differences) > 0 {
-				failed++
-				t.Error(strings.Join(differences, "\n"))
-			}
-		})
-	}
-	fmt.Printf("%s: %d passed, %d failed\n", path, len(cases)-failed, failed)
 }
 
 // run asks the case's question of a real server with two real upstreams, and returns how the reply
 // differs from what is expected.
 func (tc *dnsCase) run(t *testing.T) []string {
 	servers := []*nameserver{startNameserver(t, tc.handler), startNameserver(t, tc.handler)}
+	s := newServer(tc.table(0))
+	m := tc.question()
+	r := exchange(t, tc.Query.Proto, start(t, s, tc.client(servers...)), m)
+	asked := []int{len(servers[0].asked()), len(servers[1].asked())}
+	return append(tc.want().compare(r, asked), sane(m, r)...)
+}
+
+func (tc *dnsCase) client(servers ...*nameserver) *Client {
 	c := client(servers...)
 	c.Namespace, c.Search = tc.Client.Namespace, tc.Client.Search
 	c.IPv6 = tc.IPv6Enabled == nil || *tc.IPv6Enabled
-	s := newServer(nil)
-	if plan := tc.plan(); plan != nil {
-		s.Store(names.Build(plan, names.Options{ClusterDomain: tc.ClusterDomain, VIPs: ranges}))
+	return c
+}
+
+// table is nil where the control plane has not spoken.
+func (tc *dnsCase) table(generation uint64) *names.Table {
+	plan := tc.plan()
+	if plan == nil {
+		return nil
 	}
+	return names.Build(plan, names.Options{ClusterDomain: tc.ClusterDomain, VIPs: ranges, Generation: generation})
+}
+
+func (tc *dnsCase) question() *dns.Msg {
 	m := question(tc.Query.Name, dns.StringToType[tc.Query.Type])
 	if tc.Qclass != "" {
 		m.Question[0].Qclass = dns.StringToClass[tc.Qclass]
@@ -124,13 +143,14 @@ func (tc *dnsCase) run(t *testing.T) []string {
 	if tc.Query.EDNS > 0 {
 		m.SetEdns0(tc.Query.EDNS, false)
 	}
-	r := exchange(t, tc.Query.Proto, start(t, s, c), m)
-	want := tc.Expect
+	return m
+}
+
+func (tc *dnsCase) want() *caseExpect {
 	if tc.NodensExpect != nil {
-		want = *tc.NodensExpect
+		return tc.NodensExpect
 	}
-	asked := []int{len(servers[0].asked()), len(servers[1].asked())}
-	return append(want.compare(r, asked), sane(m, r)...)
+	return &tc.Expect
 }
 
 // ranges are those that virtual addresses are given from.

@@ -15,6 +15,8 @@ type kernelHalf struct {
 	answers  *ebpf.Answers
 	ns       *sandbox.NS
 	cookie   uint64
+
+	generation uint64 // of the table stored last
 }
 
 // The addresses of the pod, its nameservers, and the ports of their listeners.
@@ -71,6 +73,9 @@ func (k *kernelHalf) store(t testing.TB, s *Server, table *names.Table) {
 	t.Helper()
 	k.answers.Forget(table.Generation())
 	_, err := k.answers.Apply(func(yield func(ebpf.Declared) bool) {
+		if table == nil {
+			return
+		}
 		for d := range table.Declared() {
 			if !yield(ebpf.Declared{Host: d.Name, View: ebpf.ViewOf(d.View), A: d.A, AAAA: d.AAAA, TTL: d.TTL, Zone: d.Zone,
 				Virtual: d.Virtual, Elsewhere: d.Other}) {

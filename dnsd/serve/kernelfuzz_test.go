@@ -37,13 +37,12 @@ func FuzzKernel(f *testing.F) {
 			f.Errorf("not everything was tried: %+v, %v", all, err)
 		}
 	})
-	generation := uint64(0)
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		c := kernelClients[r.IntN(len(kernelClients))]
 		k.enrol(t, &c)
-		generation++
-		k.store(t, s, kernelTable(r, generation))
+		k.generation++
+		k.store(t, s, kernelTable(r, k.generation))
 		socket := s.enter(&c, "udp")
 		defer s.leave(socket)
 		err := k.ns.Do(func() error {
