@@ -128,6 +128,9 @@ func (w *World) Configure(change map[string]any) error {
 			"address": ADSAddress, "namespace": DefaultNamespace, "nodeName": "node", "nodeIP": nodeUplink[0].Addr().String(),
 		},
 	}
+	if os.Getenv("KERNEL") == "1" {
+		conf["kernelAnswers"] = true
+	}
 	for k, v := range change {
 		conf[k] = v
 		if v == nil {
