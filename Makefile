@@ -51,7 +51,7 @@ xds-dump: ## Names and frontends that a folder of DiscoveryResponses comes to: m
 	  CASE='$(abspath $(CASE))' DUMP=$$out $(GO) test -count 1 -run '^TestDump$$' >&2 && cat $$out
 
 .PHONY: conformance
-conformance: deps ## Only the promises, as scripts.
+conformance: deps ## Only the promises, as scripts. KERNEL=1: with kernelAnswers in all of them.
 	$(GO) test -race -count 1 -timeout 15m -v ./conformance/...
 
 # Istio's code is a module of its own there (conformance/istiod/go.mod). Cold: 0.5 GB of sources to fetch, about

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"iter"
 	"log/slog"
 	"time"
@@ -95,5 +96,23 @@ func (a *answers) attacher() pods.Answers {
 	return a.kernel
 }
 
-// generation numbers tables: never the same twice since the boot, also by different daemons.
-func generation(since time.Time) uint64 { return uint64(since.UnixNano()) }
+// watched has every query come to dnsd until ctx is done, for who watches: with what the kernel answers,
+// nobody could see it. Should dnsd die meanwhile, the kernel answers again a moment later.
+func (a *answers) watched(ctx context.Context) {
+	if a.kernel == nil {
+		return
+	}
+	a.kernel.Leave(4 * beatEvery)
+	go func() {
+		tick := time.NewTicker(beatEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				a.kernel.Leave(4 * beatEvery)
+			}
+		}
+	}()
+}

@@ -247,7 +247,6 @@ func (h *hub) apply(plan *mesh.Plan) (applied *mesh.Plan, due time.Time, err err
 
 // store makes a plan's names what is answered.
 func (h *hub) store(plan *mesh.Plan) {
-	h.names.Generation = generation(time.Now())
 	t := names.Build(plan, h.names)
 	h.answers.store(t)
 	h.server.Store(t)

@@ -57,6 +57,9 @@ func (d *daemon) queries(ctx context.Context, pod string, every int, show func(*
 		}
 		pod = asker(p)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	d.hub.answers.watched(ctx)
 	tap := d.server.Tap(pod, every)
 	defer d.server.Untap(tap)
 	if err := show(nil, false); err != nil {

@@ -111,6 +111,7 @@ func wire(ctx context.Context, c *Config, log *slog.Logger, l *lease) (*daemon, 
 	})
 	d.hub.server, d.hub.resolver = d.server, d.resolver
 	d.hub.balancer = lb.New(d.hub.services, lb.Options{})
+	d.hub.names.Version = version
 	d.hub.names.ClusterDomain, d.hub.names.VIPs = c.ClusterDomain, []netip.Prefix{c.VIPs.V4, c.VIPs.V6}
 	d.hub.names.Elsewhere, d.hub.names.Endpoint = c.elsewhere(), d.hub.spreads
 	return d, nil

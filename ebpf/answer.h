@@ -80,9 +80,10 @@ static __always_inline void write_authority(struct query *q, const struct answer
 /* Answers from the declared names: a namespace's own first, then everybody's. */
 static __always_inline bool declared(struct query *q, const struct pod *pod, struct records *r)
 {
-	__be16 qtype = q->rest.qtype;
+	__u16 qtype = bpf_ntohs(q->rest.qtype);
+	bool address = qtype == QTYPE_A || qtype == QTYPE_AAAA;
 
-	if (q->size > SHORT_NAME || (qtype != bpf_htons(QTYPE_A) && qtype != bpf_htons(QTYPE_AAAA)))
+	if (q->size > SHORT_NAME || (!address && qtype != QTYPE_HTTPS && qtype != QTYPE_SVCB))
 		return false;
 	__builtin_memcpy(q->name.wire, q->question.wire, SHORT_NAME);
 	q->name.view = pod->view;
@@ -99,10 +100,13 @@ static __always_inline bool declared(struct query *q, const struct pod *pod, str
 	if (!still_there(&names, &q->name, found, a) || a->flags & ANSWER_ELSEWHERE)
 		return false;
 
-	bool v4 = qtype == bpf_htons(QTYPE_A);
+	if (!address && !(a->flags & ANSWER_VIRTUAL)) /* else they could lead past the virtual address */
+		return false;
+
+	bool v4 = qtype == QTYPE_A, virtual = a->flags & ANSWER_VIRTUAL;
 	bool v6 = pod->addr6.word[0] || pod->addr6.word[1] || pod->addr6.word[2] || pod->addr6.word[3];
 
-	if (v4 ? a->n4 : a->n6 && (v6 || !(a->flags & ANSWER_VIRTUAL)))
+	if (address && (v4 ? a->n4 : a->n6 && (v6 || !virtual)))
 		write_addresses(q, a, v4, r);
 	else
 		write_authority(q, a, r);
@@ -110,12 +114,10 @@ static __always_inline bool declared(struct query *q, const struct pod *pod, str
 }
 
 /* Answers as dnsd did when the same was asked by somebody with the same namespace and search list. */
-static __always_inline bool learned_of(struct query *q, const struct pod *pod, struct records *r)
+static __always_inline bool learned_of(struct query *q, const struct pod *pod, const struct answering *now,
+				       struct records *r)
 {
-	__u32 zero = 0;
-	__u64 *now = bpf_map_lookup_elem(&generation, &zero);
-
-	if (!pod->asker || !now)
+	if (!pod->asker)
 		return false;
 	q->question.asker = pod->asker;
 	q->question.qtype = q->rest.qtype;
@@ -125,7 +127,7 @@ static __always_inline bool learned_of(struct query *q, const struct pod *pod, s
 	if (!found)
 		return false;
 	*known = *found;
-	if (!still_there(&learned, &q->question, found, known) || known->generation != *(volatile __u64 *)now)
+	if (!still_there(&learned, &q->question, found, known) || known->generation != *(volatile const __u64 *)&now->generation)
 		return false;
 
 	__u32 n = known->count, step = known->step, first = n > 1 ? bpf_get_prandom_u32() % n : 0;
@@ -164,24 +166,35 @@ static __always_inline enum fate answer(struct __sk_buff *skb, bool inside)
 {
 	__u32 zero = 0;
 	struct query *q = bpf_map_lookup_elem(&queries, &zero);
+	struct answering *now = bpf_map_lookup_elem(&answering, &zero);
 	struct records r = {};
 	bool v4;
 
-	if (!q)
+	if (!q || !now)
 		return LEFT;
 
 	struct pod *pod = find_pod(skb, q, inside, &v4);
 
 	if (!pod)
 		return LEFT;
+
+	__u64 silent = *(volatile __u64 *)&now->silent_until;
+
+	if (silent && bpf_ktime_get_ns() < silent) {
+		count_for(pod, watched);
+		return LEFT;
+	}
 	if (!read_query(skb, q)) {
 		count_for(pod, unusual);
 		return LEFT;
 	}
 	if (declared(q, pod, &r)) {
 		count_for(pod, declared);
-	} else if (learned_of(q, pod, &r)) {
-		count_for(pod, learned);
+	} else if (learned_of(q, pod, now, &r)) {
+		if (r.rcode)
+			count_for(pod, denied);
+		else
+			count_for(pod, learned);
 	} else {
 		count_for(pod, unknown);
 		return LEFT;

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -34,7 +35,7 @@ type Answers struct {
 	d               *Datapath
 	pin             string
 	inside, outside *ebpf.Program
-	generation      *memory[uint64]
+	answering       *memory[nodensAnswering]
 	version         atomic.Uint64 // of the row written last
 
 	mu   sync.Mutex
@@ -105,7 +106,7 @@ func (d *Datapath) Answers(a Authority) (*Answers, error) {
 	}
 	s := &Answers{d: d, pin: filepath.Join(d.pin, answersDir), inside: programs.Inside, outside: programs.Outside,
 		rows: make(map[nodensName]uint64)}
-	if s.generation, err = mapMemory[uint64](d.maps.Generation); err != nil {
+	if s.answering, err = mapMemory[nodensAnswering](d.maps.Answering); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.version.Store(uint64(monotonic()))
@@ -151,7 +152,7 @@ func haveAnswers() bool {
 
 // Close lets go of the programs. Those attached stay at work.
 func (s *Answers) Close() error {
-	return errors.Join(s.inside.Close(), s.outside.Close(), s.generation.Close())
+	return errors.Join(s.inside.Close(), s.outside.Close(), s.answering.Close())
 }
 
 // readBack finds out what the kernel holds.
@@ -168,9 +169,17 @@ func (s *Answers) readBack() error {
 	return nil
 }
 
-// Forget makes everything learned so far wrong; what is learned from now on must be of this generation.
-// To be called before dnsd answers from another table, with a number that was never used since the boot.
-func (s *Answers) Forget(generation uint64) { atomic.StoreUint64(&s.generation.rows[0], generation) }
+// Forget makes everything learned so far wrong that is not of this generation of the table, as what is
+// learned from now on must be. To be called before dnsd answers from another table.
+func (s *Answers) Forget(generation uint64) {
+	atomic.StoreUint64(&s.answering.rows[0].Generation, generation)
+}
+
+// Leave leaves every query to dnsd for so long, even if it is not there. For who wants to see them all; to
+// be called again and again.
+func (s *Answers) Leave(d time.Duration) {
+	atomic.StoreUint64(&s.answering.rows[0].SilentUntil, uint64(monotonic()+d))
+}
 
 // Apply makes the kernel answer these names and no others, writing only what differs, and returns how
 // many rows it wrote. Names that do not fit are left to dnsd. What cannot be written is in the error and
@@ -231,8 +240,10 @@ func (s *Answers) Learn(q Question, generation uint64, r Reply) error {
 	return nil
 }
 
-// Outcomes counts a pod's queries by what became of them in the kernel.
-type Outcomes struct{ Declared, Learned, Unknown, Unusual uint64 }
+// Outcomes counts a pod's queries by what became of them in the kernel. Declared and Learned were answered,
+// Denied too: there is no such name. The others were left to dnsd: Unknown to the kernel, Unusual as
+// questions, or asked while all were to Leave.
+type Outcomes struct{ Declared, Learned, Denied, Unknown, Unusual, Watched uint64 }
 
 // Outcomes reads a pod's counters; zero for one whose queries are not answered in the kernel.
 func (s *Answers) Outcomes(cookie uint64) (Outcomes, error) {
@@ -241,7 +252,7 @@ func (s *Answers) Outcomes(cookie uint64) (Outcomes, error) {
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return Outcomes{}, fmt.Errorf("read how pod %d was answered: %w", cookie, err)
 	}
-	return Outcomes{row.Declared, row.Learned, row.Unknown, row.Unusual}, nil
+	return Outcomes{row.Declared, row.Learned, row.Denied, row.Unknown, row.Unusual, row.Watched}, nil
 }
 
 // Attach puts the programs on lo and on the pod's interface of the network namespace the calling thread

@@ -165,15 +165,14 @@ struct {
 	PINNED;
 } learned SEC(".maps");
 
-/* Of the table of names that dnsd answers from. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, struct answering);
 	PINNED;
-} generation SEC(".maps");
+} answering SEC(".maps");
 
 /* By netns cookie, of the pods whose queries are answered. */
 struct {

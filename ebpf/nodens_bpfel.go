@@ -64,6 +64,12 @@ const (
 	nodensAnswerFlagsANSWER_VIRTUAL   nodensAnswerFlags = 2
 )
 
+type nodensAnswering struct {
+	_           structs.HostLayout
+	Generation  uint64
+	SilentUntil uint64
+}
+
 type nodensAuthority struct {
 	_        structs.HostLayout
 	Record   [64]uint8
@@ -163,8 +169,10 @@ type nodensOutcomes struct {
 	_        structs.HostLayout
 	Declared uint64
 	Learned  uint64
+	Denied   uint64
 	Unknown  uint64
 	Unusual  uint64
+	Watched  uint64
 }
 
 type nodensPod struct {
@@ -319,11 +327,11 @@ type nodensTranslation struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	nodensMapAffinities     = "affinities"
+	nodensMapAnswering      = "answering"
 	nodensMapBackendStates  = "backend_states"
 	nodensMapBackends       = "backends"
 	nodensMapCounters       = "counters"
 	nodensMapFrontends      = "frontends"
-	nodensMapGeneration     = "generation"
 	nodensMapHeartbeat      = "heartbeat"
 	nodensMapLearned        = "learned"
 	nodensMapListeners      = "listeners"
@@ -422,11 +430,11 @@ type nodensProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type nodensMapSpecs struct {
 	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
+	Answering     *ebpf.MapSpec `ebpf:"answering"`
 	BackendStates *ebpf.MapSpec `ebpf:"backend_states"`
 	Backends      *ebpf.MapSpec `ebpf:"backends"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
-	Generation    *ebpf.MapSpec `ebpf:"generation"`
 	Heartbeat     *ebpf.MapSpec `ebpf:"heartbeat"`
 	Learned       *ebpf.MapSpec `ebpf:"learned"`
 	Listeners     *ebpf.MapSpec `ebpf:"listeners"`
@@ -473,11 +481,11 @@ func (o *nodensObjects) Close() error {
 // It can be passed to loadNodensObjects or ebpf.CollectionSpec.LoadAndAssign.
 type nodensMaps struct {
 	Affinities    *ebpf.Map `ebpf:"affinities"`
+	Answering     *ebpf.Map `ebpf:"answering"`
 	BackendStates *ebpf.Map `ebpf:"backend_states"`
 	Backends      *ebpf.Map `ebpf:"backends"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
-	Generation    *ebpf.Map `ebpf:"generation"`
 	Heartbeat     *ebpf.Map `ebpf:"heartbeat"`
 	Learned       *ebpf.Map `ebpf:"learned"`
 	Listeners     *ebpf.Map `ebpf:"listeners"`
@@ -497,11 +505,11 @@ type nodensMaps struct {
 func (m *nodensMaps) Close() error {
 	return _NodensClose(
 		m.Affinities,
+		m.Answering,
 		m.BackendStates,
 		m.Backends,
 		m.Counters,
 		m.Frontends,
-		m.Generation,
 		m.Heartbeat,
 		m.Learned,
 		m.Listeners,

@@ -9,7 +9,8 @@
 
 #include "dns.h"
 
-enum { DNS_HEADER = 12, QTYPE_A = 1, QTYPE_SOA = 6, QTYPE_AAAA = 28, QTYPE_OPT = 41, CLASS_IN = 1 };
+enum { DNS_HEADER = 12, QTYPE_A = 1, QTYPE_SOA = 6, QTYPE_AAAA = 28, QTYPE_OPT = 41, QTYPE_SVCB = 64, QTYPE_HTTPS = 65 };
+enum { CLASS_IN = 1 };
 enum { QR = 0x80, AA = 0x04, RD = 0x01, RA = 0x80, CD = 0x10, DO = 0x80, OPCODE_AND_QR = 0xf8 };
 enum { OPT_SIZE = 11, EDNS_SIZE = 1232, MOST_LABELS = 32 };
 
@@ -202,7 +203,7 @@ static __always_inline struct pod *find_pod(struct __sk_buff *skb, struct query 
 	for (int i = 0; i < MAX_NAMESERVERS; i++) {
 		const struct endpoint *ns = &pod->nameservers[i];
 
-		if (ns->port && (inside ? ns->port == to.port && is_v4(&ns->addr) == *v4 : same(&ns->addr, &to.addr)))
+		if (inside ? ns->port == to.port && is_v4(&ns->addr) == *v4 : same(&ns->addr, &to.addr))
 			return still_ours(pod, cookie) ? pod : NULL;
 	}
 	return NULL;

@@ -215,12 +215,20 @@ struct reply {
 	__u8 records[MOST_RECORDS];
 };
 
+/* What dnsd tells those who answer in its place. */
+struct answering {
+	__u64 generation;   /* of the table of names that it answers from */
+	__u64 silent_until; /* ns, monotonic: somebody wants to see every query, and dnsd is there to show them */
+};
+
 /* How many of a pod's queries were answered, and why others were not. */
 struct outcomes {
 	__u64 declared; /* from the names */
 	__u64 learned;  /* from what dnsd has said before */
+	__u64 denied;   /* likewise: there is no such name */
 	__u64 unknown;
 	__u64 unusual;  /* not a plain question, or with too long a name */
+	__u64 watched;  /* while somebody wanted to see them */
 };
 
 /* What was done and why; each has a counter, exported under its name in lower case without COUNT_. */

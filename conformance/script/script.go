@@ -20,8 +20,11 @@ import (
 
 // Suite is a folder of scripts.
 type Suite struct {
-	// Dir holds them, as *.txtar.
-	Dir string
+	// Dir holds them, as *.txtar; Only names some of them, nil means all.
+	Dir  string
+	Only []string
+	// Config is what dnsd's configuration says in each beside the world's own.
+	Config map[string]any
 	// Verbs are the suite's own words, beside those of every script.
 	Verbs map[string]Verb
 	// Setup, if not nil, is called for each script when its world is made.
@@ -39,12 +42,19 @@ func Run(t *testing.T, s Suite) {
 	bin := build(t)
 	verbs := builtin()
 	maps.Copy(verbs, s.Verbs)
+	dir := s.Dir
+	var files []string
+	for _, name := range s.Only {
+		dir = ""
+		files = append(files, filepath.Join(s.Dir, name+".txtar"))
+	}
 	testscript.Run(t, testscript.Params{
-		Dir:                s.Dir,
+		Dir:                dir,
+		Files:              files,
 		RequireUniqueNames: true,
 		Cmds:               commands(verbs),
 		Setup: func(env *testscript.Env) error {
-			w, err := world.New(world.Options{Bin: bin, Label: "test"})
+			w, err := world.New(world.Options{Bin: bin, Label: "test", Config: s.Config})
 			if err != nil {
 				return err
 			}

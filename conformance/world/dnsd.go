@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -128,9 +129,7 @@ func (w *World) Configure(change map[string]any) error {
 			"address": ADSAddress, "namespace": DefaultNamespace, "nodeName": "node", "nodeIP": nodeUplink[0].Addr().String(),
 		},
 	}
-	if os.Getenv("KERNEL") == "1" {
-		conf["kernelAnswers"] = true
-	}
+	maps.Copy(conf, w.config)
 	for k, v := range change {
 		conf[k] = v
 		if v == nil {

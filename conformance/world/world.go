@@ -40,6 +40,7 @@ type World struct {
 	ADS *ControlPlane
 
 	bin      Binaries
+	config   map[string]any
 	cgroup   *os.File
 	unlock   func()
 	internet *internet
@@ -59,6 +60,8 @@ type Options struct {
 	Label string
 	// Log gets the control plane's and the nameserver's own troubles; nil discards them.
 	Log *slog.Logger
+	// Config is what dnsd's configuration says beside the world's own; Configure can change it.
+	Config map[string]any
 }
 
 func dirOf(id string) string { return filepath.Join(os.TempDir(), Prefix+id) }
@@ -68,7 +71,7 @@ func New(o Options) (*World, error) {
 	if err := Sweep(); err != nil {
 		return nil, err
 	}
-	w := &World{ID: randomID(), bin: o.Bin, pods: map[string]*Pod{}}
+	w := &World{ID: randomID(), bin: o.Bin, config: o.Config, pods: map[string]*Pod{}}
 	w.Dir = dirOf(w.ID)
 	if err := w.claim(); err != nil {
 		return nil, err

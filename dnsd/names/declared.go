@@ -43,11 +43,3 @@ func (t *Table) Declared() iter.Seq[Declared] {
 		}
 	}
 }
-
-// Generation is the number the table was built with.
-func (t *Table) Generation() uint64 {
-	if t == nil {
-		return 0
-	}
-	return t.generation
-}

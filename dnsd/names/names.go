@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 )
@@ -48,8 +49,8 @@ type Options struct {
 	Endpoint func(row *Row, addr netip.Addr) bool
 	// Yield, if set, is called every now and then while a table is built, to let others have their turn.
 	Yield func()
-	// Generation tells this table from others, for those who remember answers of it.
-	Generation uint64
+	// Version is that of the program: another may make other answers of the same rows.
+	Version string
 }
 
 // Client is who asks. It is only read, and must not change while it is in use.
@@ -71,6 +72,8 @@ type Table struct {
 	rows   []*mesh.Name
 	views  map[string]*view // by namespace; "" is everybody's
 
+	version    string
+	hash       sync.Once
 	generation uint64
 }
 
@@ -113,7 +116,7 @@ func Build(p *mesh.Plan, o Options) *Table {
 	if o.TTL == 0 {
 		o.TTL = DefaultTTL
 	}
-	t := &Table{domain: fqdn(o.ClusterDomain), ttl: o.TTL, vips: o.VIPs, rows: p.Names, views: map[string]*view{}, generation: o.Generation}
+	t := &Table{domain: fqdn(o.ClusterDomain), ttl: o.TTL, vips: o.VIPs, rows: p.Names, views: map[string]*view{}, version: o.Version}
 	t.zone = newZone(p, &o)
 	for i := range t.rows {
 		t.add(t.rows[i], uint32(i)+1)

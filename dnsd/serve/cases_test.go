@@ -109,7 +109,7 @@ func eachFile(t *testing.T, run func(t *testing.T, path string, cases []dnsCase)
 // differs from what is expected.
 func (tc *dnsCase) run(t *testing.T) []string {
 	servers := []*nameserver{startNameserver(t, tc.handler), startNameserver(t, tc.handler)}
-	s := newServer(tc.table(0))
+	s := newServer(tc.table())
 	m := tc.question()
 	r := exchange(t, tc.Query.Proto, start(t, s, tc.client(servers...)), m)
 	asked := []int{len(servers[0].asked()), len(servers[1].asked())}
@@ -124,12 +124,12 @@ func (tc *dnsCase) client(servers ...*nameserver) *Client {
 }
 
 // table is nil where the control plane has not spoken.
-func (tc *dnsCase) table(generation uint64) *names.Table {
+func (tc *dnsCase) table() *names.Table {
 	plan := tc.plan()
 	if plan == nil {
 		return nil
 	}
-	return names.Build(plan, names.Options{ClusterDomain: tc.ClusterDomain, VIPs: ranges, Generation: generation})
+	return names.Build(plan, names.Options{ClusterDomain: tc.ClusterDomain, VIPs: ranges})
 }
 
 func (tc *dnsCase) question() *dns.Msg {

@@ -15,8 +15,7 @@ type kernelHalf struct {
 	answers  *ebpf.Answers
 	ns       *sandbox.NS
 	cookie   uint64
-
-	generation uint64 // of the table stored last
+	askers   uint64 // so far
 }
 
 // The addresses of the pod, its nameservers, and the ports of their listeners.

@@ -31,12 +31,12 @@ func TestKernelCases(t *testing.T) {
 func (tc *dnsCase) kernel(t *testing.T, k *kernelHalf) string {
 	servers := []*nameserver{startNameserver(t, tc.handler)}
 	c := tc.client(servers...)
-	k.generation++
-	c.Asker = k.generation
+	k.askers++
+	c.Asker = k.askers
 	s := newServer(nil)
 	s.teach = k.learn
 	k.enrol(t, c)
-	k.store(t, s, tc.table(k.generation))
+	k.store(t, s, tc.table())
 	m := tc.question()
 	if tc.Query.Proto == "tcp" {
 		return "over TCP"

@@ -41,8 +41,7 @@ func FuzzKernel(f *testing.F) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		c := kernelClients[r.IntN(len(kernelClients))]
 		k.enrol(t, &c)
-		k.generation++
-		k.store(t, s, kernelTable(r, k.generation))
+		k.store(t, s, kernelTable(r))
 		socket := s.enter(&c, "udp")
 		defer s.leave(socket)
 		err := k.ns.Do(func() error {
@@ -68,7 +67,7 @@ var kernelClients = []Client{
 }
 
 // kernelTable has a name of each kind, with other addresses each time.
-func kernelTable(r *rand.Rand, generation uint64) *names.Table {
+func kernelTable(r *rand.Rand) *names.Table {
 	some := func(n int) (all []netip.Addr) {
 		for range r.IntN(n + 1) {
 			all = append(all, netip.AddrFrom4([4]byte{10, 244, byte(r.Uint32()), byte(r.Uint32())}))
@@ -86,9 +85,10 @@ func kernelTable(r *rand.Rand, generation uint64) *names.Table {
 		{Host: "api.partner.test", Virtual: true, Addr4: some(1), Addr6: six(1), Ports: port},
 		{Host: "few.partner.test", Addr4: some(6), Addr6: six(6)},
 		{Host: "many.partner.test", Addr4: some(40), Addr6: six(40)},
-		{Host: "own.partner.test", Addr4: some(2)},
+		{Host: "own.partner.test", Addr4: some(2), TTL: 1 + r.Uint32N(3600)},
 		{Host: "own.partner.test", View: "bank", Virtual: true, Addr4: some(2), Addr6: six(2)},
 		{Host: strings.Repeat("long-label.", 10) + "test", Addr4: some(3), Addr6: six(3)},
+		{Host: "data.partner.test", Addr4: some(2), TTL: 7, Data: &mesh.Data{Texts: []string{"text"}, Mail: []mesh.Mail{{Target: "api.partner.test", Preference: 1}}}},
 		{Host: "*.wild.test", Virtual: true, Addr4: some(2), Addr6: six(2)},
 		{Host: "cart.shop.svc.cluster.local", Kubernetes: true, Addr4: some(5), Addr6: six(1), Ports: port},
 		{Host: "db.shop.svc.cluster.local", Kubernetes: true, Headless: true, Addr4: some(3), Ports: port, Records: []mesh.Record{
@@ -96,12 +96,12 @@ func kernelTable(r *rand.Rand, generation uint64) *names.Table {
 		{Host: "unready.shop.svc.cluster.local", Kubernetes: true, Headless: true, Ports: port},
 		{Host: "alias.shop.svc.cluster.local", Kubernetes: true, CNAME: "cart.shop.svc.cluster.local"},
 		{Host: "out.shop.svc.cluster.local", Kubernetes: true, CNAME: "public.example"},
-	}}, names.Options{Generation: generation, VIPs: ranges})
+	}}, names.Options{VIPs: ranges})
 }
 
 var (
 	kernelNames = []string{
-		"api.partner.test.", "few.partner.test.", "many.partner.test.", "own.partner.test.", "partner.test.", "a.b.wild.test.",
+		"api.partner.test.", "few.partner.test.", "many.partner.test.", "own.partner.test.", "data.partner.test.", "partner.test.", "a.b.wild.test.",
 		strings.Repeat("long-label.", 10) + "test.", "cart.shop.svc.cluster.local.", "db.shop.svc.cluster.local.",
 		"db-0.db.shop.svc.cluster.local.", "db-1.db.shop.svc.cluster.local.", "unready.shop.svc.cluster.local.",
 		"alias.shop.svc.cluster.local.", "out.shop.svc.cluster.local.", "_http._tcp.cart.shop.svc.cluster.local.",
@@ -109,7 +109,7 @@ var (
 		"public.example.", "no.such.name.shop.svc.cluster.local.", "svc.cluster.local.", ".",
 	}
 	kernelSuffixes = []string{"", "", "", "", "shop.svc.cluster.local.", "svc.cluster.local.", "cluster.local.", "corp.example."}
-	kernelTypes    = []uint16{dns.TypeA, dns.TypeA, dns.TypeA, dns.TypeAAAA, dns.TypeAAAA, dns.TypeAAAA, dns.TypeHTTPS, dns.TypeMX, dns.TypeSRV, dns.TypePTR, dns.TypeANY, dns.TypeCNAME}
+	kernelTypes    = []uint16{dns.TypeA, dns.TypeA, dns.TypeA, dns.TypeAAAA, dns.TypeAAAA, dns.TypeAAAA, dns.TypeHTTPS, dns.TypeMX, dns.TypeTXT, dns.TypeSRV, dns.TypePTR, dns.TypeANY, dns.TypeCNAME}
 )
 
 // randomQuestions are so few that most are asked often enough to be known.
