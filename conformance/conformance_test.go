@@ -26,7 +26,7 @@ func TestPromises(t *testing.T) {
 
 // TestPromisesInKernel runs those scripts that ask most a second time, where the kernel answers, too.
 func TestPromisesInKernel(t *testing.T) {
-	promises(t, []string{"names", "kubernetes", "ndots", "views", "querylog"}, true)
+	promises(t, []string{"names", "kubernetes", "views", "querylog"}, true)
 }
 
 func promises(t *testing.T, only []string, inKernel bool) {

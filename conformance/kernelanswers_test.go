@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,8 +26,17 @@ apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: few, namespace: default}
 spec:
-  hosts: [few.internal, LONG.internal]
+  hosts: [few.internal]
   addresses: [198.51.100.1, 198.51.100.2, 198.51.100.3]
+  ports: [{name: tcp, number: 9000, protocol: TCP}]
+  resolution: STATIC
+  endpoints: [{address: 203.0.113.1}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: long, namespace: default}
+spec:
+  hosts: [LONG.internal]
   ports: [{name: tcp, number: 9000, protocol: TCP}]
   resolution: STATIC
   endpoints: [{address: 203.0.113.1}]
@@ -137,6 +147,65 @@ func compareAnswers(t *testing.T, p *world.Pod, name, qtype string) {
 			if got := ask(app.Question{Name: asked, EDNS: edns}); got != want {
 				t.Errorf("%s %s, EDNS %d:\nUDP %s\nTCP %s", asked, qtype, edns, got, want)
 			}
+		}
+	}
+}
+
+// TestKernelAnswersNoGap kills dnsd and starts it anew, ten times, while a pod asks some thousand questions a
+// second: no mesh name is missed, by whatever socket and in whatever form it is asked, and of what has to be
+// forwarded at most what was under way when dnsd died.
+func TestKernelAnswersNoGap(t *testing.T) {
+	w := script.NewWorld(t)
+	declare(t, w, "long", "views")
+	if err := errors.Join(w.Configure(map[string]any{"kernelAnswers": true, "xds": nil}), w.StartDnsd(true)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Zone.Set("outside.example", "A", 30, "198.51.100.7"); err != nil {
+		t.Fatal(err)
+	}
+	p, err := w.NewPod(world.PodSpec{Name: "asks", Namespace: "one"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := world.Until(20*time.Second, p.Check); err != nil {
+		t.Fatal(err)
+	}
+	const cycles = 10
+	asked := map[string]app.Question{
+		"declared":  {Name: "both.internal."},
+		"connected": {Name: "both.internal.", Connected: true},
+		"no data":   {Name: "private.internal.", Type: "AAAA"},
+		"search":    {Name: "few.internal.one.svc.cluster.local."},
+		"forwarded": {Name: "outside.example."},
+	}
+	for name, q := range asked {
+		if err := world.Until(20*time.Second, func() error { _, err := p.Dig(q); return err }); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.LoadStart(app.Load{Name: name, Question: &q, Pause: time.Millisecond}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range cycles {
+		if err := errors.Join(w.SignalDnsd(syscall.SIGKILL), w.StartDnsd(true)); err != nil {
+			t.Error(err)
+		}
+		if err := world.Until(20*time.Second, p.Check); err != nil {
+			t.Error(err)
+		}
+	}
+	for name := range asked {
+		tally, err := p.LoadStop(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		most, least := 0, 10*cycles
+		if name == "forwarded" {
+			most, least = cycles, cycles // each that is lost takes as long as a timeout
+		}
+		t.Logf("%s: %d asked, %d failed", name, tally.Done, tally.Failed)
+		if tally.Failed > most || len(tally.Outcomes) != 1 || tally.Done < least {
+			t.Errorf("%s: %v", name, tally)
 		}
 	}
 }

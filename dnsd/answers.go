@@ -16,7 +16,8 @@ import (
 type answers struct {
 	log    *slog.Logger
 	kernel *ebpf.Answers // nil where it does not answer
-	off    error         // why, where it should
+	off    error         // why not, where it should
+	stored bool          // something was
 	failed string        // the last error, empty after a success
 }
 
@@ -44,13 +45,17 @@ func newAnswers(wanted bool, d answerer, log *slog.Logger) *answers {
 }
 
 // store makes the kernel answer from t. To be called before anybody else answers from it: what was
-// learned from the table before must not be given any more.
-func (a *answers) store(t *names.Table) {
+// learned from the table before must not be given any more. But when dnsd has just started, and t is partial
+// since a source has not spoken yet, what the kernel knows of an earlier dnsd is better.
+func (a *answers) store(t *names.Table, partial bool) {
 	if a.kernel == nil {
 		return
 	}
-	a.kernel.Forget(t.Generation())
-	_, err := a.kernel.Apply(declared(t))
+	if a.stored || !partial {
+		a.kernel.Forget(t.Generation())
+	}
+	a.stored = true
+	_, err := a.kernel.Apply(declared(t), partial)
 	failed := ""
 	if err != nil {
 		failed = err.Error()

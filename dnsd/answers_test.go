@@ -35,7 +35,7 @@ func TestKernelDoesNotAnswer(t *testing.T) {
 		if a.learn() != nil || a.attacher() != nil {
 			t.Errorf("wanted %t: somebody is told to answer in the kernel", wanted)
 		}
-		a.store(nil) // has nowhere to write to
+		a.store(nil, false) // has nowhere to write to
 		if said := strings.Contains(log.String(), "netns_cookie"); said != wanted || (a.off != nil) != wanted {
 			t.Errorf("wanted %t: off since %v, logged %s", wanted, a.off, log.String())
 		}

@@ -248,7 +248,7 @@ func (h *hub) apply(plan *mesh.Plan) (applied *mesh.Plan, due time.Time, err err
 // store makes a plan's names what is answered.
 func (h *hub) store(plan *mesh.Plan) {
 	t := names.Build(plan, h.names)
-	h.answers.store(t)
+	h.answers.store(t, plan.Partial)
 	h.server.Store(t)
 }
 

@@ -181,10 +181,10 @@ func (s *Answers) Leave(d time.Duration) {
 	atomic.StoreUint64(&s.answering.rows[0].SilentUntil, uint64(monotonic()+d))
 }
 
-// Apply makes the kernel answer these names and no others, writing only what differs, and returns how
-// many rows it wrote. Names that do not fit are left to dnsd. What cannot be written is in the error and
-// does not keep the rest from being written.
-func (s *Answers) Apply(all iter.Seq[Declared]) (written int, err error) {
+// Apply makes the kernel answer these names and, unless they are only part of them, no others. It writes
+// what differs, and returns how many rows that were. Names that do not fit are left to dnsd. What cannot be
+// written is in the error and does not keep the rest from being written.
+func (s *Answers) Apply(all iter.Seq[Declared], partial bool) (written int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	gone := make(map[nodensName]bool, len(s.rows))
@@ -209,6 +209,9 @@ func (s *Answers) Apply(all iter.Seq[Declared]) (written int, err error) {
 		}
 		s.rows[key] = hash
 		written++
+	}
+	if partial {
+		clear(gone)
 	}
 	for key := range gone {
 		if err := s.d.maps.Names.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {

@@ -53,7 +53,7 @@ func newAsked(t testing.TB) *asked {
 
 func (a *asked) declare(t testing.TB, names ...Declared) int {
 	t.Helper()
-	n, err := a.Apply(slices.Values(names))
+	n, err := a.Apply(slices.Values(names), false)
 	must(t, err)
 	return n
 }
@@ -105,6 +105,9 @@ func TestKernelAnswers(t *testing.T) {
 	}
 	if n := a.declare(t, shop, everyone, dual); n != 0 {
 		t.Errorf("wrote %d rows again", n)
+	}
+	if n, err := a.Apply(slices.Values([]Declared{shop}), true); n != 0 || err != nil {
+		t.Errorf("of a part of them wrote %d rows, %v", n, err)
 	}
 	for _, server := range []netip.Addr{ns4a, ns6} {
 		for name, where := range map[string]struct{ listen bool }{"outside": {false}, "inside": {true}} {
@@ -247,7 +250,7 @@ func TestKernelAnswersOfPodsThatGo(t *testing.T) {
 	next, err := a.Datapath.Answers(soaRecord())
 	must(t, err)
 	defer func() { must(t, next.Close()) }()
-	if n, err := next.Apply(slices.Values([]Declared{shop})); n != 0 || err != nil {
+	if n, err := next.Apply(slices.Values([]Declared{shop}), true); n != 0 || err != nil {
 		t.Errorf("wrote %d rows that were there, %v", n, err)
 	}
 	must(t, a.pod.Do(func() error { return next.Attach(a.cookie, a.ifindex(t, "eth0")) }))

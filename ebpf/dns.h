@@ -99,9 +99,28 @@ static __always_inline bool dns_forward(struct bpf_sock_addr *ctx, const struct 
 	return false;
 }
 
+/* Whether a UDP port of the pod is nobody's: what came from there, came from a listener that has died since. */
+static __always_inline bool nobodys(struct bpf_sock_addr *ctx, const struct endpoint *from, bool v4)
+{
+	struct bpf_sock_tuple to = {};
+	struct bpf_sock *sk;
+
+	if (v4) {
+		to.ipv4.daddr = from->addr.word[3];
+		to.ipv4.dport = from->port;
+	} else {
+		__builtin_memcpy(to.ipv6.daddr, from->addr.word, sizeof(to.ipv6.daddr));
+		to.ipv6.dport = from->port;
+	}
+	sk = bpf_sk_lookup_udp(ctx, &to, v4 ? sizeof(to.ipv4) : sizeof(to.ipv6), BPF_F_CURRENT_NETNS, 0);
+	if (sk)
+		bpf_sk_release(sk);
+	return !sk;
+}
+
 /*
  * Turns `from`, one of the pod's listeners, into the nameserver it stands for. Only while that listener
- * lives: after it the port may belong to a program of the pod.
+ * lives, or has left its port to nobody: the port may belong to a program of the pod.
  */
 static __always_inline bool dns_restore(struct bpf_sock_addr *ctx, struct endpoint *from)
 {
@@ -125,7 +144,10 @@ static __always_inline bool dns_restore(struct bpf_sock_addr *ctx, struct endpoi
 
 		if (from->port != pod->nameservers[i].port || is_v4(&ns) != v4)
 			continue;
-		if (!listener_alive(cookie, i, ctx->protocol == IPPROTO_TCP, from->port) ||
+
+		bool tcp = ctx->protocol == IPPROTO_TCP;
+
+		if ((!listener_alive(cookie, i, tcp, from->port) && (tcp || !nobodys(ctx, from, v4))) ||
 		    !still_ours(pod, cookie))
 			return false;
 		from->addr = ns;

@@ -170,6 +170,9 @@ func exchange(server netip.AddrPort, packet []byte, q Question, deadline time.Ti
 			return nil, "", err
 		}
 		n, from, err := c.ReadFromUDPAddrPort(buf)
+		if err == nil && unmap(from) != server { // resolvers would not even look at it
+			return nil, "", fmt.Errorf("a reply from %s, not from %s", unmap(from), server)
+		}
 		return buf[:n], unmap(from).String(), err
 	}
 	c, err := connect(server, q, deadline)

@@ -81,7 +81,7 @@ func (k *kernelHalf) store(t testing.TB, s *Server, table *names.Table) {
 				return
 			}
 		}
-	})
+	}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
