@@ -57,6 +57,9 @@ type Answer struct {
 	Zone string
 	// NoName means that there is no such name (NXDOMAIN), rather than no such record.
 	NoName bool
+	// Fleeting says that the next answer may be another, of the same table: it follows from what connections
+	// are spread over.
+	Fleeting bool
 	// Row says what decided, to Table.Row: the row of the name found, before any CNAME was followed. It is
 	// a number, so that keeping it does not look to the compiler like keeping the question's name.
 	Row int

@@ -3,14 +3,17 @@ package names
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 )
 
 // Generation tells this table from those that answer otherwise, for who remembers its answers: a hash of
-// all that they follow from, so that the next process has the same for the same table. It is 0 for no table
-// and for no other. The first call takes some 100 ns for each row, the others nothing.
+// all that they follow from, but for those that are Fleeting, so that the next process has the same for the
+// same table. It is 0 for no table and for no other. The first call takes some 100 ns for each row, the
+// others nothing.
 func (t *Table) Generation() uint64 {
 	if t == nil {
 		return 0
@@ -23,6 +26,15 @@ func (t *Table) Generation() uint64 {
 		b.number(t.ttl)
 		for _, p := range t.vips {
 			b.text(p.String())
+		}
+		if t.zone != nil {
+			b.text(t.zone.name)
+			for _, names := range [][]string{slices.Sorted(maps.Keys(t.zone.namespaces)), t.zone.elsewhere} {
+				b.number(uint32(len(names)))
+				for _, name := range names {
+					b.text(name)
+				}
+			}
 		}
 		for _, row := range t.rows {
 			b.row(row)

@@ -25,6 +25,15 @@ func TestGenerationFollowsTheRows(t *testing.T) {
 	if was == 0 || of(full()) != was || (*Table)(nil).Generation() != 0 || of() == of(full()) || of(full(), full()) == was {
 		t.Errorf("generation %d", was)
 	}
+	for what, plan := range map[string]mesh.Plan{
+		"a zone":      {Zones: []mesh.Zone{{Name: "cluster.local"}}},
+		"a namespace": {Zones: []mesh.Zone{{Name: "cluster.local", Namespaces: []string{"a"}}}},
+	} {
+		plan.Names = []*mesh.Name{full()}
+		if Build(&plan, Options{}).Generation() == was {
+			t.Errorf("with %s the generation is the same", what)
+		}
+	}
 	without := []string{"Name.Source", "Name.Object", "Name.Namespace", "Port.Cluster"}
 	tried := 0
 	row := full()

@@ -72,6 +72,8 @@ func (t *Table) deny(v views, q string, qtype uint16) Answer {
 	a := Answer{Kind: Ours, TTL: t.ttl}
 	rest, _ := strings.CutSuffix(q, t.zone.name)
 	addr, spelt := t.zone.spelt(v, rest)
+	label, _, _ := strings.Cut(rest, ".")
+	_, a.Fleeting = dashed(label)
 	switch {
 	case spelt && addr.Is4() && (qtype == dns.TypeA || qtype == dns.TypeANY),
 		spelt && addr.Is6() && qtype == dns.TypeAAAA:

@@ -81,7 +81,12 @@ func kernelTable(r *rand.Rand) *names.Table {
 		return all
 	}
 	port := []mesh.Port{{Name: "http", Number: 80, Protocol: mesh.TCP}}
-	return names.Build(&mesh.Plan{Names: []*mesh.Name{
+	var zones []mesh.Zone
+	if r.IntN(2) == 0 {
+		zones = []mesh.Zone{{Name: "cluster.local", Namespaces: []string{"shop"}}}
+	}
+	spread := r.IntN(2) == 0
+	return names.Build(&mesh.Plan{Zones: zones, Names: []*mesh.Name{
 		{Host: "api.partner.test", Virtual: true, Addr4: some(1), Addr6: six(1), Ports: port},
 		{Host: "few.partner.test", Addr4: some(6), Addr6: six(6)},
 		{Host: "many.partner.test", Addr4: some(40), Addr6: six(40)},
@@ -96,7 +101,7 @@ func kernelTable(r *rand.Rand) *names.Table {
 		{Host: "unready.shop.svc.cluster.local", Kubernetes: true, Headless: true, Ports: port},
 		{Host: "alias.shop.svc.cluster.local", Kubernetes: true, CNAME: "cart.shop.svc.cluster.local"},
 		{Host: "out.shop.svc.cluster.local", Kubernetes: true, CNAME: "public.example"},
-	}}, names.Options{VIPs: ranges})
+	}}, names.Options{VIPs: ranges, Endpoint: func(*names.Row, netip.Addr) bool { return spread }})
 }
 
 var (
@@ -106,7 +111,7 @@ var (
 		"db-0.db.shop.svc.cluster.local.", "db-1.db.shop.svc.cluster.local.", "unready.shop.svc.cluster.local.",
 		"alias.shop.svc.cluster.local.", "out.shop.svc.cluster.local.", "_http._tcp.cart.shop.svc.cluster.local.",
 		"cart.", "cart.shop.", "db-0.db.", "localhost.", "x.localhost.", "secret.onion.", "1.0.240.240.in-addr.arpa.",
-		"public.example.", "no.such.name.shop.svc.cluster.local.", "svc.cluster.local.", ".",
+		"10-244-1-9.shop.pod.cluster.local.", "10-244-1-9.cart.shop.svc.cluster.local.", "public.example.", "no.such.name.shop.svc.cluster.local.", "svc.cluster.local.", ".",
 	}
 	kernelSuffixes = []string{"", "", "", "", "shop.svc.cluster.local.", "svc.cluster.local.", "cluster.local.", "corp.example."}
 	kernelTypes    = []uint16{dns.TypeA, dns.TypeA, dns.TypeA, dns.TypeAAAA, dns.TypeAAAA, dns.TypeAAAA, dns.TypeHTTPS, dns.TypeMX, dns.TypeTXT, dns.TypeSRV, dns.TypePTR, dns.TypeANY, dns.TypeCNAME}

@@ -25,7 +25,7 @@ type Learned struct {
 // teach tells who wants to know what became of a question that was answered from the table, if it was asked
 // in a way that is likely to be met again by somebody who stands in front of us: plainly, over UDP.
 func (k *socket) teach(q *plainQuery, t *names.Table, a *names.Answer, reply []byte) {
-	if k.server.teach == nil || k.client.Asker == 0 || k.network != "udp" || q.options || reply[2]&bitTC != 0 {
+	if k.server.teach == nil || k.client.Asker == 0 || k.network != "udp" || q.options || a.Fleeting || reply[2]&bitTC != 0 {
 		return
 	}
 	records := reply[headerSize+len(q.section) : len(reply)-q.optSize()]
