@@ -195,16 +195,16 @@ func (t *Table) settle(a *Answer, c *Client, v views, m *match, qtype uint16) {
 	}
 	if wantsCNAME(qtype) {
 		// ANY is the question of nobody who wants to connect: it gets no more than this (RFC 8482).
-		if e.target != "" && a.ncnames == 0 {
-			a.follow(e.target)
+		if e.alias && a.ncnames == 0 {
+			a.follow(v.target(e))
 		}
 		return
 	}
 	if m.prefix == "" && e.answers(a, c, v, qtype) {
 		return // before an alias: what is declared of one type, a source means beside it
 	}
-	for e.target != "" {
-		target := e.target
+	for e.alias {
+		target := v.target(e)
 		if !a.follow(target) {
 			return
 		}
@@ -230,7 +230,7 @@ func (t *Table) settle(a *Answer, c *Client, v views, m *match, qtype uint16) {
 	case m.prefix != "" && (qtype == dns.TypeA || qtype == dns.TypeAAAA):
 		// the name of a service has no address
 	case qtype == dns.TypeA:
-		a.Addresses = e.a
+		a.Addresses = e.a()
 	case qtype == dns.TypeAAAA:
 		a.Addresses = e.reachable(c)
 	case e.local:
@@ -247,7 +247,7 @@ func (e *entry) reachable(c *Client) []netip.Addr {
 	if e.virtual && !c.IPv6 {
 		return nil
 	}
-	return e.aaaa
+	return e.aaaa()
 }
 
 // services returns the SRV records of host's port that prefix names: of its records, where they have
@@ -275,7 +275,7 @@ func (e *entry) services(c *Client, prefix, host string) []Service {
 	}
 	if p := port(e.ports(), prefix); p != nil && len(all) == 0 {
 		// A copy, lest a slice that goes anywhere takes the question's name along from wherever it lies.
-		all = append(all, Service{Weight: 1, Port: p.Number, Target: strings.Clone(host), A: e.a, AAAA: e.reachable(c)})
+		all = append(all, Service{Weight: 1, Port: p.Number, Target: strings.Clone(host), A: e.a(), AAAA: e.reachable(c)})
 	}
 	return all
 }

@@ -75,8 +75,8 @@ func (v views) mail(c *Client, declared []mesh.Mail) []Mail {
 
 // addresses returns those of a target that the table knows: a client is spared asking for them.
 func (v views) addresses(c *Client, target string) (v4, v6 []netip.Addr) {
-	if e := v.findWhole(target).entry; e != nil && e.target == "" {
-		return e.a, e.reachable(c)
+	if e := v.findWhole(target).entry; e != nil && !e.alias {
+		return e.a(), e.reachable(c)
 	}
 	return nil, nil
 }

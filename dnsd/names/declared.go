@@ -22,23 +22,21 @@ type Declared struct {
 // Declared yields every name that is found as it stands, once for each view in which it is another.
 func (t *Table) Declared() iter.Seq[Declared] {
 	return func(yield func(Declared) bool) {
-		all := t.views[""]
-		for namespace, v := range t.views {
-			for name, e := range v.exact {
-				// See lookup: a row of everybody's counts for more than a record of the namespace's.
-				if namespace != "" && e.record != nil && all != nil && all.exact[name] != nil && all.exact[name].record == nil {
-					continue
-				}
-				d := Declared{
-					Name: name, View: namespace, A: e.a, AAAA: e.aaaa, Virtual: e.virtual,
-					TTL: t.ttlOf(e), Zone: name, Other: e.target != "" || e.gone,
-				}
-				if e.local {
-					d.Zone = t.domain
-				}
-				if !yield(d) {
-					return
-				}
+		for i := range t.index.entries {
+			e := &t.index.entries[i]
+			// See lookup: a row of everybody's counts for more than a record of the namespace's.
+			if lookup(views{t.views[e.row.View], t.views[""]}, e.name) != e {
+				continue
+			}
+			d := Declared{
+				Name: e.name, View: e.row.View, A: e.a(), AAAA: e.aaaa(), Virtual: e.virtual,
+				TTL: t.ttlOf(e), Zone: e.name, Other: e.alias || e.gone,
+			}
+			if e.local {
+				d.Zone = t.domain
+			}
+			if !yield(d) {
+				return
 			}
 		}
 	}

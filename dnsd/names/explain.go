@@ -103,8 +103,8 @@ func (t *Table) steps(c *Client, v views, q string, m *match) []string {
 	if m.entry.gone {
 		lines = append(lines, "it is headless and none of its endpoints is ready, so that there is no such name for now")
 	}
-	if m.entry.target != "" {
-		lines = append(lines, "it stands for "+m.entry.target)
+	if m.entry.alias {
+		lines = append(lines, "it stands for "+v.target(m.entry))
 	}
 	return lines
 }

@@ -3,6 +3,7 @@ package names
 import (
 	"net/netip"
 	"strings"
+	"unsafe"
 
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 )
@@ -94,7 +95,7 @@ func (t *Table) findShort(c *Client, v views, q string) match {
 		name = append(name, form.namespace...)
 		name = append(name, form.rest...)
 		name = append(name, t.domain...)
-		e := lookup(v, name)
+		e := lookup(v, unsafe.String(&name[0], len(name))) // which keeps nothing of it
 		if e == nil || !e.row.Kubernetes || (prefix != "" && !e.serves(prefix)) {
 			continue
 		}
@@ -108,19 +109,21 @@ func (t *Table) findShort(c *Client, v views, q string) match {
 }
 
 // lookup returns the entry of that very name in v: a row before a record below another row, and then one
-// of the client's namespace before everybody's. It does not allocate for bytes either.
-func lookup[S string | []byte](v views, name S) *entry {
-	var own, all *entry
-	if v.own != nil {
-		own = v.own.exact[string(name)]
-	}
-	if v.all != nil {
-		all = v.all.exact[string(name)]
-	}
+// of the client's namespace before everybody's. Nothing of name is kept.
+func lookup(v views, name string) *entry {
+	own, all := v.own.find(name), v.all.find(name)
 	if own == nil || (own.record != nil && all != nil && all.record == nil) {
 		return all
 	}
 	return own
+}
+
+// find returns the entry of that very name in v, which may be nil.
+func (v *view) find(name string) *entry {
+	if v == nil {
+		return nil
+	}
+	return v.at(v.exact[v.named(v.name, name)])
 }
 
 // wildcard returns the most specific wildcard above name, however deep name is below it.
@@ -147,16 +150,29 @@ func (v views) above(name string) bool {
 // reverse returns the entry that addr belongs to.
 func (v views) reverse(addr netip.Addr) *entry {
 	for _, view := range [...]*view{v.own, v.all} {
-		if view != nil && view.reverse[addr] != nil {
-			return view.reverse[addr]
+		if view == nil {
+			continue
+		}
+		if e := view.at(view.index.reverse[view.addressed(view.name, addr)].entry); e != nil {
+			return e
 		}
 	}
 	return nil
 }
 
+// target is the name that e is an alias of; empty if it is none.
+func (v views) target(e *entry) string {
+	for _, view := range [...]*view{v.own, v.all} {
+		if e.alias && view != nil && view.name == e.row.View {
+			return view.targets[e]
+		}
+	}
+	return ""
+}
+
 // serves reports whether e has the port that prefix, "_port._proto.", names.
 func (e *entry) serves(prefix string) bool {
-	if e.target != "" {
+	if e.alias {
 		return false
 	}
 	// Where clients of a port other than 443 look for HTTPS records (RFC 9460 section 9.1): those of the

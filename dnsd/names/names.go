@@ -15,7 +15,6 @@ package names
 import (
 	"iter"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 
@@ -71,6 +70,7 @@ type Table struct {
 	zone   *zone // of which every name is known, if there is one
 	rows   []*mesh.Name
 	views  map[string]*view // by namespace; "" is everybody's
+	index  *index
 
 	version    string
 	hash       sync.Once
@@ -79,10 +79,11 @@ type Table struct {
 
 // view holds the rows that one namespace, or everybody, sees.
 type view struct {
-	exact   map[string]*entry // names of rows, and of the records below them
+	*index                    // of all views
+	name    string            // the namespace
 	wild    map[string]*entry // wildcard rows by what follows "*."
-	above   map[string]bool   // the names in the cluster's domain that any of those is below
-	reverse map[netip.Addr]*entry
+	above   map[string]bool   // the names in the cluster's domain that any name is below
+	targets map[*entry]string // of those that are a CNAME
 }
 
 // views are the two that a client sees: its namespace's own is laid over everybody's.
@@ -100,10 +101,9 @@ type entry struct {
 	name    string // "*.example.com." for a wildcard
 	row     *mesh.Name
 	record  *mesh.Record // nil for the row itself
-	a, aaaa []netip.Addr
-	target  string // of a CNAME, else empty
-	number  uint32 // of the row, from 1
+	number  uint32       // of the row, from 1
 	virtual bool
+	alias   bool // it has a target
 	gone    bool // a headless service without endpoints: the specification has it that there is no such name
 	local   bool // below the cluster's domain: nobody else is asked about it
 }
@@ -118,6 +118,7 @@ func Build(p *mesh.Plan, o Options) *Table {
 	}
 	t := &Table{domain: fqdn(o.ClusterDomain), ttl: o.TTL, vips: o.VIPs, rows: p.Names, views: map[string]*view{}, version: o.Version}
 	t.zone = newZone(p, &o)
+	t.index = newIndex(t.rows)
 	for i := range t.rows {
 		t.add(t.rows[i], uint32(i)+1)
 		if o.Yield != nil && i%yieldEvery == yieldEvery-1 {
@@ -130,45 +131,46 @@ func Build(p *mesh.Plan, o Options) *Table {
 // add enters row and the records below it. A name or address that two rows of a view claim stays with
 // the first, except that a record, being the more precise, takes an address from its own row.
 func (t *Table) add(row *mesh.Name, number uint32) {
-	v := t.views[row.View]
+	x, v := t.index, t.views[row.View]
 	if v == nil {
-		v = &view{map[string]*entry{}, map[string]*entry{}, map[string]bool{}, map[netip.Addr]*entry{}}
+		v = &view{index: x, name: row.View, wild: map[string]*entry{}, above: map[string]bool{}, targets: map[*entry]string{}}
 		t.views[row.View] = v
 	}
-	e := &entry{name: fqdn(row.Host), row: row, number: number, a: row.Addr4, aaaa: row.Addr6, virtual: row.Virtual}
+	for i := range row.Records {
+		t.addRecord(v, row, &row.Records[i], number)
+	}
+	e := x.enter(entry{name: x.fqdn(row.Host), row: row, number: number, virtual: row.Virtual})
 	e.local = t.inDomain(e.name)
 	e.gone = row.Headless && row.CNAME == "" && row.Data == nil && len(row.Addr4)+len(row.Addr6)+len(row.Records) == 0
 	if row.CNAME != "" {
-		e.target = fqdn(row.CNAME)
+		e.alias = true
+		v.targets[e] = fqdn(row.CNAME)
 	}
 	t.exists(v, e.name)
 	if suffix, ok := strings.CutPrefix(e.name, "*."); ok {
-		keep(v.wild, suffix, e)
+		if v.wild[suffix] == nil {
+			v.wild[suffix] = e
+		}
 		return
 	}
-	if old := v.exact[e.name]; old == nil || old.record != nil {
-		v.exact[e.name] = e
-	}
-	for i := range row.Records {
-		r := &row.Records[i]
-		below := &entry{name: fqdn(r.Label + "." + row.Host), row: row, number: number, record: r, local: e.local}
-		for _, a := range r.Addresses {
-			if a.Is4() {
-				below.a = append(below.a, a)
-			} else {
-				below.aaaa = append(below.aaaa, a)
-			}
-			keep(v.reverse, a, below)
-		}
-		keep(v.exact, below.name, below)
-		t.exists(v, below.name)
+	if i := x.named(v.name, e.name); x.exact[i] == 0 || x.at(x.exact[i]).record != nil {
+		x.exact[i] = x.number()
 	}
 	// An address that is neither the mesh's nor the cluster's has a PTR record elsewhere, if at all.
 	if row.Virtual || row.Kubernetes {
-		for _, a := range slices.Concat(row.Addr4, row.Addr6) {
-			keep(v.reverse, a, e)
-		}
+		x.claim()
 	}
+}
+
+// addRecord enters a record below row.
+func (t *Table) addRecord(v *view, row *mesh.Name, r *mesh.Record, number uint32) {
+	e := v.enter(entry{name: v.fqdn(r.Label, row.Host), row: row, record: r, number: number})
+	e.local = t.inDomain(e.name)
+	v.claim()
+	if i := v.named(v.name, e.name); v.exact[i] == 0 {
+		v.exact[i] = v.number()
+	}
+	t.exists(v, e.name)
 }
 
 // exists enters what follows from name's existence: that every name above it exists, too, as far as the
@@ -211,12 +213,5 @@ func (t *Table) All() iter.Seq[*mesh.Name] {
 }
 
 func (t *Table) inDomain(name string) bool { return within(name, t.domain) }
-
-// keep sets m[k] unless it is set already.
-func keep[K comparable](m map[K]*entry, k K, e *entry) {
-	if m[k] == nil {
-		m[k] = e
-	}
-}
 
 func fqdn(host string) string { return strings.TrimSuffix(strings.ToLower(host), ".") + "." }
