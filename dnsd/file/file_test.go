@@ -95,7 +95,7 @@ func TestBrokenDocuments(t *testing.T) {
 		{"only a wildcard", entry(port + `hosts: ["*"]`), "ServiceEntry ns1/bad", "wildcard"},
 		{"host twice", entry(port + "hosts: [a.example.com, A.example.com.]"), "ServiceEntry ns1/bad", "twice"},
 		{"wildcard to look up", entry(port + `hosts: ["*.example.com"], resolution: DNS`), "ServiceEntry ns1/bad", "list endpoints"},
-		{"selector", entry(port + "hosts: [a.example.com], resolution: STATIC, workloadSelector: {labels: {a: b}}"), "ServiceEntry ns1/bad", "workloadSelector"},
+		{"selector", entry(port + "hosts: [a.example.com], resolution: NONE, workloadSelector: {labels: {a: b}}"), "ServiceEntry ns1/bad", "workloadSelector"},
 		{"dynamic DNS", entry(port + `hosts: ["*.example.com"], resolution: DYNAMIC_DNS`), "ServiceEntry ns1/bad", "DYNAMIC_DNS"},
 		{"endpoints of NONE", entry(port + "hosts: [a.example.com], endpoints: [{address: 192.0.2.1}]"), "ServiceEntry ns1/bad", "NONE"},
 		{"two logical endpoints", entry(port + "hosts: [a.example.com], resolution: DNS_ROUND_ROBIN, endpoints: [{address: a.example.net}, {address: b.example.net}]"), "ServiceEntry ns1/bad", "takes one endpoint, 2"},

@@ -223,6 +223,12 @@ func (b *builder) decode(o *object) error {
 			return err
 		}
 		b.routes = append(b.routes, route)
+	case "networking.istio.io/v1 WorkloadEntry", "networking.istio.io/v1beta1 WorkloadEntry", "networking.istio.io/v1alpha3 WorkloadEntry":
+		spec := &networking.WorkloadEntry{}
+		if err := o.unmarshal(spec); err != nil {
+			return err
+		}
+		b.set.Put(objects.NewWorkloadEntry(m, spec))
 	case "v1 Service":
 		s := &corev1.Service{}
 		if err := yaml.UnmarshalStrict(o.whole, s); err != nil {
@@ -236,7 +242,7 @@ func (b *builder) decode(o *object) error {
 		}
 		b.set.Put(objects.NewEndpointSlice(m, s))
 	default:
-		return fmt.Errorf("%s %s is not served from files; ServiceEntry, DestinationRule, Service, EndpointSlice and DNS are", o.APIVersion, o.Kind)
+		return fmt.Errorf("%s %s is not served from files; ServiceEntry, WorkloadEntry, DestinationRule, Service, EndpointSlice and DNS are", o.APIVersion, o.Kind)
 	}
 	return nil
 }

@@ -1,7 +1,7 @@
 // Package file learns the mesh from manifests in a folder, and goes on watching it.
 //
 // Every *.yaml, *.yml and *.json file of the folder is read, with any number of documents and lists in
-// each: Istio's ServiceEntry and DestinationRule, Kubernetes' Service and EndpointSlice, and routes (DNS).
+// each: Istio's ServiceEntry, WorkloadEntry and DestinationRule, Kubernetes' Service and EndpointSlice, and routes (DNS).
 // The folder is the whole truth of this source: an object is gone when its document is. A document that cannot be
 // used is a problem with its file and place; the others work, and so does what it said before it broke.
 //

@@ -28,7 +28,7 @@ func scheme() *runtime.Scheme {
 	s := runtime.NewScheme()
 	s.AddKnownTypes(core, &corev1.Service{}, &corev1.ServiceList{}, &corev1.Namespace{}, &corev1.NamespaceList{}, &corev1.Node{}, &corev1.NodeList{})
 	s.AddKnownTypes(discovery, &discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{})
-	for _, kind := range []string{"ServiceEntry", "DestinationRule"} {
+	for _, kind := range []string{"ServiceEntry", "WorkloadEntry", "DestinationRule"} {
 		s.AddKnownTypeWithName(istio.WithKind(kind), &custom{})
 		s.AddKnownTypeWithName(istio.WithKind(kind+"List"), &customList{})
 	}

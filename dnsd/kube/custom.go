@@ -73,6 +73,14 @@ func readServiceEntry(m objects.Meta, o runtime.Object) (objects.Object, error) 
 	return objects.NewServiceEntry(m, spec, status)
 }
 
+func readWorkloadEntry(m objects.Meta, o runtime.Object) (objects.Object, error) {
+	spec := &networking.WorkloadEntry{}
+	if err := o.(*custom).unmarshal(spec); err != nil {
+		return nil, err
+	}
+	return objects.NewWorkloadEntry(m, spec), nil
+}
+
 func readDestinationRule(m objects.Meta, o runtime.Object) (objects.Object, error) {
 	spec := &networking.DestinationRule{}
 	if err := o.(*custom).unmarshal(spec); err != nil {

@@ -46,6 +46,7 @@ var kinds = []kind{
 		return objects.NewEndpointSlice(m, o.(*discoveryv1.EndpointSlice)), nil
 	}},
 	{objects.KindServiceEntry, istio, "serviceentries", &custom{}, readServiceEntry},
+	{objects.KindWorkloadEntry, istio, "workloadentries", &custom{}, readWorkloadEntry},
 	{objects.KindDestinationRule, istio, "destinationrules", &custom{}, readDestinationRule},
 }
 

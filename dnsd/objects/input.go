@@ -65,7 +65,7 @@ func (s *Set) collect() {
 // refresh makes u say what it is to say now.
 func (s *Set) refresh(u *unit) {
 	if u.stale {
-		b := builder{unit: u, options: &s.options, place: s.place}
+		b := builder{unit: u, options: &s.options, set: s}
 		u.translate(&b)
 		if !sameNames(&u.said, &b.content) {
 			s.hosts = nil

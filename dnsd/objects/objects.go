@@ -1,5 +1,5 @@
 // Package objects knows what Kubernetes and Istio objects mean, in mesh words: Service, EndpointSlice,
-// ServiceEntry and DestinationRule.
+// ServiceEntry, WorkloadEntry and DestinationRule.
 //
 // It is pure, and the same wherever the objects come from: a source decodes them, puts what counts of them
 // into a Set and takes it out again, and asks the Set what all amount to together. A Set translates again
@@ -36,6 +36,7 @@ const (
 	KindService         Kind = "Service"
 	KindEndpointSlice   Kind = "EndpointSlice"
 	KindServiceEntry    Kind = "ServiceEntry"
+	KindWorkloadEntry   Kind = "WorkloadEntry"
 	KindDestinationRule Kind = "DestinationRule"
 )
 
@@ -64,12 +65,13 @@ func (m *Meta) id() id { return id{m.Namespace, m.Name} }
 
 // Set is the objects that one source has. It belongs to one goroutine.
 type Set struct {
-	options  Options
-	services map[id]*service
-	owned    map[id][]*endpointSlice // by the service they are of, whether that is there or not
-	slices   map[id]*endpointSlice
-	entries  map[id]*serviceEntry
-	rules    map[id]*rule
+	options   Options
+	services  map[id]*service
+	owned     map[id][]*endpointSlice // by the service they are of, whether that is there or not
+	slices    map[id]*endpointSlice
+	entries   map[id]*serviceEntry
+	workloads map[id]*workload
+	rules     map[id]*rule
 
 	units   []*unit // all, in order; nil when one has come or gone
 	hosts   []place // where all hosts and clusters are, in order; nil when one is called otherwise
@@ -83,7 +85,7 @@ func New(o Options) *Set {
 	o.ClusterDomain = cmp.Or(o.ClusterDomain, "cluster.local")
 	return &Set{
 		options: o, place: o.Place, services: map[id]*service{}, owned: map[id][]*endpointSlice{}, slices: map[id]*endpointSlice{},
-		entries: map[id]*serviceEntry{}, rules: map[id]*rule{},
+		entries: map[id]*serviceEntry{}, rules: map[id]*rule{}, workloads: map[id]*workload{},
 	}
 }
 
@@ -108,6 +110,9 @@ func (s *Set) Delete(kind Kind, namespace, name string) {
 			s.units = nil
 		}
 		delete(s.entries, at)
+	case KindWorkloadEntry:
+		delete(s.workloads, at)
+		s.reselect(namespace)
 	case KindDestinationRule:
 		if s.rules[at] != nil {
 			s.ruling = nil
@@ -140,7 +145,7 @@ type content struct {
 type builder struct {
 	*unit
 	options *Options
-	place   Place
+	set     *Set
 	content
 }
 

@@ -63,6 +63,25 @@ func testRule(namespace, name, host string) func(*Set) {
 	return func(s *Set) { s.Put(NewDestinationRule(Meta{Namespace: namespace, Name: name}, spec)) }
 }
 
+func testSelecting(namespace, name, host string) func(*Set) {
+	spec := &networking.ServiceEntry{
+		Hosts: []string{host}, Resolution: networking.ServiceEntry_STATIC, WorkloadSelector: &networking.WorkloadSelector{Labels: map[string]string{"app": "vm"}},
+		Ports: []*networking.ServicePort{{Name: "tcp", Number: 80}},
+	}
+	return func(s *Set) {
+		e, err := NewServiceEntry(Meta{Namespace: namespace, Name: name}, spec, nil)
+		if err != nil {
+			panic(err)
+		}
+		s.Put(e)
+	}
+}
+
+func testWorkload(namespace, name, app, addr string) func(*Set) {
+	spec := &networking.WorkloadEntry{Address: addr, Labels: map[string]string{"app": app, "other": "x"}}
+	return func(s *Set) { s.Put(NewWorkloadEntry(Meta{Namespace: namespace, Name: name}, spec)) }
+}
+
 // However a Set came to hold its objects, it says of them what one says that has seen nothing else.
 func TestSetRemembersNothingElse(t *testing.T) {
 	for seed := range uint64(20) {
@@ -85,7 +104,7 @@ func TestSetRemembersNothingElse(t *testing.T) {
 
 // change puts an object in, or takes one out. There are so few names that they meet.
 func change(r *rand.Rand, s *Set, w world) {
-	kind := []Kind{KindService, KindEndpointSlice, KindServiceEntry, KindDestinationRule}[r.IntN(4)]
+	kind := []Kind{KindService, KindEndpointSlice, KindServiceEntry, KindDestinationRule, KindWorkloadEntry}[r.IntN(5)]
 	ns, name := fmt.Sprintf("ns%d", r.IntN(2)), fmt.Sprintf("o%d", r.IntN(4))
 	key := fmt.Sprint(kind, ns, name)
 	if r.IntN(4) == 0 {
@@ -100,7 +119,11 @@ func change(r *rand.Rand, s *Set, w world) {
 	case KindEndpointSlice:
 		w[key] = testSlice(ns, name, fmt.Sprintf("o%d", r.IntN(5)), fmt.Sprintf("z%d", r.IntN(2)), fmt.Sprintf("10.1.0.%d", r.IntN(9)), "10.1.1.1")
 	case KindServiceEntry:
-		w[key] = testEntry(ns, name, host, uint32(80+r.IntN(2)))
+		if w[key] = testEntry(ns, name, host, uint32(80+r.IntN(2))); r.IntN(3) == 0 {
+			w[key] = testSelecting(ns, name, host)
+		}
+	case KindWorkloadEntry:
+		w[key] = testWorkload(ns, name, []string{"vm", "none"}[r.IntN(2)], fmt.Sprintf("10.3.0.%d", r.IntN(9)))
 	case KindDestinationRule:
 		if r.IntN(2) == 0 {
 			host = "*.svc.cluster.local"

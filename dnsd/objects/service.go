@@ -165,9 +165,9 @@ func (s *service) cluster(p *servicePort, b *builder) mesh.Cluster {
 	c.Affinity = s.affinity
 	backends := s.backends(func(es *endpointSlice) uint16 { return es.port(p) })
 	if s.local {
-		backends = slices.DeleteFunc(backends, func(e backend) bool { return e.node == "" || e.node != b.place.Node })
+		backends = slices.DeleteFunc(backends, func(e backend) bool { return e.node == "" || e.node != b.set.place.Node })
 	} else {
-		backends = s.near(backends, b.place, !b.options.Live)
+		backends = s.near(backends, b.set.place, !b.options.Live)
 	}
 	anyReady := slices.ContainsFunc(backends, func(e backend) bool { return e.ready })
 	for _, e := range backends {

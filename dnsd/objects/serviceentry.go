@@ -97,8 +97,12 @@ func checkEntry(spec *networking.ServiceEntry) error {
 	endpoints := len(spec.Endpoints)
 	wildcard := slices.ContainsFunc(spec.Hosts, func(h string) bool { return strings.HasPrefix(h, "*.") })
 	switch r := spec.Resolution; {
-	case spec.WorkloadSelector != nil:
-		return errors.New("workloadSelector is not served from files; list the endpoints")
+	case spec.WorkloadSelector != nil && endpoints > 0:
+		return errors.New("workloadSelector and endpoints exclude each other; leave one out")
+	case spec.WorkloadSelector != nil && len(spec.WorkloadSelector.Labels) == 0:
+		return errors.New("workloadSelector selects nothing; name labels")
+	case spec.WorkloadSelector != nil && r == networking.ServiceEntry_NONE:
+		return errors.New("resolution NONE goes to the address the client chose, so what workloadSelector selects would never be used; use STATIC or DNS")
 	case r == networking.ServiceEntry_DYNAMIC_DNS:
 		return errors.New("resolution DYNAMIC_DNS needs a proxy that reads the host name; use DNS")
 	case r == networking.ServiceEntry_NONE && endpoints > 0:
@@ -202,7 +206,7 @@ func (e *serviceEntry) port(b *builder, host string, p *networking.ServicePort) 
 	if c.Discovery != mesh.Static {
 		dns := istioDNS
 		c.DNS = &dns
-		if len(e.spec.Endpoints) == 0 {
+		if len(e.spec.Endpoints) == 0 && e.spec.WorkloadSelector == nil {
 			target := portOf(p.GetTargetPort(), p.GetNumber())
 			c.Localities = []mesh.Locality{{Endpoints: []mesh.Endpoint{{Address: host, Port: target}}}}
 		}
@@ -210,6 +214,13 @@ func (e *serviceEntry) port(b *builder, host string, p *networking.ServicePort) 
 	for _, w := range e.spec.Endpoints {
 		if err := addWorkload(&c, w, p); err != nil {
 			b.note("endpoint %q is left out: %v", w.GetAddress(), err)
+		}
+	}
+	if selector := e.spec.GetWorkloadSelector(); selector != nil {
+		for _, w := range b.set.selected(e.Namespace, selector.Labels) {
+			if err := addWorkload(&c, w.spec, p); err != nil {
+				b.problem(b.options, w.Meta, "is no endpoint of %s: %v", e, err)
+			}
 		}
 	}
 	port.Cluster = b.addCluster(host, port, c)

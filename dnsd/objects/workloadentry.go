@@ -1,0 +1,60 @@
+package objects
+
+import (
+	"maps"
+	"slices"
+
+	networking "istio.io/api/networking/v1alpha3"
+)
+
+// workload is a WorkloadEntry: an endpoint of the ServiceEntries of its namespace that select its labels.
+type workload struct {
+	*Meta
+	labels map[string]string
+	spec   *networking.WorkloadEntry
+}
+
+// NewWorkloadEntry keeps spec.
+func NewWorkloadEntry(m Meta, spec *networking.WorkloadEntry) Object {
+	w := &workload{labels: map[string]string{}, spec: spec}
+	maps.Copy(w.labels, m.Labels)
+	maps.Copy(w.labels, spec.GetLabels())
+	m.Kind, m.Labels, m.Annotations = KindWorkloadEntry, nil, nil
+	w.Meta = &m
+	return w
+}
+
+func (w *workload) put(s *Set) (news bool) {
+	s.workloads[w.id()] = w
+	s.reselect(w.Namespace)
+	return true
+}
+
+// reselect has the entries of a namespace look for their endpoints again.
+func (s *Set) reselect(namespace string) {
+	for at, e := range s.entries {
+		if at.namespace == namespace && e.spec.GetWorkloadSelector() != nil {
+			e.stale = true
+		}
+	}
+}
+
+// selected are the workloads of a namespace that have all of some labels, in order.
+func (s *Set) selected(namespace string, labels map[string]string) (all []*workload) {
+	for at, w := range s.workloads {
+		if at.namespace == namespace && has(w.labels, labels) {
+			all = append(all, w)
+		}
+	}
+	slices.SortFunc(all, func(a, b *workload) int { return compareIDs(a.id(), b.id()) })
+	return all
+}
+
+func has(all, some map[string]string) bool {
+	for k, v := range some {
+		if got, ok := all[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
