@@ -105,6 +105,10 @@ func setenv(env *testscript.Env, w *world.World) {
 	env.Setenv("PINS", w.Pins())
 	env.Setenv("CGROUP", w.Cgroup())
 	env.Setenv("HEALTH", "http://"+world.HealthAddress)
+	env.Setenv("ETCD", world.EtcdAddress)
+	env.Setenv("NODE", w.NodeAddress())
+	env.Setenv("NGINXD", w.NginxDir())
+	env.Setenv("NGINXCONF", w.NginxConf())
 }
 
 // finish takes the world away; a failed script gets dnsd's log first, and a data race in dnsd fails it.

@@ -302,11 +302,18 @@ func (w *World) Door() string { return filepath.Join(w.runDir(), "handover.sock"
 
 // Dnsd runs one of dnsd's own commands, as an operator would.
 func (w *World) Dnsd(args ...string) (string, error) {
+	if len(args) > 0 && args[0] == "routes" { // which asks etcd, not the daemon
+		return w.output(nil, w.Program("dnsd"), append(args, "--config", w.configFile())...)
+	}
 	return w.output(nil, w.Program("dnsd"), append(args, "--socket", w.AdminSocket())...)
 }
 
 // Get fetches a page from an address of the node.
 func (w *World) Get(url string) (status int, body string, err error) {
+	return w.fetch(http.MethodGet, url, "")
+}
+
+func (w *World) fetch(method, url, text string) (status int, body string, err error) {
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
@@ -317,13 +324,17 @@ func (w *World) Get(url string) (status int, body string, err error) {
 			return conn, err
 		},
 	}}
-	resp, err := client.Get(url)
+	request, err := http.NewRequest(method, url, strings.NewReader(text))
+	if err != nil {
+		return 0, "", err
+	}
+	resp, err := client.Do(request)
 	if err != nil {
 		return 0, "", err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	text, err := io.ReadAll(resp.Body)
-	return resp.StatusCode, string(text), err
+	page, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(page), err
 }
 
 func (w *World) cniEnv() []string {

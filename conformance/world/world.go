@@ -50,6 +50,7 @@ type World struct {
 	dnsd      *process
 	beside    *process // another dnsd
 	installer *process
+	etcd      *process
 }
 
 // Options are what differs between worlds.

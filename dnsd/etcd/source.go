@@ -87,7 +87,7 @@ type timing struct {
 // New returns a source that has not read anything yet.
 func New(o Options) *Source {
 	s := &Source{store: o.Store, log: o.Log, leases: map[clientv3.LeaseID]uint32{}, timing: timing{
-		quiet: 20 * time.Millisecond, most: time.Second, probe: 10 * time.Second,
+		quiet: 20 * time.Millisecond, most: time.Second, probe: 5 * time.Second,
 		first: 500 * time.Millisecond, longest: 20 * time.Second,
 	}}
 	for _, zone := range o.Zones {
