@@ -204,6 +204,9 @@ func (d *daemon) succeed(w *group) error {
 	case <-w.ctx.Done():
 		return errors.New("ended before it took over")
 	}
+	if err := d.datapath.Exchange(); err != nil {
+		return fmt.Errorf("take over: %w", err)
+	}
 	if err := d.lease.from.Commit(); err != nil {
 		return fmt.Errorf("take over: %w", err)
 	}

@@ -85,7 +85,11 @@ func wire(ctx context.Context, c *Config, log *slog.Logger, l *lease) (*daemon, 
 		}
 	}
 
-	if d.datapath, err = ebpf.Upgrade(d.ebpfOptions()); err != nil {
+	attach := ebpf.Upgrade
+	if l.from != nil {
+		attach = ebpf.Stage
+	}
+	if d.datapath, err = attach(d.ebpfOptions()); err != nil {
 		return nil, fmt.Errorf("attach the kernel half: %w", err)
 	}
 	if err := d.datapath.SetRanges(c.VIPs.V4, c.VIPs.V6); err != nil {

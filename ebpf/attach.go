@@ -33,7 +33,11 @@ var attachments = []struct {
 	{0, "after programs attached earlier", "5.7"},
 }
 
-func attachAll(o Options, spec *ebpf.CollectionSpec, programs *ebpf.Collection) error {
+func attachAll(o Options, programs *ebpf.Collection) error {
+	spec, err := loadNodens()
+	if err != nil {
+		return err
+	}
 	cgroup, err := os.Open(o.CgroupPath)
 	if err != nil {
 		return fmt.Errorf("attach the datapath: %w", err)

@@ -48,7 +48,8 @@ type Datapath struct {
 	heartbeat *memory[uint64]
 	cgroup    string
 	pin       string
-	seenBy    string // how the last step of attaching made sure
+	seenBy    string           // how the last step of attaching made sure
+	staged    *ebpf.Collection // programs that are not at work yet, or nil
 
 	mapping sync.Mutex
 	tables  *tables // nil until Services needs them
@@ -101,12 +102,7 @@ func Upgrade(o Options) (*Datapath, error) {
 	}
 	defer unlock()
 	if _, ok := foreignSchema(o.PinPath); ok {
-		// What answers DNS would go on with the old maps for as long as its pod lives. The programs at the
-		// cgroup hold on to them until their links are updated.
-		if err := stopAnswering(o.PinPath); err != nil {
-			return nil, err
-		}
-		if err := emptyDir(filepath.Join(o.PinPath, mapsDir)); err != nil {
+		if err := dismantle(o.PinPath); err != nil {
 			return nil, err
 		}
 	}
@@ -139,6 +135,9 @@ func Remove(o Options) error {
 // Close lets go of the maps. Programs and maps stay pinned and at work.
 func (d *Datapath) Close() error {
 	var balancing error
+	if d.staged != nil {
+		d.staged.Close()
+	}
 	if d.tables != nil {
 		balancing = d.tables.Close()
 	}
@@ -148,22 +147,15 @@ func (d *Datapath) Close() error {
 // install loads the programs against the pinned maps, makes what is not there, and brings every hook up
 // to date in order. The schema pin comes last: with it the datapath is complete.
 func install(o Options) (*Datapath, error) {
-	spec, err := o.spec()
+	next, err := load(o)
 	if err != nil {
 		return nil, err
 	}
-	if err := spec.Variables[nodensVarCanSetRetval].Set(flag(haveSetRetval())); err != nil {
-		return nil, fmt.Errorf("set %s: %w", nodensVarCanSetRetval, err)
-	}
-	collection, err := ebpf.NewCollectionWithOptions(spec, o.collection())
-	if err != nil {
-		return nil, fmt.Errorf("load the datapath: %w", explain(err))
-	}
-	defer collection.Close()
-	if err := attachAll(o, spec, collection); err != nil {
+	defer next.Close()
+	if err := attachAll(o, next); err != nil {
 		return nil, err
 	}
-	if err := pinSchema(o, collection.Maps[nodensMapSchema]); err != nil {
+	if err := pinSchema(o, next.Maps[nodensMapSchema]); err != nil {
 		return nil, err
 	}
 	d, err := open(o)
@@ -171,6 +163,22 @@ func install(o Options) (*Datapath, error) {
 		return nil, err
 	}
 	return d.check()
+}
+
+// load loads the programs against the pinned maps, and pins those that are not there.
+func load(o Options) (*ebpf.Collection, error) {
+	spec, err := o.spec()
+	if err != nil {
+		return nil, err
+	}
+	if err := spec.Variables[nodensVarCanSetRetval].Set(flag(haveSetRetval())); err != nil {
+		return nil, fmt.Errorf("set %s: %w", nodensVarCanSetRetval, err)
+	}
+	next, err := ebpf.NewCollectionWithOptions(spec, o.collection())
+	if err != nil {
+		return nil, fmt.Errorf("load the datapath: %w", explain(err))
+	}
+	return next, nil
 }
 
 // open opens the pinned maps.

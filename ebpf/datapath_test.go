@@ -182,6 +182,42 @@ func TestSchema(t *testing.T) {
 	ensure(t, o)
 }
 
+// Staged programs change nothing until they are exchanged, and then work with what was written meanwhile.
+func TestStage(t *testing.T) {
+	w, _ := dnsWorld(t)
+	must(t, os.Rename(filepath.Join(w.options.PinPath, schemaPin), filepath.Join(w.options.PinPath, mapsDir, "schema-0")))
+	asks := func(want string) {
+		t.Helper()
+		s := w.socket(t, unix.AF_INET, unix.SOCK_DGRAM, 0)
+		defer s.close()
+		must(t, s.sendto(at53(ns4a)))
+		s.expect(want, at53(ns4a))
+	}
+	for range 2 { // the first is given up
+		d, err := Stage(w.options)
+		must(t, err)
+		asks("dnsd0")
+		if rows, err := d.Pods(); err != nil || len(rows) != 0 {
+			t.Errorf("the new maps hold %v, %v", rows, err)
+		}
+		must(t, d.Close())
+		must(t, os.Rename(filepath.Join(w.options.PinPath, schemaPin), filepath.Join(w.options.PinPath, mapsDir, "schema-0")))
+	}
+	d, err := Stage(w.options)
+	must(t, err)
+	d.Beat()
+	must(t, d.Exchange())
+	asks("original") // the new maps have no pods
+	must(t, d.Exchange())
+	must(t, d.Close())
+	must(t, verify(w.options))
+	// Of this build's schema it is Upgrade.
+	d, err = Stage(w.options)
+	must(t, err)
+	must(t, d.Exchange())
+	must(t, d.Close())
+}
+
 // Concurrent callers, as of many pods' ADD, agree on one datapath.
 func TestEnsureConcurrently(t *testing.T) {
 	o := options(t)

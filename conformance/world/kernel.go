@@ -3,6 +3,7 @@ package world
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -89,4 +90,14 @@ func (w *World) Leftovers() ([]string, error) {
 		left = append(left, "file "+file.Name())
 	}
 	return left, err
+}
+
+// OtherLayout makes the pinned maps pass for those of a release that had another layout.
+func (w *World) OtherLayout() error {
+	dir := filepath.Join(w.Pins(), "maps")
+	found, err := filepath.Glob(filepath.Join(dir, "schema-*"))
+	if err != nil || len(found) != 1 {
+		return fmt.Errorf("%s holds the schemas %v: %w", dir, found, err)
+	}
+	return os.Rename(found[0], filepath.Join(dir, "schema-0"))
 }
