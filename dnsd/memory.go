@@ -8,7 +8,6 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	gometrics "runtime/metrics"
 	"strings"
 	"syscall"
 	"time"
@@ -27,7 +26,8 @@ const (
 func tidy(ctx context.Context, log *slog.Logger) error {
 	tick := time.NewTicker(tidyEvery)
 	defer tick.Stop()
-	var least, last uint64 // that it has come down to, and that was occupied when last looked at
+	var least, last int // what tidying left, and what was there when last looked at
+	var tidied bool     // just now: some of the program comes back
 	var rested time.Time
 	for {
 		select {
@@ -35,27 +35,36 @@ func tidy(ctx context.Context, log *slog.Logger) error {
 		case <-ctx.Done():
 			return nil
 		}
-		now := occupied()
-		grows := now > last
+		now := resident()
+		grows := now > last+last/64
 		last = now
-		if grows || now <= least+least/8 || time.Now().Before(rested) {
-			continue // while it grows, the work is still being done
+		switch {
+		case grows: // the work is still being done
+		case tidied:
+			least, tidied = now, false
+		case now > least+least/8 && time.Now().After(rested):
+			began := time.Now()
+			runtime.GC() // what pools keep outlives one collection
+			debug.FreeOSMemory()
+			if err := releaseProgram(); err != nil {
+				log.Warn("pages of the program stay mapped", "error", err)
+			}
+			last, tidied, rested = 0, true, time.Now().Add(tidyShare*time.Since(began))
 		}
-		began := time.Now()
-		runtime.GC() // what pools keep outlives one collection
-		debug.FreeOSMemory()
-		if err := releaseProgram(); err != nil {
-			log.Warn("pages of the program stay mapped", "error", err)
-		}
-		least, rested = occupied(), time.Now().Add(tidyShare*time.Since(began))
 	}
 }
 
-// occupied is the memory that Go has from the system and has not returned, in bytes.
-func occupied() uint64 {
-	samples := []gometrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
-	gometrics.Read(samples)
-	return samples[0].Value.Uint64() - samples[1].Value.Uint64()
+// resident is the memory this process has, in pages.
+func resident() int {
+	text, err := os.ReadFile("/proc/self/statm")
+	var size, pages int
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &size, &pages)
+	}
+	if err != nil {
+		return 0 // not on Linux
+	}
+	return pages
 }
 
 // releaseProgram unmaps the pages of the program itself; those in use come back from the page cache at the
