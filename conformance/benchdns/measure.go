@@ -56,12 +56,12 @@ func resident(pids ...int) (bytes int64) {
 }
 
 // settled is resident once it has stopped falling: what was needed only for starting is given back in a
-// while, or not. It waits for 2 s at least and 20 s at most.
+// while, or not. It waits for 4 s at least and 20 s at most.
 func settled(ctx context.Context, pids ...int) (bytes int64) {
 	bytes = resident(pids...)
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
-	for looks, steady := 0, 0; looks < 40 && steady < 4; looks, steady = looks+1, steady+1 {
+	for looks, steady := 0, 0; looks < 40 && steady < 8; looks, steady = looks+1, steady+1 {
 		select {
 		case <-ctx.Done():
 			return bytes

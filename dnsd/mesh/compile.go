@@ -185,5 +185,9 @@ func compareKeys(a, b frontendKey) int {
 type reports struct{ all []Problem }
 
 func (r *reports) report(s *source, object, format string, args ...any) {
-	r.all = append(r.all, Problem{Source: s.name, Object: object, Reason: fmt.Sprintf(format, args...)})
+	reason := format
+	if len(args) > 0 {
+		reason = fmt.Sprintf(format, args...)
+	}
+	r.all = append(r.all, Problem{Source: s.name, Object: object, Reason: reason})
 }

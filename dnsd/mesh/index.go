@@ -1,6 +1,10 @@
 package mesh
 
-import "unsafe"
+import (
+	"hash/maphash"
+	"math/bits"
+	"unsafe"
+)
 
 // index finds the objects of one kind that a source has told of by what they are called. It keeps what
 // it has been given as long as nothing newer says anything else, so that of what a source repeats only
@@ -10,9 +14,10 @@ type index[K comparable, V any] struct {
 	same func(a, b *V) bool
 
 	list  []V
-	first map[K]int32 // the first of its key
-	next  []int32     // the next of the same key, or -1; nil while every key is there once
-	bad   []int32     // those without a key
+	seed  maphash.Seed
+	first []int32 // where the first of its key is in list, from 1, by open addressing: a map would have the keys again
+	next  []int32 // the next of the same key, or -1; nil while every key is there once
+	bad   []int32 // those without a key
 }
 
 // update takes the source's newest list and returns the keys of which it says anything new.
@@ -95,14 +100,16 @@ func (x *index[K, V]) moved(was, is []V) bool {
 
 // find notes where the objects are.
 func (x *index[K, V]) find() {
-	x.first, x.next, x.bad = make(map[K]int32, len(x.list)), nil, nil
+	x.seed, x.next, x.bad = maphash.MakeSeed(), nil, nil
+	x.first = make([]int32, 1<<bits.Len(uint(len(x.list)+len(x.list)/2)))
 	for i := len(x.list) - 1; i >= 0; i-- {
 		k, ok := x.key(&x.list[i])
 		if !ok {
 			x.bad = append(x.bad, int32(i))
 			continue
 		}
-		if other, there := x.first[k]; there {
+		at := x.place(k)
+		if other := x.first[at] - 1; other >= 0 {
 			if x.next == nil {
 				x.next = make([]int32, len(x.list))
 				for j := range x.next {
@@ -111,30 +118,58 @@ func (x *index[K, V]) find() {
 			}
 			x.next[i] = other
 		}
-		x.first[k] = int32(i)
+		x.first[at] = int32(i) + 1
+	}
+}
+
+// place is where in first the objects called k are, or would be.
+func (x *index[K, V]) place(k K) int {
+	mask := uint64(len(x.first) - 1)
+	for i := maphash.Comparable(x.seed, k); ; i++ {
+		at := int(i & mask)
+		if x.first[at] == 0 {
+			return at
+		}
+		if other, _ := x.key(&x.list[x.first[at]-1]); other == k {
+			return at
+		}
 	}
 }
 
 // all yields the objects called k, in the source's order.
 func (x *index[K, V]) all(k K) func(yield func(*V) bool) {
 	return func(yield func(*V) bool) {
-		i, ok := x.first[k]
-		for ok && yield(&x.list[i]) {
+		if x.first == nil {
+			return
+		}
+		i := x.first[x.place(k)] - 1
+		for i >= 0 && yield(&x.list[i]) {
 			if x.next == nil {
 				return
 			}
 			i = x.next[i]
-			ok = i >= 0
 		}
 	}
 }
 
 // one returns the first object called k, or nil.
 func (x *index[K, V]) one(k K) *V {
-	if i, ok := x.first[k]; ok {
-		return &x.list[i]
+	for v := range x.all(k) {
+		return v
 	}
 	return nil
+}
+
+// keys yields each key there is, once.
+func (x *index[K, V]) keys(yield func(K) bool) {
+	for _, i := range x.first {
+		if i == 0 {
+			continue
+		}
+		if k, _ := x.key(&x.list[i-1]); !yield(k) {
+			return
+		}
+	}
 }
 
 // twins yields the keys that several objects have.
@@ -142,8 +177,11 @@ func (x *index[K, V]) twins(yield func(K) bool) {
 	if x.next == nil {
 		return
 	}
-	for k, i := range x.first {
-		if x.next[i] >= 0 && !yield(k) {
+	for _, i := range x.first {
+		if i == 0 || x.next[i-1] < 0 {
+			continue
+		}
+		if k, _ := x.key(&x.list[i-1]); !yield(k) {
 			return
 		}
 	}

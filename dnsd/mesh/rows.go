@@ -188,7 +188,9 @@ func (e *ear) unite(claims []*claim, view string) *row {
 		r.uniteData(h)
 	}
 	r.addrs = sortAddrs(r.addrs)
-	slices.SortFunc(r.ports, comparePorts)
+	if !slices.IsSortedFunc(r.ports, comparePorts) {
+		slices.SortFunc(r.ports, comparePorts) // its own: see unitePorts
+	}
 	r.records = uniteRecords(r.records)
 	return r
 }
@@ -196,6 +198,10 @@ func (e *ear) unite(claims []*claim, view string) *row {
 // unitePorts adds a claim's ports to the row. A port that is there already stays as it is; quiet
 // means that this is intended, since a namespace's own word counts for more than everybody's.
 func (e *ear) unitePorts(r *row, cl *claim, quiet bool) {
+	if len(r.ports) == 0 && distinctPorts(cl.host.Ports) {
+		r.ports = slices.Clip(cl.host.Ports) // the usual case: the object's, to which nothing is added in place
+		return
+	}
 	for _, p := range cl.host.Ports {
 		i := slices.IndexFunc(r.ports, func(q Port) bool { return q.Number == p.Number && q.Protocol == p.Protocol })
 		switch {
@@ -206,6 +212,17 @@ func (e *ear) unitePorts(r *row, cl *claim, quiet bool) {
 				p.Number, p.Protocol, r.host, r.ports[i].Cluster, p.Cluster)
 		}
 	}
+}
+
+// distinctPorts says that ports are sorted and each is there once.
+func distinctPorts(ports []Port) bool {
+	for i := 1; i < len(ports); i++ {
+		a, b := ports[i-1], ports[i]
+		if cmp.Or(cmp.Compare(a.Number, b.Number), cmp.Compare(a.Protocol, b.Protocol)) >= 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // adopt returns the addresses that the strongest of the weaker sources announces.

@@ -95,8 +95,8 @@ func add[K comparable](to *map[K]bool, more map[K]bool) {
 
 // indexBinds sorts what listeners bind.
 func (s *source) indexBinds(vips *VIPs) {
-	s.binds, s.announced = make([]frontendKey, 0, len(s.listeners.first)), nil
-	for at := range s.listeners.first {
+	s.binds, s.announced = make([]frontendKey, 0, len(s.listeners.list)), nil
+	for at := range s.listeners.keys {
 		s.binds = append(s.binds, at)
 		if vips.contains(at.addr) {
 			s.announced = append(s.announced, at.addr)
