@@ -72,6 +72,12 @@ conformance-kube: deps ## dnsd's answers and CoreDNS's, over one real API server
 	  -o $(BIN)/kubernetes-parts ./parts
 	$(GO) run ./conformance/answers -coredns $(COREDNS) -parts $(BIN)/kubernetes-parts
 
+.PHONY: conformance-runtimes
+conformance-runtimes: ## Debian's containerd (through CRI) and podman, with pods from before nodens and after (a minute each).
+	@{ command -v containerd && command -v runc && command -v podman && command -v conmon && test -e /usr/lib/cni/loopback; } >/dev/null || \
+	  $(call install,containerd runc podman conmon containernetworking-plugins)
+	cd conformance/runtimes && $(GO) vet -mod=mod ./... && $(GO) test -mod=mod -count 1 -timeout 15m -v $(if $(RUN),-run '$(RUN)') ./...
+
 .PHONY: bench-dns
 bench-dns: deps ## dnsd beside other DNS servers, into conformance/benchdns/RESULTS.md (8 min). QUICK=1: 2 min, only shown.
 	CGO_ENABLED=1 $(GO) build -o $(BIN)/benchdns ./conformance/benchdns

@@ -172,7 +172,7 @@ func eventually(t *testing.T, ask func() (string, bool)) {
 	t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(30 * time.Second); ; <-tick.C {
+	for deadline := time.Now().Add(time.Minute); ; <-tick.C {
 		said, ok := ask()
 		if ok {
 			return

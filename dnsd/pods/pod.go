@@ -25,6 +25,7 @@ type pod struct {
 	reason     string
 	since      time.Time
 	missed     bool           // the last sweep found no file of it
+	vanished   int            // sweeps in a row that found a file of it, but no namespace
 	opening    bool           // a goroutine is opening the namespace, also of a pod that failed before
 	waiting    []chan<- error // who wants to know when it is settled
 

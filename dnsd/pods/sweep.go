@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,7 +29,7 @@ func (p *Pods) sweep() {
 	} else {
 		p.rows = rows
 	}
-	list = p.withHost(list)
+	list = p.withHost(p.bury(list))
 	p.dismiss(list)
 	for _, a := range list {
 		p.adopt(a, nil)
@@ -52,6 +53,44 @@ func (p *Pods) sweep() {
 	}
 	p.swept = true
 	p.publish()
+}
+
+// bury removes the files of pods whose namespace has been gone for a while, and returns the others. DEL
+// comes before the namespace goes, so it has come, or has passed us by: podman's goes by the list of the
+// time of the ADD, and a runtime that lost its state calls none. A GC would remove them too; containerd
+// has none.
+func (p *Pods) bury(list []attach.Attachment) []attach.Attachment {
+	return slices.DeleteFunc(list, func(a attach.Attachment) bool {
+		q := p.pods[a.Key()]
+		if q == nil {
+			return false
+		}
+		if q.state != Failed || !vanished(a) { // while it is being opened, its path may block
+			q.vanished = 0
+			return false
+		}
+		if q.vanished++; q.vanished < buryAfter {
+			return false
+		}
+		if err := attach.Remove(p.o.Dir, a.Key()); err != nil {
+			p.broken = append(p.broken, Problem{Object: q.name(), Reason: err.Error()})
+			return false
+		}
+		p.log.Info("attachment file of a pod that is gone is removed", "pod", q.name(), "attachment", a.Key())
+		p.release(a.Key(), nil)
+		return true
+	})
+}
+
+// buryAfter is in sweeps.
+const buryAfter = 4
+
+// vanished reports whether nothing is at a's path any more, where other namespaces could be: a dnsd that
+// runs in a container without the folder knows of none.
+func vanished(a attach.Attachment) bool {
+	_, err := os.Lstat(a.Netns)
+	_, folder := os.Lstat(filepath.Dir(a.Netns))
+	return errors.Is(err, fs.ErrNotExist) && folder == nil
 }
 
 // dismiss looks after the pods whose file is gone. Being absent from the list is not enough: a file, or

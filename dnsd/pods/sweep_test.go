@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -202,6 +203,33 @@ func TestSettledMeansCaptured(t *testing.T) {
 		if p := n.find(a); p.State != Captured {
 			t.Errorf("%s is %q: %s", a.ContainerID, p.State, p.Reason)
 		}
+	}
+}
+
+// A pod whose DEL never comes is not spoken of for ever; one whose namespace cannot be seen is.
+func TestPodWithoutDEL(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	ns, a := n.bare("web-0")
+	n.must(n.add(a))
+	unseen := a
+	unseen.ContainerID, unseen.Netns = "unseen", filepath.Join(t.TempDir(), "not-mounted", "cni-1")
+	n.write(unseen)
+
+	n.must(ns.Close())
+	n.sweep()
+	n.wait(a, Failed, errGone.Error())
+	for range buryAfter {
+		n.sweep()
+	}
+	if _, err := attach.Find(n.options.Dir, a.Key()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("its file is there: %v", err)
+	}
+	if p := n.find(a); p.State != "" {
+		t.Errorf("it is spoken of: %+v", p)
+	}
+	if _, err := attach.Find(n.options.Dir, unseen.Key()); err != nil {
+		t.Error(err)
 	}
 }
 
