@@ -55,7 +55,7 @@ func TestConfigDefaults(t *testing.T) {
 		if c.VIPs.V4.String() != "240.240.0.0/16" || c.VIPs.V6.String() != "2001:2::/48" {
 			t.Errorf("ranges %s and %s", c.VIPs.V4, c.VIPs.V6)
 		}
-		if len(c.sources(nil)) != 0 {
+		if len(c.sources(nil, nil)) != 0 {
 			t.Error("sources out of nothing")
 		}
 	}

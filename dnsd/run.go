@@ -73,7 +73,7 @@ func wire(ctx context.Context, c *Config, log *slog.Logger, l *lease) (*daemon, 
 	if d.vips, err = mesh.OpenVIPs(c.vips(), c.VIPs.V4, c.VIPs.V6); err != nil {
 		return nil, err
 	}
-	d.sources = c.sources(log)
+	d.sources = c.sources(log, d.keep)
 	var order []string
 	for _, s := range d.sources {
 		order = append(order, s.name)
@@ -126,14 +126,14 @@ func (d *daemon) ebpfOptions() ebpf.Options {
 }
 
 // sources are the configured ones in order of precedence: what a file says wins over the control plane.
-func (c *Config) sources(log *slog.Logger) []source {
+func (c *Config) sources(log *slog.Logger, keep *keeper) []source {
 	var s []source
 	if c.File != nil {
 		f := file.New(file.Options{Dir: c.File.Dir, ClusterDomain: c.ClusterDomain, Node: c.nodeName(), Routes: c.Routes != nil, Log: log})
 		s = append(s, source{name: "file", run: f.Run})
 	}
 	if c.Kube != nil {
-		s = append(s, source{name: "kube", run: c.kubeSource(log).Run})
+		s = append(s, source{name: "kube", run: c.kubeSource(log, keep)})
 	}
 	if c.Routes != nil {
 		r := c.Routes.source(c.ClusterDomain, log)

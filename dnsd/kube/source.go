@@ -37,6 +37,8 @@ type Options struct {
 	Context string
 	// ClusterDomain is the domain of Kubernetes services; empty means cluster.local.
 	ClusterDomain string
+	// Remote means that this node is of another cluster: only Services and their endpoints count.
+	Remote bool
 	// Node is this node's name in Kubernetes.
 	Node string
 	// Log takes changes of state: lost, reached again. Nil means nobody listens.
@@ -86,6 +88,9 @@ func New(o Options) *Source {
 		namespaces: map[string]bool{},
 	}
 	for _, k := range kinds {
+		if o.Remote && k.Kind != objects.KindService && k.Kind != objects.KindEndpointSlice {
+			continue
+		}
 		s.kinds = append(s.kinds, &watched{kind: k, source: s, held: map[string]string{}})
 	}
 	return s
@@ -187,7 +192,7 @@ func (s *Source) input() (in mesh.Input, ready bool) {
 			Reason: fmt.Sprintf("out of reach: %v; what it said last stays", w.failure),
 		})
 	}
-	if len(lost) == 0 {
+	if len(lost) == 0 && !s.options.Remote {
 		in.Zones = []mesh.Zone{{Name: strings.ToLower(s.options.ClusterDomain), Namespaces: slices.Sorted(maps.Keys(s.namespaces))}}
 	}
 	return in, true

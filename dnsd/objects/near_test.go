@@ -70,10 +70,10 @@ func parseEndpoints(text string, names map[string]string) *discoveryv1.EndpointS
 		words := strings.Fields(one)
 		e := discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.1.0.%d", i+1)}, Zone: &words[2]}
 		e.Conditions.Ready = &yes
-		switch {
-		case words[0][0] == '!':
+		switch words[0][0] {
+		case '!':
 			e.Conditions.Ready = &no
-		case words[0][0] == '~':
+		case '~':
 			e.Conditions = discoveryv1.EndpointConditions{Ready: &no, Serving: &yes, Terminating: &yes}
 		}
 		names[e.Addresses[0]] = strings.TrimLeft(words[0], "!~")
