@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/nodens-dns/nodens/dnsd/names"
-	"github.com/nodens-dns/nodens/dnsd/pods"
 	"github.com/nodens-dns/nodens/dnsd/serve"
 	"github.com/nodens-dns/nodens/ebpf"
 )
@@ -19,6 +18,8 @@ type answers struct {
 	off    error         // why not, where it should
 	stored bool          // something was
 	failed string        // the last error, empty after a success
+
+	counted *counted // nil where kernel is
 }
 
 // answerer is what newAnswers needs of an *ebpf.Datapath.
@@ -91,14 +92,6 @@ func (a *answers) learn() func(serve.Learned) {
 			Fixed: l.Fixed, Step: l.Step, Count: l.Count,
 		})
 	}
-}
-
-// attacher is pods' Options.Answers; nil where the kernel does not answer.
-func (a *answers) attacher() pods.Answers {
-	if a.kernel == nil {
-		return nil
-	}
-	return a.kernel
 }
 
 // watched has every query come to dnsd until ctx is done, for who watches: with what the kernel answers,

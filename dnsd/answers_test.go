@@ -32,7 +32,7 @@ func TestKernelDoesNotAnswer(t *testing.T) {
 		if k.stopped != 1 || (k.asked == 1) != wanted {
 			t.Errorf("wanted %t: asked %d times, stopped %d times", wanted, k.asked, k.stopped)
 		}
-		if a.learn() != nil || a.attacher() != nil {
+		if a.learn() != nil || a.attacher(nil) != nil {
 			t.Errorf("wanted %t: somebody is told to answer in the kernel", wanted)
 		}
 		a.store(nil, false) // has nowhere to write to

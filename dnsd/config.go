@@ -53,6 +53,8 @@ type Config struct {
 	// KernelAnswers has the kernel answer declared names by itself, and whatever dnsd has answered before
 	// from the same table; it goes on while no dnsd runs. Linux 6.15.
 	KernelAnswers bool `json:"kernelAnswers"`
+	// Light leaves pods without listeners, so that only the kernel answers them; KernelAnswers must be set.
+	Light bool `json:"light"`
 	// DrainTime is how long TCP connections go on when their endpoint has left, such as "30s".
 	DrainTime string `json:"drainTime"`
 	// File, when set, reads manifests from a folder.
@@ -144,6 +146,9 @@ func (c *Config) check() error {
 	}
 	if !c.VIPs.V6.Addr().Is6() {
 		errs = append(errs, fmt.Errorf("vips.v6: %s is not an IPv6 range", c.VIPs.V6))
+	}
+	if c.Light && !c.KernelAnswers {
+		errs = append(errs, errors.New("light: without kernelAnswers nobody would answer; set that, too"))
 	}
 	if c.File != nil && c.File.Dir == "" {
 		errs = append(errs, errors.New("file.dir is empty: name the folder that holds the manifests"))

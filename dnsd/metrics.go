@@ -84,6 +84,10 @@ func (m metrics) dns(count, gauge send, histogram sendAll) {
 	for _, n := range s.Answers {
 		count(answersDesc, float64(n.Queries), n.Namespace, n.Source, n.Rcode)
 	}
+	for namespace, n := range m.d.answered() {
+		count(answersDesc, float64(n.Declared+n.Learned), namespace, "kernel", "NOERROR")
+		count(answersDesc, float64(n.Denied), namespace, "kernel", "NXDOMAIN")
+	}
 	histogram(waitedDesc, &s.Waited)
 
 	u := m.d.upstream.Stats()

@@ -51,6 +51,7 @@ func (d *daemon) podRows() []admin.PodRow {
 		row := admin.PodRow{
 			Pod: podName(p), Container: p.Key.ContainerID, Interface: p.Key.IfName, Netns: p.Netns, Cookie: p.Cookie,
 			State: string(p.State), Reason: p.Reason, Since: p.Since, Dropped: d.server.Dropped(asker(p)),
+			Kernel: d.hub.answers.kernelRow(p),
 		}
 		for _, a := range p.Addresses {
 			row.Addresses = append(row.Addresses, a.Addr().String())
@@ -103,6 +104,7 @@ func (d *daemon) explain(name, pod string) ([]string, error) {
 		lines = append(lines, fmt.Sprintf("what is not ours of zone %s is asked of %v from the node, not of the pod's nameserver",
 			cmp.Or(strings.TrimSuffix(zone, "."), "."), servers))
 	}
+	lines = append(lines, d.hub.answers.explain(p, name))
 	return append(lines, d.explainConnect(p, name)...), nil
 }
 

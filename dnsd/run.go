@@ -108,7 +108,7 @@ func wire(ctx context.Context, c *Config, log *slog.Logger, l *lease) (*daemon, 
 	d.adopted = make(chan struct{})
 	adopted := sync.OnceFunc(func() { close(d.adopted) })
 	d.pods = pods.New(pods.Options{
-		Dir: c.attachments(), Bell: c.bell(), Kernel: d.datapath, Answers: d.hub.answers.attacher(), Serve: d.server,
+		Dir: c.attachments(), Bell: c.bell(), Kernel: d.datapath, Answers: d.hub.answers.attacher(d.namespaceOf), Light: c.Light, Serve: d.server,
 		Nameservers: c.Nameservers, ClusterDomain: c.ClusterDomain, Log: log, Host: c.host(),
 		Changed:   func() { d.follow(); adopted(); d.resolver.Reask() },
 		Inherited: l.sockets, Doorbell: l.bell, Settled: func() { close(d.settled) },

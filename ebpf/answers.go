@@ -62,6 +62,17 @@ type Declared struct {
 	Elsewhere bool
 }
 
+// Source is what the kernel answers from.
+type Source int
+
+// What there is: the names, and what dnsd has said.
+const (
+	Declaration Source = iota + 1
+	Lesson
+)
+
+const typeA, typeAAAA = 1, 28 // RFC 1035, RFC 3596
+
 // Question is what a client asked. Clients of the same Asker, not 0, get the same answers.
 type Question struct {
 	Host  string // in lower case, with its final dot
@@ -243,6 +254,38 @@ func (s *Answers) Learn(q Question, generation uint64, r Reply) error {
 	return nil
 }
 
+// Knows says whether the kernel answers a plain question of a pod, and from what it does: Declared and
+// Learned like the counters; 0 where it leaves that to dnsd.
+func (s *Answers) Knows(q Question, view uint64) (from Source, err error) {
+	name := nodensName{View: view}
+	if wire(name.Wire[:], q.Host) && (q.Type == typeA || q.Type == typeAAAA) {
+		var row nodensAnswer
+		err := s.d.maps.Names.Lookup(name, &row)
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			name.View = 0
+			err = s.d.maps.Names.Lookup(name, &row)
+		}
+		if err == nil && row.Flags&nodensAnswerFlagsANSWER_ELSEWHERE == 0 {
+			return Declaration, nil
+		}
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return 0, fmt.Errorf("look %s up in the kernel: %w", q.Host, err)
+		}
+	}
+	key, row := nodensQuestion{Asker: q.Asker, Qtype: swap(q.Type)}, nodensReply{}
+	if q.Asker == 0 || !wire(key.Wire[:], q.Host) {
+		return 0, nil
+	}
+	err = s.d.maps.Learned.Lookup(key, &row)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return 0, fmt.Errorf("look %s up in what the kernel has learned: %w", q.Host, err)
+	}
+	if err == nil && row.Generation == atomic.LoadUint64(&s.answering.rows[0].Generation) {
+		return Lesson, nil
+	}
+	return 0, nil
+}
+
 // Outcomes counts a pod's queries by what became of them in the kernel. Declared and Learned were answered,
 // Denied too: there is no such name. The others were left to dnsd: Unknown to the kernel, Unusual as
 // questions, or asked while all were to Leave.
@@ -259,8 +302,9 @@ func (s *Answers) Outcomes(cookie uint64) (Outcomes, error) {
 }
 
 // Attach puts the programs on lo and on the pod's interface of the network namespace the calling thread
-// is in, or exchanges those that are there; they stay until Detach or the namespace's end.
-func (s *Answers) Attach(cookie uint64, ifindex uint32) error {
+// is in, or exchanges those that are there; they stay until Detach or the namespace's end. A light pod has
+// no listeners, and only needs the one on its interface.
+func (s *Answers) Attach(cookie uint64, ifindex uint32, light bool) error {
 	if err := os.MkdirAll(s.pin, 0o700); err != nil {
 		return fmt.Errorf("make the pin directory: %w", err)
 	}
@@ -268,10 +312,11 @@ func (s *Answers) Attach(cookie uint64, ifindex uint32) error {
 	if err := s.d.maps.Outcomes.Update(cookie, nodensOutcomes{}, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 		return fmt.Errorf("count for pod %d: %w", cookie, err)
 	}
-	return errors.Join(
-		s.attach(s.inside, loopback, s.pinOf(cookie, "lo")),
-		s.attach(s.outside, ifindex, s.pinOf(cookie, "pod")),
-	)
+	outside := s.attach(s.outside, ifindex, s.pinOf(cookie, "pod"))
+	if light {
+		return errors.Join(outside, detach(s.pinOf(cookie, "lo")))
+	}
+	return errors.Join(outside, s.attach(s.inside, loopback, s.pinOf(cookie, "lo")))
 }
 
 // Try has the programs look at a packet, from its Ethernet header on, as if the network namespace the

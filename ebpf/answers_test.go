@@ -47,7 +47,7 @@ func newAsked(t testing.TB) *asked {
 		Ifindex: w.ifindex(t, "eth0"), Addr4: pod4, Addr6: pod6, DNS: true, LB: true, View: ViewOf("shop"), Asker: 7,
 		Nameservers: []Nameserver{{ns4a, 64600}, {ns6, 64601}},
 	}))
-	must(t, w.pod.Do(func() error { return s.Attach(w.cookie, w.ifindex(t, "eth0")) }))
+	must(t, w.pod.Do(func() error { return s.Attach(w.cookie, w.ifindex(t, "eth0"), false) }))
 	return &asked{w, s}
 }
 
@@ -253,7 +253,7 @@ func TestKernelAnswersOfPodsThatGo(t *testing.T) {
 	if n, err := next.Apply(slices.Values([]Declared{shop}), true); n != 0 || err != nil {
 		t.Errorf("wrote %d rows that were there, %v", n, err)
 	}
-	must(t, a.pod.Do(func() error { return next.Attach(a.cookie, a.ifindex(t, "eth0")) }))
+	must(t, a.pod.Do(func() error { return next.Attach(a.cookie, a.ifindex(t, "eth0"), false) }))
 	if r, other := a.ask(t, ns4a, question("web.shop.", dns.TypeA)); r == nil {
 		t.Errorf("after the exchange it went to %s", other)
 	}

@@ -184,6 +184,8 @@ static __always_inline struct pod *find_pod(struct __sk_buff *skb, struct query 
 			return NULL;
 		to.addr = ip->to;
 	}
+	if (!skb->sk) /* forwarded: of another namespace, and nobody can say which */
+		return NULL;
 	to.port = udp->dest;
 	q->udp = (void *)udp - data;
 	q->length = udp->len;

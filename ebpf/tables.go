@@ -38,7 +38,7 @@ const (
 )
 
 // Nameserver is one nameserver of a pod: its address as the pod knows it, and the port of dnsd's
-// listener for it on the pod's own address, one number for UDP and TCP.
+// listener for it on the pod's own address, one number for UDP and TCP, 0 for none.
 type Nameserver struct {
 	Addr netip.Addr
 	Port uint16
@@ -200,7 +200,7 @@ func (p Pod) row(cookie uint64) (nodensPod, error) {
 		if !ns.Addr.IsValid() || !here.IsValid() {
 			return row, fmt.Errorf("nameserver %s: the pod has no address of its family", ns.Addr)
 		}
-		if ns.Port < PortLow || ns.Port > PortHigh {
+		if ns.Port != 0 && (ns.Port < PortLow || ns.Port > PortHigh) {
 			return row, fmt.Errorf("nameserver %s: port %d is outside %d to %d", ns.Addr, ns.Port, PortLow, PortHigh)
 		}
 		row.Nameservers[i] = endpoint(netip.AddrPortFrom(ns.Addr, ns.Port))
@@ -218,7 +218,7 @@ func (row nodensPod) pod() Pod {
 		p.Addr6 = row.Addr6.addr()
 	}
 	for _, ns := range row.Nameservers {
-		if ns.Port != 0 {
+		if ns.Addr != (nodensAddress{}) {
 			p.Nameservers = append(p.Nameservers, Nameserver{Addr: ns.Addr.addr(), Port: swap(ns.Port)})
 		}
 	}

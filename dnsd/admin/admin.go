@@ -222,11 +222,19 @@ type PodRow struct {
 	Addresses []string
 	// Nameservers are those captured, with the port of the listener each is turned to.
 	Nameservers []NameserverRow
+	// Kernel counts what the kernel did by itself; nil where it does nothing for the pod.
+	Kernel *KernelRow `json:",omitempty"`
 	// State is captured, balanced, opening or failed; Reason says why it is not captured.
 	State, Reason string
 	Since         time.Time
 	// Dropped is how many of its queries were thrown away because they were too many.
 	Dropped uint64 `json:",omitempty"`
+}
+
+// KernelRow counts a pod's queries that the kernel saw first: those it answered as Declared, or as Learned
+// from dnsd, and those it left to dnsd, as Unknown, Unusual, or while a query log was Watched.
+type KernelRow struct {
+	Declared, Learned, Unknown, Unusual, Watched uint64
 }
 
 // Query is one DNS query and what became of it.

@@ -84,7 +84,7 @@ func options(dir string) Options {
 			return []NameRow{{Name: filter + ".example.com", Addresses: []string{"240.240.0.7", "2001:2::7"}, VIP: true, Source: "file", Object: "ServiceEntry a/b"}}
 		},
 		Pods: func() []PodRow {
-			return []PodRow{{Pod: "default/web-0", State: "captured", Cookie: 4242, Addresses: []string{"10.244.0.5"},
+			return []PodRow{{Pod: "default/web-0", State: "captured", Cookie: 4242, Kernel: &KernelRow{Declared: 40, Learned: 2, Unknown: 7, Unusual: 1}, Addresses: []string{"10.244.0.5"},
 				Nameservers: []NameserverRow{{Address: "10.96.0.10", Port: 64600}}, Since: noon}}
 		},
 		Explain: func(name, pod string) ([]string, error) {

@@ -174,7 +174,7 @@ func endpointState(now time.Time, e EndpointRow) string {
 func PrintPods(w io.Writer, rows []PodRow) error {
 	now := time.Now()
 	return table(w, func(p printer) {
-		p("POD\tSTATE\tADDRESSES\tNAMESERVERS\tCOOKIE\tSINCE\tREASON\n")
+		p("POD\tSTATE\tADDRESSES\tNAMESERVERS\tCOOKIE\tIN KERNEL\tSINCE\tREASON\n")
 		for _, r := range rows {
 			var servers []string
 			for _, n := range r.Nameservers {
@@ -184,10 +184,19 @@ func PrintPods(w io.Writer, rows []PodRow) error {
 			if r.Dropped > 0 {
 				reason = strings.TrimPrefix(fmt.Sprintf("%s; it asks too much: %d queries dropped", reason, r.Dropped), "; ")
 			}
-			p("%s\t%s\t%s\t%s\t%d\t%s\t%s\n", r.Pod, r.State, dash(strings.Join(r.Addresses, ",")),
-				dash(strings.Join(servers, ",")), r.Cookie, age(now, r.Since), reason)
+			p("%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", r.Pod, r.State, dash(strings.Join(r.Addresses, ",")),
+				dash(strings.Join(servers, ",")), r.Cookie, kernelText(r.Kernel), age(now, r.Since), reason)
 		}
 	})
+}
+
+// kernelText is how many of a pod's queries the kernel answered, of how many it saw.
+func kernelText(k *KernelRow) string {
+	if k == nil {
+		return "-"
+	}
+	answered := k.Declared + k.Learned
+	return fmt.Sprintf("%d/%d", answered, answered+k.Unknown+k.Unusual+k.Watched)
 }
 
 // PrintExplain writes the steps of an explanation, numbered.

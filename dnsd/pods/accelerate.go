@@ -5,9 +5,10 @@ import (
 )
 
 // asker numbers all that what the table answers a client depends on; 0 where its queries are not to be
-// answered in the kernel, as of a pod whose queries are logged: the log is dnsd's.
+// answered in the kernel, as of a pod whose queries are logged: the log is dnsd's. The node itself has many
+// interfaces, and packets of others on them.
 func (p *Pods) asker(w *wish) uint64 {
-	if p.o.Answers == nil || w.logEvery > 0 || len(w.nameservers) == 0 {
+	if p.o.Answers == nil || w.logEvery > 0 || w.host || len(w.nameservers) == 0 {
 		return 0
 	}
 	h := fnv.New64a()
@@ -30,7 +31,10 @@ func (p *Pods) accelerate(q *pod, ifindex uint32, w *wish) error {
 	case p.asker(w) == 0:
 		return p.o.Answers.Detach(q.cookie)
 	}
-	err := q.dialer.ns.do(func() error { return p.o.Answers.Attach(q.cookie, ifindex) })
+	err := q.dialer.ns.do(func() error { return p.o.Answers.Attach(q.cookie, ifindex, w.light) })
+	if err != nil && w.light {
+		return err // nobody else answers
+	}
 	if err != nil {
 		p.log.Warn("pod's queries are not answered in the kernel, but by dnsd", "pod", q.name(), "error", err)
 	}

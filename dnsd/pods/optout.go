@@ -8,9 +8,10 @@ import (
 )
 
 const (
-	// captureAnnotation on a pod, "off" or "on", says whether its DNS queries are captured, whatever Istio's
-	// annotations say.
+	// captureAnnotation on a pod, "off", "on" or "light", says whether its DNS queries are captured, whatever
+	// Istio's annotations say; light is without a socket of ours in the pod.
 	captureAnnotation = "nodens.io/capture"
+	captureLight      = "light"
 	// ambientAnnotation is Istio's for pods without a sidecar: "true" or "false".
 	ambientAnnotation = "ambient.istio.io/dns-capture"
 	// proxyAnnotation is Istio's for pods with one: a ProxyConfig in YAML, whose proxyMetadata may have
@@ -26,10 +27,10 @@ func optedOut(annotations map[string]string) (by, problem string) {
 		switch own {
 		case "off":
 			return captureAnnotation, ""
-		case "on":
+		case "on", captureLight:
 			return "", ""
 		}
-		problem = fmt.Sprintf("annotation %s is %q, not on or off", captureAnnotation, own)
+		problem = fmt.Sprintf("annotation %s is %q, not on, off or light", captureAnnotation, own)
 	}
 	if text, ok := annotations[ambientAnnotation]; ok {
 		capture, err := strconv.ParseBool(text)

@@ -17,7 +17,7 @@ func TestOptedOut(t *testing.T) {
 		"ours on":                 {map[string]string{captureAnnotation: "on"}, "", ""},
 		"ours on, Istio's off":    {map[string]string{captureAnnotation: "on", proxyAnnotation: proxyOff, ambientAnnotation: "false"}, "", ""},
 		"ours off, Istio's on":    {map[string]string{captureAnnotation: "off", proxyAnnotation: proxyOn, ambientAnnotation: "true"}, captureAnnotation, ""},
-		"ours nonsense":           {map[string]string{captureAnnotation: "false"}, "", `"false", not on or off`},
+		"ours nonsense":           {map[string]string{captureAnnotation: "false"}, "", `"false", not on, off or light`},
 		"ambient off":             {map[string]string{ambientAnnotation: "false"}, ambientAnnotation, ""},
 		"ambient on, sidecar off": {map[string]string{ambientAnnotation: "true", proxyAnnotation: proxyOff}, "", ""},
 		"ambient nonsense":        {map[string]string{ambientAnnotation: "no way"}, "", "not true or false"},

@@ -30,6 +30,7 @@ type pod struct {
 	waiting    []chan<- error // who wants to know when it is settled
 
 	client    names.Client
+	asker     uint64
 	cookie    uint64 // zero until the namespace has been entered
 	dialer    *dialer
 	listeners []*listener
@@ -50,7 +51,7 @@ func (q *pod) show() Pod {
 	a := q.attachment
 	return Pod{
 		Key: a.Key(), Namespace: a.PodNamespace, Name: a.PodName, Netns: a.Netns,
-		Cookie: q.cookie, Addresses: a.Addresses, Nameservers: q.nameservers(), Client: q.client,
+		Cookie: q.cookie, Addresses: a.Addresses, Nameservers: q.nameservers(), Asker: q.asker, Client: q.client,
 		State: q.state, Reason: q.reason, Since: q.since,
 	}
 }
@@ -150,7 +151,7 @@ func (p *Pods) opened(q *pod, handle netns.NsHandle, err error) {
 		return
 	}
 	w := p.wish(q.attachment)
-	q.client = w.client
+	q.client, q.asker = w.client, p.asker(&w)
 	switch err := p.enrol(q, w); {
 	case errors.Is(err, errShared):
 		q.close()
@@ -198,6 +199,9 @@ func (p *Pods) enrol(q *pod, w wish) error {
 	inherited := p.claim(q)
 	defer func() { closeAll(*inherited) }()
 	err = ns.do(func() error {
+		if w.light {
+			return nil
+		}
 		for _, n := range w.nameservers {
 			l := inherited.listener(n, w.listenOn(n))
 			if l == nil {
@@ -214,9 +218,15 @@ func (p *Pods) enrol(q *pod, w wish) error {
 	if err != nil {
 		return err
 	}
+	told := q.nameservers()
+	if w.light {
+		for _, n := range w.nameservers {
+			told = append(told, ebpf.Nameserver{Addr: n})
+		}
+	}
 	err = p.enter(q, ebpf.Pod{
 		Ifindex: f.ifindex, Addr4: w.addr4, Addr6: w.addr6, View: ebpf.ViewOf(a.PodNamespace),
-		DNS: len(q.listeners) > 0, LB: true, Asker: p.asker(&w), Nameservers: q.nameservers(),
+		DNS: len(told) > 0, LB: true, Asker: p.asker(&w), Nameservers: told,
 	}, w)
 	if err != nil {
 		return err

@@ -53,6 +53,8 @@ type Options struct {
 	Kernel kernel
 	// Answers, if not nil, has the kernel answer what it can: an *ebpf.Answers.
 	Answers Answers
+	// Light leaves pods without listeners, unless their annotation says otherwise: only the kernel answers them.
+	Light bool
 	// Serve answers on the listeners: a *serve.Server.
 	Serve server
 	// Nameservers are captured in pods whose attachment names none.
@@ -87,7 +89,7 @@ type kernel interface {
 
 // Answers has a pod's queries answered in the kernel.
 type Answers interface {
-	Attach(cookie uint64, ifindex uint32) error // in the pod's namespace
+	Attach(cookie uint64, ifindex uint32, light bool) error // in the pod's namespace
 	Detach(cookie uint64) error
 	Attached() ([]uint64, error)
 }
@@ -125,6 +127,8 @@ type Pod struct {
 	Addresses []netip.Prefix
 	// Nameservers are those captured, each with the port of its listeners.
 	Nameservers []ebpf.Nameserver
+	// Asker is as whom the kernel answers it, 0 where it does not.
+	Asker uint64
 	// Client is as whom it asks.
 	Client names.Client
 	State  State

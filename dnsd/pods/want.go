@@ -25,15 +25,17 @@ const dnsPort = 53
 type wish struct {
 	addr4, addr6 netip.Addr // the pod's; a listener stands on the one of its nameserver's family
 	nameservers  []netip.Addr
-	why          string // there is no nameserver to capture
+	light        bool   // without listeners
+	why          string // there are none, or no nameserver to capture
 	client       names.Client
+	host         bool            // it is no pod, but the node itself
 	avoid        map[uint16]bool // ports of our band that the pod may want itself
 	logEvery     int             // of so many queries one is logged; 0 means none
 	problem      string          // what of its annotations makes no sense
 }
 
 func (p *Pods) wish(a attach.Attachment) wish {
-	w := wish{avoid: declared(a.Annotations)}
+	w := wish{avoid: declared(a.Annotations), host: isHost(a)}
 	for _, prefix := range a.Addresses {
 		addr := prefix.Addr().Unmap()
 		switch {
@@ -69,8 +71,15 @@ func (p *Pods) wish(a attach.Attachment) wish {
 			w.nameservers = append(w.nameservers, n)
 		}
 	}
-	if len(w.nameservers) == 0 {
+	own := a.Annotations[captureAnnotation]
+	w.light = own == captureLight || p.o.Light && own != "on" && !w.host
+	switch {
+	case len(w.nameservers) == 0:
 		w.why = "none of its nameservers can be captured: they are its own, on loopback or link-local, or of a family it has no address of"
+	case w.light && p.asker(&w) == 0:
+		w.nameservers, w.why = nil, "it is to have no listener, and its queries cannot be answered in the kernel, or are logged"
+	case w.light:
+		w.why = "light: what the kernel does not answer goes to its nameservers, and so does TCP"
 	}
 	return w
 }

@@ -47,7 +47,7 @@ func newKernelHalf(t testing.TB) *kernelHalf {
 			}
 		}
 	})
-	if err := k.ns.Do(func() error { return k.answers.Attach(k.cookie, 1) }); err != nil {
+	if err := k.ns.Do(func() error { return k.answers.Attach(k.cookie, 1, true) }); err != nil {
 		t.Fatal(err)
 	}
 	return k

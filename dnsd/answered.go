@@ -1,0 +1,127 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/nodens-dns/nodens/dnsd/admin"
+	"github.com/nodens-dns/nodens/dnsd/pods"
+	"github.com/nodens-dns/nodens/dnsd/serve"
+	"github.com/nodens-dns/nodens/ebpf"
+)
+
+// counted is pods' Options.Answers: the kernel's, of which the counters of pods that go are kept.
+type counted struct {
+	*ebpf.Answers
+	namespaceOf func(cookie uint64) string
+
+	mu   sync.Mutex
+	past map[string]ebpf.Outcomes // by namespace
+}
+
+// maxPast is of how many namespaces the counters are kept when their last pod here is gone.
+const maxPast = 256
+
+// attacher is nil where the kernel does not answer.
+func (a *answers) attacher(namespaceOf func(cookie uint64) string) pods.Answers {
+	if a.kernel == nil {
+		return nil
+	}
+	a.counted = &counted{Answers: a.kernel, namespaceOf: namespaceOf, past: map[string]ebpf.Outcomes{}}
+	return a.counted
+}
+
+// Detach implements pods.Answers.
+func (c *counted) Detach(cookie uint64) error {
+	if n, err := c.Outcomes(cookie); err == nil && n != (ebpf.Outcomes{}) {
+		namespace := c.namespaceOf(cookie)
+		c.mu.Lock()
+		if _, known := c.past[namespace]; !known && len(c.past) >= maxPast {
+			namespace = serve.OtherNamespaces
+		}
+		c.past[namespace] = sum(c.past[namespace], n)
+		c.mu.Unlock()
+	}
+	return c.Answers.Detach(cookie)
+}
+
+// namespaceOf is that of the pod whose network namespace has this cookie.
+func (d *daemon) namespaceOf(cookie uint64) string {
+	for _, p := range d.pods.List() {
+		if p.Cookie == cookie {
+			return p.Namespace
+		}
+	}
+	return ""
+}
+
+// answered counts what the kernel has answered, by the namespace of the pods; nil where it does not.
+func (d *daemon) answered() map[string]ebpf.Outcomes {
+	c := d.hub.answers.counted
+	if c == nil {
+		return nil
+	}
+	all := map[string]ebpf.Outcomes{}
+	for _, p := range d.pods.List() {
+		if n, err := c.Outcomes(p.Cookie); err == nil {
+			all[p.Namespace] = sum(all[p.Namespace], n)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for namespace, n := range c.past {
+		all[namespace] = sum(all[namespace], n)
+	}
+	return all
+}
+
+func sum(a, b ebpf.Outcomes) ebpf.Outcomes {
+	return ebpf.Outcomes{
+		Declared: a.Declared + b.Declared, Learned: a.Learned + b.Learned, Denied: a.Denied + b.Denied,
+		Unknown: a.Unknown + b.Unknown, Unusual: a.Unusual + b.Unusual, Watched: a.Watched + b.Watched,
+	}
+}
+
+// kernelRow says what the kernel has answered a pod; nil where it does not.
+func (a *answers) kernelRow(p pods.Pod) *admin.KernelRow {
+	if a.kernel == nil || p.Asker == 0 {
+		return nil
+	}
+	n, err := a.kernel.Outcomes(p.Cookie)
+	if err != nil {
+		return nil
+	}
+	return &admin.KernelRow{Declared: n.Declared, Learned: n.Learned + n.Denied, Unknown: n.Unknown, Unusual: n.Unusual, Watched: n.Watched}
+}
+
+// explain says whether the kernel would answer a pod's questions for the addresses of name, and why not.
+func (a *answers) explain(p pods.Pod, name string) string {
+	switch {
+	case a.off != nil:
+		return "the kernel answers nothing by itself: " + oneLine(a.off)
+	case a.kernel == nil:
+		return "the kernel answers nothing by itself: kernelAnswers is not set"
+	case p.Asker == 0:
+		return "the kernel answers this pod nothing by itself: it has no nameserver that is captured, or its queries are logged"
+	}
+	const typeA, typeAAAA = 1, 28 // RFC 1035, RFC 3596
+	host := strings.TrimSuffix(strings.ToLower(name), ".") + "."
+	var said []string
+	for _, q := range []struct {
+		label string
+		qtype uint16
+	}{{"A", typeA}, {"AAAA", typeAAAA}} {
+		from, err := a.kernel.Knows(ebpf.Question{Host: host, Type: q.qtype, Asker: p.Asker}, ebpf.ViewOf(p.Namespace))
+		why := map[ebpf.Source]string{
+			0:                "left to dnsd: not declared in a way that fits there, and not answered from this table since it was last asked for",
+			ebpf.Declaration: "answered there, as declared",
+			ebpf.Lesson:      "answered there, as dnsd did before",
+		}[from]
+		if err != nil {
+			why = oneLine(err)
+		}
+		said = append(said, fmt.Sprintf("%s is %s", q.label, why))
+	}
+	return "in the kernel " + strings.Join(said, "; ")
+}
