@@ -57,9 +57,9 @@ func (l *lease) release() {
 // acquire gets the right to work in the configuration's folders: at once if nobody does, else from the dnsd
 // that does, and if that does not hand over, when it has ended.
 func acquire(ctx context.Context, c *Config, log *slog.Logger) (*lease, error) {
-	held, err := alone(c.StateDir, c.RunDir)
+	l, err := first(c)
 	if !errors.Is(err, errTaken) {
-		return &lease{locks: held}, err
+		return l, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, waitForEnd)
 	defer cancel()
@@ -82,14 +82,23 @@ func acquire(ctx context.Context, c *Config, log *slog.Logger) (*lease, error) {
 	}
 }
 
+// first gets the right if nobody has it.
+func first(c *Config) (*lease, error) {
+	held, err := alone(c.StateDir, c.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	return &lease{locks: held}, nil
+}
+
 // await gets the right when whoever has it has ended, or an error when ctx is done.
 func await(ctx context.Context, c *Config) (*lease, error) {
 	tick := time.NewTicker(lookForEnd)
 	defer tick.Stop()
 	for {
-		held, err := alone(c.StateDir, c.RunDir)
+		l, err := first(c)
 		if !errors.Is(err, errTaken) {
-			return &lease{locks: held}, err
+			return l, err
 		}
 		select {
 		case <-ctx.Done():

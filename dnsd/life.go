@@ -32,6 +32,9 @@ func run(ctx context.Context, c *Config, log *slog.Logger) error {
 	go anew.follow(ctx, log)
 	l, err := acquire(ctx, c, log)
 	for {
+		if ctx.Err() != nil && l == nil {
+			return nil // while waiting for another one to end
+		}
 		if err != nil {
 			return err
 		}
@@ -48,10 +51,9 @@ func run(ctx context.Context, c *Config, log *slog.Logger) error {
 		}
 		log.Info("relieved; standing by until told to end, or until the other one ends")
 		debug.FreeOSMemory()
-		if l, err = await(ctx, c); ctx.Err() != nil {
-			return nil
+		if l, err = await(ctx, c); err == nil {
+			log.Warn("the dnsd that took over has ended; going on")
 		}
-		log.Warn("the dnsd that took over has ended; going on")
 	}
 }
 
