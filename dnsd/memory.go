@@ -8,16 +8,18 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	gometrics "runtime/metrics"
 	"strings"
 	"syscall"
 	"time"
 )
 
 const (
-	// tidyEvery is how often memory is looked at.
-	tidyEvery = time.Second
+	// tidyEvery is how often memory is looked at, and tidyRest how long it is left alone at least when it has
+	// been tidied.
+	tidyEvery, tidyRest = time.Second, 10 * time.Second
 	// tidyShare is which part of the time may go into tidying: one in so many.
-	tidyShare = 10
+	tidyShare = 20
 )
 
 // tidy gives memory back to the node whenever a piece of work has left much of it unused. Left to itself,
@@ -26,8 +28,7 @@ const (
 func tidy(ctx context.Context, log *slog.Logger) error {
 	tick := time.NewTicker(tidyEvery)
 	defer tick.Stop()
-	var least, last int // what tidying left, and what was there when last looked at
-	var tidied bool     // just now: some of the program comes back
+	var least, last uint64 // that was more than in use when it had been tidied, and that was had when last looked at
 	var rested time.Time
 	for {
 		select {
@@ -35,36 +36,31 @@ func tidy(ctx context.Context, log *slog.Logger) error {
 		case <-ctx.Done():
 			return nil
 		}
-		now := resident()
-		grows := now > last+last/64
-		last = now
-		switch {
-		case grows: // the work is still being done
-		case tidied:
-			least, tidied = now, false
-		case now > least+least/8 && time.Now().After(rested):
-			began := time.Now()
-			runtime.GC() // what pools keep outlives one collection
-			debug.FreeOSMemory()
-			if err := releaseProgram(); err != nil {
-				log.Warn("pages of the program stay mapped", "error", err)
-			}
-			last, tidied, rested = 0, true, time.Now().Add(tidyShare*time.Since(began))
+		has, uses := memory()
+		grows := has > last+last/64
+		last = has
+		if grows || has <= uses+uses/4+least || time.Now().Before(rested) {
+			continue // while it grows, the work is still being done
 		}
+		began := time.Now()
+		runtime.GC() // what pools keep outlives one collection
+		debug.FreeOSMemory()
+		if err := releaseProgram(); err != nil {
+			log.Warn("pages of the program stay mapped", "error", err)
+		}
+		has, uses = memory()
+		least, rested = has-min(has, uses), time.Now().Add(max(tidyRest, tidyShare*time.Since(began)))
 	}
 }
 
-// resident is the memory this process has, in pages.
-func resident() int {
-	text, err := os.ReadFile("/proc/self/statm")
-	var size, pages int
-	if err == nil {
-		_, err = fmt.Sscan(string(text), &size, &pages)
+// memory is what Go has from the system and has not returned, and how much of it was in use when it last
+// collected, in bytes.
+func memory() (has, uses uint64) {
+	samples := []gometrics.Sample{
+		{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}, {Name: "/gc/heap/live:bytes"},
 	}
-	if err != nil {
-		return 0 // not on Linux
-	}
-	return pages
+	gometrics.Read(samples)
+	return samples[0].Value.Uint64() - samples[1].Value.Uint64(), samples[2].Value.Uint64()
 }
 
 // releaseProgram unmaps the pages of the program itself; those in use come back from the page cache at the

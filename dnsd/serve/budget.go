@@ -31,19 +31,20 @@ const (
 
 // budget is what a pod may still ask. All its sockets share it.
 type budget struct {
+	price time.Duration // of an answer: the time in which the pod earns it
 	// paidUntil is when, at the pod's rate, all would have been asked that has been: in the past for who
 	// has something left.
 	paidUntil atomic.Int64
 }
 
-// price is what one query costs, as the time in which the pod earns it.
+// price is what an answer costs on this machine.
 func price() time.Duration {
 	return time.Second / time.Duration(perProcessor*max(2, runtime.GOMAXPROCS(0)))
 }
 
 // spend takes what it has cost to answer n queries and to have others, or some of those, asked upstream.
 func (b *budget) spend(now time.Time, n, upstream int) {
-	cost := int64(n+upstream*(upstreamPrice-1)) * int64(price())
+	cost := int64(n+upstream*(upstreamPrice-1)) * int64(b.price)
 	for {
 		was := b.paidUntil.Load()
 		if b.paidUntil.CompareAndSwap(was, max(was, now.Add(-burst).UnixNano())+cost) {

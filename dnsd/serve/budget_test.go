@@ -14,7 +14,7 @@ func TestBudget(t *testing.T) {
 	const seconds = 10
 	rate := int(time.Second / price())
 	for _, batch := range []int{1, batchSize, 100} {
-		var b budget
+		b := budget{price: price()}
 		start := time.Now()
 		got := 0
 		for now := start; now.Before(start.Add(seconds * time.Second)); {
@@ -32,7 +32,7 @@ func TestBudget(t *testing.T) {
 			t.Errorf("in batches of %d: %d queries in %d s, want about %d", batch, got, seconds, want)
 		}
 	}
-	var b budget
+	b := budget{price: price()}
 	now := time.Now()
 	b.spend(now, 0, rate)
 	if b.wait(now) == 0 {

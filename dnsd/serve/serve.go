@@ -158,7 +158,7 @@ func (s *Server) enter(c *Client, network string) *socket {
 	defer s.mu.Unlock()
 	g := s.gates[c.Pod]
 	if g == nil {
-		g = &gate{slots: make(chan struct{}, s.inFlight), namespace: c.Namespace, logEvery: c.LogEvery,
+		g = &gate{budget: budget{price: price()}, slots: make(chan struct{}, s.inFlight), namespace: c.Namespace, logEvery: c.LogEvery,
 			udp: map[*UDPSocket]struct{}{}}
 		s.gates[c.Pod] = g
 		g.watch(s, c.Pod)
