@@ -115,3 +115,10 @@ func (w *World) Serve(at, name string) error {
 	w.internet.wg.Go(func() { _ = server.Serve(ln) })
 	return nil
 }
+
+// StartOnNode starts a further program on the node, until the world ends; its output goes to a file of the
+// world.
+func (w *World) StartOnNode(log string, cmd *exec.Cmd) error {
+	_, err := w.launch(w.Node, w.path(log), cmd)
+	return err
+}

@@ -178,7 +178,7 @@ func (m *match) answers(qtype uint16) bool {
 	case dns.TypeA, dns.TypeAAAA, dns.TypeHTTPS, dns.TypeSVCB, dns.TypeANY, dns.TypeCNAME:
 		return true
 	case dns.TypePTR:
-		return m.rule != short && (m.entry.local || m.entry.pointer() != "")
+		return m.rule != short && (m.entry.local || m.domain == "" && m.entry.data() != nil)
 	case dns.TypeSRV:
 		return m.rule != short || m.prefix != ""
 	default:

@@ -16,14 +16,6 @@ func (e *entry) data() *mesh.Data {
 	return e.row.Data
 }
 
-// pointer is the name that e, the name of an address, points to.
-func (e *entry) pointer() string {
-	if d := e.data(); d != nil {
-		return d.Pointer
-	}
-	return ""
-}
-
 // ttlOf is the time to live of e's records.
 func (t *Table) ttlOf(e *entry) uint32 {
 	if e.row.TTL != 0 {

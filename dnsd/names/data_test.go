@@ -38,7 +38,7 @@ func TestDeclaredRecords(t *testing.T) {
 		"x.sky.test. TXT":                 `"anything", for 30 s`,
 		"9.2.0.192.in-addr.arpa. PTR":     "sky.test., for 30 s",
 		"9.2.0.192.in-addr.arpa. A":       "NODATA for 5 s",
-		"sky.test. PTR":                   "upstream's answer",
+		"sky.test. PTR":                   "upstream's answer for sky.test., NODATA if it has none",
 		"sky.test.svc.cluster.local. TXT": `CNAME sky.test., "hello world", for 20 s`,
 	} {
 		name, qtype, _ := strings.Cut(q, " ")
