@@ -91,7 +91,9 @@ func locate(a *attach.Attachment, towards []netip.Addr) error {
 			if len(first) > 0 && p.Addr() == first[0].Addr() {
 				a.Interface = i.Name
 			}
-			others = append(others, p)
+			if !slices.ContainsFunc(first, func(f netip.Prefix) bool { return f.Addr() == p.Addr() }) {
+				others = append(others, p)
+			}
 		}
 	}
 	if a.Interface == "" {

@@ -187,7 +187,7 @@ func (w *World) StartDnsd(ready bool) error {
 func (w *World) launchDnsd() (*process, error) {
 	cmd := exec.Command(w.Program("dnsd"), "run", "--config", w.configFile())
 	cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1 atexit_sleep_ms=0")
-	return w.launch(w.Node, w.LogFile(), cmd)
+	return w.launch(w.Node, w.LogFile(), w.onMachine(cmd))
 }
 
 // BesideDnsd starts a dnsd beside the one that runs. When that one is ended, the other takes its place in the
