@@ -246,7 +246,22 @@ func decode(data []byte, name string) (Attachment, error) {
 // List reads every attachment in dir, in order of file names, with one error for every file that cannot
 // be read; the good ones are returned whatever the others are. Files being written are left out. A
 // folder that is absent holds nothing.
-func List(dir string) ([]Attachment, []error) {
+func List(dir string) ([]Attachment, []error) { return new(Reader).List(dir) }
+
+// Reader is for who lists a folder again and again: of files that are as they were it remembers what is in
+// them. The zero value is ready to use, by one goroutine at a time.
+type Reader struct{ known map[string]known }
+
+// known is an attachment, and the file it was read from.
+type known struct {
+	file fs.FileInfo
+	Attachment
+}
+
+// List is the function List. What it returns is shared, and must not be changed.
+func (r *Reader) List(dir string) ([]Attachment, []error) {
+	before := r.known
+	r.known = make(map[string]known, len(before))
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -267,13 +282,25 @@ func List(dir string) ([]Attachment, []error) {
 			errs = append(errs, fmt.Errorf("%s is not an attachment file; move it elsewhere", path))
 			continue
 		}
-		a, err := Read(path)
+		file, err := e.Info()
+		k := before[path]
+		if err == nil && !same(k.file, file) {
+			k = known{file: file}
+			k.Attachment, err = Read(path)
+		}
 		switch {
 		case err == nil:
-			list = append(list, a)
+			list = append(list, k.Attachment)
+			r.known[path] = k
 		case !errors.Is(err, fs.ErrNotExist): // removed since: its pod is gone
 			errs = append(errs, err)
 		}
 	}
 	return list, errs
+}
+
+// same reports whether two looks were at one file that was not written in between: attachments are written
+// by rename.
+func same(a, b fs.FileInfo) bool {
+	return a != nil && os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -177,6 +178,42 @@ func TestListGoesOnAfterBrokenFiles(t *testing.T) {
 		if !found || !strings.Contains(line, b.want) {
 			t.Errorf("%s: %q; want %q", name, line, b.want)
 		}
+	}
+}
+
+// Who lists again sees every change, and what has not changed as it was, without reading it.
+func TestReader(t *testing.T) {
+	dir := t.TempDir()
+	var r Reader
+	look := func(want ...string) []Attachment {
+		t.Helper()
+		list, errs := r.List(dir)
+		var got []string
+		for _, a := range list {
+			got = append(got, a.ContainerID+" "+a.PodName)
+		}
+		if len(errs) > 0 || !slices.Equal(got, want) {
+			t.Fatalf("%q, %v, want %q", got, errs, want)
+		}
+		return list
+	}
+	a, b := sample("c1"), sample("c2")
+	a.PodName, b.PodName = "one", "two"
+	write(t, dir, a)
+	path := write(t, dir, b)
+	first := look("c1 one", "c2 two")
+	if again := look("c1 one", "c2 two"); &again[0].Addresses[0] != &first[0].Addresses[0] {
+		t.Error("an attachment that has not changed is read again")
+	}
+	b.PodName = "owt" // as long, and written within the same moment
+	write(t, dir, b)
+	look("c1 one", "c2 owt")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	look("c1 one")
+	if len(r.known) != 1 {
+		t.Errorf("%d files are known", len(r.known))
 	}
 }
 

@@ -152,6 +152,7 @@ type Pods struct {
 	pods    map[attach.Key]*pod
 	leaving map[attach.Key]*pod // forgotten, while something of them still runs
 	rows    map[uint64]ebpf.Pod // what the kernel holds, as far as known
+	files   attach.Reader       // of attachments
 	broken  []Problem           // files that cannot be read, and what else the last sweep could not do
 	swept   bool                // the files have been read
 	estate  estate              // what is inherited, as far as no pod has claimed it

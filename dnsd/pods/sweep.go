@@ -18,7 +18,7 @@ import (
 
 // sweep compares everything: attachment files, pods, and rows of the kernel.
 func (p *Pods) sweep() {
-	list, errs := attach.List(p.o.Dir)
+	list, errs := p.files.List(p.o.Dir)
 	p.broken = nil
 	for _, err := range errs {
 		p.broken = append(p.broken, Problem{Object: "attachment file", Reason: err.Error()})
