@@ -17,7 +17,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -279,57 +278,6 @@ func (i Item) close() {
 		_ = i.File.Close()
 	}
 }
-
-// Door is where a dnsd hears others knock.
-type Door struct {
-	ln      *net.UnixListener
-	version string
-}
-
-// Listen makes the socket, open to its owner only, in a folder that exists. One that is there is replaced: it
-// is that of a dnsd which is gone, or has handed over.
-func Listen(socket, version string) (*Door, error) {
-	temp := filepath.Join(filepath.Dir(socket), "."+filepath.Base(socket))
-	_ = os.Remove(temp)
-	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: temp, Net: "unixpacket"})
-	if err != nil {
-		return nil, fmt.Errorf("listen for who takes over: %w", err)
-	}
-	ln.SetUnlinkOnClose(false) // the name may be a successor's by then
-	if err = os.Chmod(temp, 0o600); err == nil {
-		err = os.Rename(temp, socket)
-	}
-	if err != nil {
-		_ = ln.Close()
-		_ = os.Remove(temp)
-		return nil, fmt.Errorf("listen for who takes over: %w", err)
-	}
-	return &Door{ln, version}, nil
-}
-
-// Answer waits until somebody knocks who could take over. An error that is not net.ErrClosed says why somebody
-// who knocked could not.
-func (d *Door) Answer() (*Peer, error) {
-	conn, err := d.ln.AcceptUnix()
-	if err != nil {
-		return nil, err
-	}
-	p, err := newPeer(conn)
-	if err == nil {
-		err = p.greet(d.version) // before anything else, for the other to know why if it fails
-	}
-	if err == nil {
-		err = p.heed()
-	}
-	if err != nil {
-		_ = conn.Close()
-		return nil, fmt.Errorf("somebody who knocked: %w", err)
-	}
-	return p, nil
-}
-
-// Close ends Answer with net.ErrClosed.
-func (d *Door) Close() error { return d.ln.Close() }
 
 // Pair returns two peers that are each other's, for a process that relieves itself.
 func Pair() (a, b *Peer, err error) {

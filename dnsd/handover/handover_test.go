@@ -207,6 +207,42 @@ func TestOtherProtocolsAreRefused(t *testing.T) {
 	}
 }
 
+func TestDoorThatSomebodyRemovesIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	socket := filepath.Join(t.TempDir(), "handover.sock")
+	door, err := Listen(socket, "v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(socket); err != nil {
+		t.Fatal(err)
+	}
+	answered := make(chan error, 2)
+	go func() {
+		for range 2 {
+			_, err := door.Answer()
+			answered <- err
+		}
+	}()
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		peer, err := Knock(socket, "v2")
+		if err == nil {
+			_ = peer.Close()
+			break
+		}
+		if !errors.Is(err, ErrNobody) || time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
+	_ = door.Close()
+	if err := <-answered; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("after it was closed: %v", err)
+	}
+}
+
 func TestKnockingAtNobody(t *testing.T) {
 	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "handover.sock")

@@ -1,0 +1,111 @@
+package handover
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// lookEvery is how soon a socket that somebody has removed is there again.
+const lookEvery = 5 * time.Second
+
+// Door is where a dnsd hears others knock.
+type Door struct {
+	socket, version string
+
+	mu     sync.Mutex // guards the following
+	ln     *net.UnixListener
+	closed bool
+}
+
+// Listen makes the socket, open to its owner only, in a folder that exists. One that is there is replaced: it
+// is that of a dnsd which is gone, or has handed over.
+func Listen(socket, version string) (*Door, error) {
+	ln, err := listen(socket)
+	if err != nil {
+		return nil, err
+	}
+	return &Door{socket: socket, version: version, ln: ln}, nil
+}
+
+func listen(socket string) (*net.UnixListener, error) {
+	temp := filepath.Join(filepath.Dir(socket), "."+filepath.Base(socket))
+	_ = os.Remove(temp)
+	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: temp, Net: "unixpacket"})
+	if err != nil {
+		return nil, fmt.Errorf("listen for who takes over: %w", err)
+	}
+	ln.SetUnlinkOnClose(false) // the name may be a successor's by then
+	if err = os.Chmod(temp, 0o600); err == nil {
+		err = os.Rename(temp, socket)
+	}
+	if err != nil {
+		_ = ln.Close()
+		_ = os.Remove(temp)
+		return nil, fmt.Errorf("listen for who takes over: %w", err)
+	}
+	return ln, nil
+}
+
+// Answer waits until somebody knocks who could take over. An error that is not net.ErrClosed says why somebody
+// who knocked could not. It belongs to one goroutine.
+func (d *Door) Answer() (*Peer, error) {
+	conn, err := d.accept()
+	if err != nil {
+		return nil, err
+	}
+	p, err := newPeer(conn)
+	if err == nil {
+		err = p.greet(d.version) // before anything else, for the other to know why if it fails
+	}
+	if err == nil {
+		err = p.heed()
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("somebody who knocked: %w", err)
+	}
+	return p, nil
+}
+
+// accept waits for a connection, and makes the socket anew when somebody has removed it.
+func (d *Door) accept() (*net.UnixConn, error) {
+	for {
+		if err := d.ln.SetDeadline(time.Now().Add(lookEvery)); err != nil {
+			return nil, err
+		}
+		conn, err := d.ln.AcceptUnix()
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return conn, err
+		}
+		if _, err := os.Lstat(d.socket); errors.Is(err, fs.ErrNotExist) {
+			d.remake()
+		}
+	}
+}
+
+// remake makes the socket anew. That this fails is no reason to end: it is tried again.
+func (d *Door) remake() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return
+	}
+	if ln, err := listen(d.socket); err == nil {
+		_ = d.ln.Close()
+		d.ln = ln
+	}
+}
+
+// Close ends Answer with net.ErrClosed.
+func (d *Door) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	return d.ln.Close()
+}
