@@ -54,6 +54,10 @@ xds-dump: ## Names and frontends that a folder of DiscoveryResponses comes to: m
 conformance: deps ## Only the promises, as scripts. KERNEL=1: with kernelAnswers in all of them.
 	$(GO) test -race -count 1 -timeout 15m -v ./conformance/...
 
+.PHONY: conformance-load
+conformance-load: deps ## Ten upgrades under load: no query lost, no connection cut (1 min).
+	RACE=0 $(GO) test -tags load -count 1 -timeout 10m -v -run '^TestUpgradesUnderLoad$$' ./conformance
+
 # Istio's code is a module of its own there (conformance/istiod/go.mod). Cold: 0.5 GB of sources to fetch, about
 # 11 minutes of CPU to compile and 2.5 GB of build cache; warm: what the scripts take.
 .PHONY: conformance-istiod
