@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 
 	"github.com/nodens-dns/nodens/dnsd/xds"
@@ -20,7 +22,7 @@ type XDSConfig struct {
 	// Namespace, when set, is the one whose view of the mesh all pods get. Unset, each pod gets that of
 	// its own namespace.
 	Namespace string `json:"namespace"`
-	// NodeName and NodeIP identify this node to the control plane.
+	// NodeName and NodeIP identify this node to the control plane; empty means $NODE_NAME and $NODE_IP.
 	NodeName string `json:"nodeName"`
 	NodeIP   string `json:"nodeIP"`
 	// Locality is where the node stands, as "region/zone/subzone": control planes order priorities by it.
@@ -61,7 +63,7 @@ func (c *XDSConfig) source(log *slog.Logger) *xds.Source {
 	o := xds.Options{
 		Address: c.Address, TokenFile: c.TokenFile, Namespace: c.Namespace, Log: log,
 		Node: func(namespace string) xds.Node {
-			n := xds.NewNode(namespace, c.NodeName, c.NodeIP, c.Metadata)
+			n := xds.NewNode(namespace, cmp.Or(c.NodeName, os.Getenv("NODE_NAME")), cmp.Or(c.NodeIP, os.Getenv("NODE_IP")), c.Metadata)
 			place := strings.SplitN(c.Locality+"//", "/", 3)
 			n.Region, n.Zone, n.SubZone = place[0], place[1], strings.TrimRight(place[2], "/")
 			return n

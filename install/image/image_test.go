@@ -18,6 +18,8 @@ import (
 
 const name = "example.com/nodens:test"
 
+var architectures = []string{"amd64", "arm64"}
+
 // folders makes what build is given; no two calls have anything in common but the files' contents.
 func folders(t *testing.T, mode os.FileMode, at time.Time) string {
 	t.Helper()
@@ -125,6 +127,9 @@ func TestMissingProgram(t *testing.T) {
 	dir := folders(t, 0o755, time.Now())
 	if err := os.Remove(filepath.Join(dir, "linux-arm64", "nodens-stub")); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := build(t.TempDir(), name, filepath.Join(t.TempDir(), "image.tar")); err == nil {
+		t.Error("an image of no architecture")
 	}
 	_, err := build(dir, name, filepath.Join(t.TempDir(), "image.tar"))
 	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "arm64") {

@@ -13,15 +13,12 @@ import (
 // programs are the files of the image, all in /bin: nodens-install finds what it installs beside itself.
 var programs = []string{"dnsd", "nodens", "nodens-install", "nodens-stub"}
 
-// architectures are those a folder of programs is expected for: linux-amd64, linux-arm64.
-var architectures = []string{"amd64", "arm64"}
-
 func main() {
 	var name, out string
 	flag.StringVar(&name, "name", "", "the image's name, such as ghcr.io/nodens-dns/nodens:v1.0.0")
 	flag.StringVar(&out, "out", "", "the tar file to write")
 	flag.Usage = func() {
-		_, _ = fmt.Fprintln(flag.CommandLine.Output(), "usage: image -name NAME:TAG -out FILE FOLDER\nFOLDER holds linux-amd64 and linux-arm64, each with", programs)
+		_, _ = fmt.Fprintln(flag.CommandLine.Output(), "usage: image -name NAME:TAG -out FILE FOLDER\nFOLDER holds linux-ARCHITECTURE for each that is wanted, with", programs)
 		flag.PrintDefaults()
 	}
 	flag.Parse()

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -26,8 +27,16 @@ var epoch = time.Unix(0, 0).UTC()
 // registry would know it by.
 func build(folder, name, out string) (v1.Hash, error) {
 	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
-	for _, arch := range architectures {
-		img, err := image(filepath.Join(folder, "linux-"+arch), arch)
+	folders, err := filepath.Glob(filepath.Join(folder, "linux-*")) // sorted
+	if err == nil && len(folders) == 0 {
+		err = fmt.Errorf("%s has no folder linux-ARCHITECTURE", folder)
+	}
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	for _, folder := range folders {
+		arch := strings.TrimPrefix(filepath.Base(folder), "linux-")
+		img, err := image(folder, arch)
 		if err != nil {
 			return v1.Hash{}, fmt.Errorf("the image for %s: %w", arch, err)
 		}
