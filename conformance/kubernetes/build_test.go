@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -22,13 +23,13 @@ const (
 	image    = "ghcr.io/nodens-dns/nodens"
 	podImage = "localhost/pod:test"
 	version  = "v1.36.3" // of Kubernetes, as in go.mod
+	top      = "../.."   // our own module
 )
 
 var versions = []string{"one", "two"}
 
 // build puts every program and image into folder.
 func build(folder string) error {
-	const top = "../.."
 	parts := filepath.Join(top, "bin", "kubernetes-parts") // kept: to link it takes long
 	stamp := "-s -w -X k8s.io/component-base/version.gitVersion=" + version +
 		" -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36"
@@ -44,12 +45,35 @@ func build(folder string) error {
 			return err
 		}
 	}
+	if err := definitions(filepath.Join(folder, "istio.yaml")); err != nil {
+		return err
+	}
 	if err := compile(".", filepath.Join(folder, "pod"), "./pod"); err != nil {
 		return err
 	}
 	if err := packPod(filepath.Join(folder, "pod"), filepath.Join(folder, "pod.tar")); err != nil {
 		return err
 	}
+	return images(folder)
+}
+
+// definitions copies Istio's kinds from the module whose types we use.
+func definitions(out string) error {
+	list := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "istio.io/api")
+	list.Dir = top
+	dir, err := list.Output()
+	if err != nil {
+		return fmt.Errorf("find istio.io/api: %w", err)
+	}
+	text, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "kubernetes", "customresourcedefinitions.gen.yaml"))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(out, text, 0o644)
+}
+
+// images packs ours, in each version.
+func images(folder string) error {
 	for _, v := range versions {
 		programs := filepath.Join(folder, v, "linux-"+runtime.GOARCH)
 		for name, pkg := range map[string]string{"nodens": "./cni", "dnsd": "./dnsd", "nodens-install": "./install", "nodens-stub": "./install/stub"} {
@@ -82,6 +106,9 @@ func compile(dir, out, pkg string, flags ...string) error {
 func command(dir, name string, args ...string) error {
 	cmd := exec.Command(name, args...)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "CGO_ENABLED=0")
+	if dir == top { // which may be written to as little as when it is built by itself
+		cmd.Env = append(cmd.Env, "GOFLAGS=")
+	}
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s %v: %w\n%s", name, args, err, text)
 	}

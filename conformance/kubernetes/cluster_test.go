@@ -22,7 +22,7 @@ const (
 	netDir        = "/etc/cni/net.d"
 	binDir        = "/opt/cni/bin"
 	network       = netDir + "/10-pods.conflist"
-	patience      = 3 * time.Minute // for what takes seconds: the machine may be busy, and slow
+	patience      = 2 * time.Minute // for what takes seconds: the machine may be busy, and slow
 	containerdSet = `version = 2
 root = "%s/containerd"
 state = "/run/containerd"
@@ -69,12 +69,13 @@ current-context: it
 type cluster struct {
 	t      *testing.T
 	folder string
+	ended  chan error // of a daemon that was not to end
 }
 
 // start brings up a node with everything but nodens; it is ready when this returns.
 func start(t *testing.T) *cluster {
 	t.Helper()
-	c := &cluster{t: t, folder: os.Getenv("FOLDER")}
+	c := &cluster{t: t, folder: os.Getenv("FOLDER"), ended: make(chan error, 10)}
 	c.must(os.RemoveAll(netDir), os.RemoveAll(binDir), os.MkdirAll(netDir, 0o755), os.MkdirAll("/pki", 0o700))
 	c.must(os.CopyFS(binDir, os.DirFS(filepath.Join(c.folder, "plugins"))))
 	credentials(t, "/pki", nodeAddress, firstService, "127.0.0.1")
@@ -111,8 +112,8 @@ func (c *cluster) controlPlane() {
 		"--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379")
 	c.part("apiserver", "--etcd-servers=http://127.0.0.1:2379", "--bind-address="+nodeAddress, "--advertise-address="+nodeAddress,
 		"--client-ca-file=/pki/ca.crt", "--tls-cert-file=/pki/apiserver.crt", "--tls-private-key-file=/pki/apiserver.key",
-		"--kubelet-client-certificate=/pki/admin.crt", "--kubelet-client-key=/pki/admin.key",
-		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=/pki/accounts.key",
+		"--kubelet-preferred-address-types=InternalIP", "--kubelet-client-certificate=/pki/admin.crt", "--kubelet-client-key=/pki/admin.key",
+		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=/pki/accounts.crt",
 		"--service-account-signing-key-file=/pki/accounts.key",
 		"--authorization-mode=Node,RBAC", "--allow-privileged", "--service-cluster-ip-range="+serviceRange)
 	c.eventually("the API server is ready", func() error { return c.has("ok", "get", "--raw", "/readyz") })
@@ -134,6 +135,7 @@ func (c *cluster) launch(name, program string, args ...string) {
 	cmd := exec.Command(program, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	c.must(cmd.Start())
+	go func() { c.ended <- fmt.Errorf("%s has ended: %w", name, cmd.Wait()) }()
 	c.t.Cleanup(func() {
 		if !c.t.Failed() {
 			return
@@ -208,12 +210,18 @@ func (c *cluster) in(pod string, args ...string) (string, error) {
 // eventually waits for what is to come.
 func (c *cluster) eventually(what string, try func() error) {
 	c.t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
+	deadline, tick := time.After(patience), time.NewTicker(200*time.Millisecond)
+	defer tick.Stop()
+	for {
 		err := try()
 		if err == nil {
 			return
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-tick.C:
+		case ended := <-c.ended:
+			c.t.Fatal(ended)
+		case <-deadline:
 			c.t.Fatalf("%s: not within %v: %v", what, patience, err)
 		}
 	}

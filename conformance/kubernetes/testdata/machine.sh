@@ -15,7 +15,7 @@ fi
 hostname node
 mount -t tmpfs machine "$folder/writes"
 mkdir "$folder/writes/upper" "$folder/writes/work" "$folder/writes/root"
-root=$folder/writes/root
+root=$folder/writes/root here=$PWD
 mount -t overlay machine -o "lowerdir=/,upperdir=$folder/writes/upper,workdir=$folder/writes/work" "$root"
 mkdir -p "$root/etc/cni/net.d" "$root/opt/cni/bin" "$root$folder"
 mount --bind "$folder" "$root$folder"
@@ -39,4 +39,5 @@ cd "$root"
 pivot_root . mnt
 umount -l /mnt
 mount --make-rshared /
+cd "$here"
 exec "$@"
