@@ -35,6 +35,7 @@ var (
 	namesDesc       = desc("names", "Names answered here.")
 	frontendsDesc   = desc("frontends", "Frontends in the plan.")
 	problemsDesc    = desc("problems", "Objects that cannot be used.", "source")
+	conflictsDesc   = desc("conflicts", "Those of them that claim what another object has.", "source")
 	sourceDesc      = desc("source_spoke_timestamp_seconds", "When a source last said something, Unix time; 0 for not yet.", "source")
 	planDesc        = desc("plan_passes_total", "Times the plan was compiled and applied.")
 	planSecondsDesc = desc("plan_seconds", "How long the last pass took.")
@@ -114,7 +115,7 @@ func (m metrics) mesh(count, gauge send) {
 	count(planDesc, float64(st.passes))
 	gauge(planSecondsDesc, st.took.Seconds())
 	gauge(planFailedDesc, truth(st.err != nil))
-	problems := map[string]int{}
+	problems, conflicts := map[string]int{}, map[string]int{}
 	for _, s := range m.d.sources {
 		problems[s.name] = 0
 		var spoke float64
@@ -125,9 +126,13 @@ func (m metrics) mesh(count, gauge send) {
 	}
 	for _, p := range st.plan.Problems {
 		problems[p.Source]++
+		if p.Conflict != "" {
+			conflicts[p.Source]++
+		}
 	}
 	for source, n := range problems {
 		gauge(problemsDesc, float64(n), source)
+		gauge(conflictsDesc, float64(conflicts[source]), source)
 	}
 	states := map[pods.State]int{pods.Captured: 0, pods.Balanced: 0, pods.Shared: 0, pods.Opening: 0, pods.Failed: 0}
 	for _, p := range m.d.pods.List() {

@@ -105,7 +105,21 @@ func (d *daemon) explain(name, pod string) ([]string, error) {
 			cmp.Or(strings.TrimSuffix(zone, "."), "."), servers))
 	}
 	lines = append(lines, d.hub.answers.explain(p, name))
+	a := table.Lookup(&p.Client, name, 1) // RFC 1035
+	if row := table.Row(&a); row != nil {
+		lines = append(lines, conflicts(d.hub.state.Load().plan, row.Host)...)
+	}
 	return append(lines, d.explainConnect(p, name)...), nil
+}
+
+// conflicts says what objects claim in vain for a host.
+func conflicts(plan *mesh.Plan, host string) (lines []string) {
+	for _, p := range plan.Problems {
+		if p.Conflict == host {
+			lines = append(lines, fmt.Sprintf("conflict: %s of source %s: %s", p.Object, p.Source, p.Reason))
+		}
+	}
+	return lines
 }
 
 // explainConnect says where connections to the addresses of name go.

@@ -103,9 +103,13 @@ func (s *Server) Put(manifest string) error { return s.each(manifest, s.put) }
 func (s *Server) Remove(manifest string) error { return s.each(manifest, s.remove) }
 
 func (s *Server) each(manifest string, do func(resource, key string, o map[string]any)) error {
+	decode := func(text []byte, o any) error { return yaml.Unmarshal(text, o) }
+	if strings.HasPrefix(manifest, "{") {
+		decode = json.Unmarshal // a hundred times as fast
+	}
 	for doc := range strings.SplitSeq("\n"+manifest, "\n---") {
 		var o map[string]any
-		if err := yaml.Unmarshal([]byte(doc), &o); err != nil {
+		if err := decode([]byte(doc), &o); err != nil {
 			return err
 		}
 		if o == nil {

@@ -202,6 +202,8 @@ func (w *watched) Replace(list []any, _ string) error {
 	w.source.mu.Lock()
 	defer w.source.mu.Unlock()
 	there := make(map[string]bool, len(list))
+	_, complained := w.source.wrong[w.resource]
+	news := !w.listed || complained
 	for _, o := range list {
 		m, err := meta.Accessor(o)
 		if err != nil {
@@ -216,17 +218,20 @@ func (w *watched) Replace(list []any, _ string) error {
 		if err != nil {
 			return err
 		}
-		w.put(i)
+		news = w.put(i) || news
 	}
 	for key := range w.held {
 		if !there[key] {
+			news = true
 			namespace, name, _ := cutKey(key)
 			w.drop(namespace, name)
 		}
 	}
 	w.listed = true
 	delete(w.source.wrong, w.resource)
-	w.source.changed()
+	if news {
+		w.source.changed()
+	}
 	return nil
 }
 

@@ -184,6 +184,12 @@ func compareKeys(a, b frontendKey) int {
 // reports collects problems.
 type reports struct{ all []Problem }
 
+// conflict reports that what an object says of a host gives way to another's word.
+func (r *reports) conflict(s *source, object, host, format string, args ...any) {
+	r.report(s, object, format, args...)
+	r.all[len(r.all)-1].Conflict = host
+}
+
 func (r *reports) report(s *source, object, format string, args ...any) {
 	reason := format
 	if len(args) > 0 {

@@ -108,7 +108,7 @@ func (g generator) next(in Input) Input {
 	in.Listeners = vary(g, in.Listeners, other.Listeners)
 	in.Clusters = vary(g, in.Clusters, other.Clusters)
 	in.Resolutions = vary(g, in.Resolutions, other.Resolutions)
-	in.Problems = vary(g, in.Problems, []Problem{{in.Source, g.name(), "reason"}})
+	in.Problems = vary(g, in.Problems, []Problem{{Source: in.Source, Object: g.name(), Reason: "reason"}})
 	return in
 }
 

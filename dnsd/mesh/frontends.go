@@ -60,7 +60,7 @@ func (b *binder) bind(r *row, at frontendKey, serves *assigned) {
 		has = binding{r.host, r.object, r.source, serves}
 		b.frontends[at] = has
 	} else if has.serves != serves {
-		b.report(r.source, r.object, "%s of %s is served for %s (%s) already, and connections reach that", at, r.host, has.host, has.object)
+		b.conflict(r.source, r.object, r.host, "%s of %s is served for %s (%s) already, and connections reach that", at, r.host, has.host, has.object)
 	}
 	r.balanced = true
 	if at.port != 0 {

@@ -111,7 +111,7 @@ func (r *run) yieldAddresses(u *unit, row *row, keeps func(holder string) bool) 
 		if holder == "" || holder == row.host || !keeps(holder) {
 			return false
 		}
-		u.report(row.source, row.object, "address %s of %s is %s's, given by this node before it was announced; announce one outside %s and %s",
+		u.conflict(row.source, row.object, row.host, "address %s of %s is %s's, given by this node before it was announced; announce one outside %s and %s",
 			addr, row.host, holder, r.vips.v4, r.vips.v6)
 		return true
 	})

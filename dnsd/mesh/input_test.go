@@ -100,7 +100,7 @@ func TestNoVirtualAddressLeft(t *testing.T) {
 	if len(plan.Names) != 2 || len(plan.Frontends) != 8 {
 		t.Errorf("%d names and %d frontends for two address pairs, want 2 and 8", len(plan.Names), len(plan.Frontends))
 	}
-	want := []Problem{{"file", "ServiceEntry ns1/c.test", "no virtual address is left for c.test in 240.241.0.0/30 and 2001:2::/48: its name goes upstream; use larger ranges"}}
+	want := []Problem{{Source: "file", Object: "ServiceEntry ns1/c.test", Reason: "no virtual address is left for c.test in 240.241.0.0/30 and 2001:2::/48: its name goes upstream; use larger ranges"}}
 	if !reflect.DeepEqual(plan.Problems, want) {
 		t.Errorf("problems %v, want %v", plan.Problems, want)
 	}
@@ -157,7 +157,7 @@ func everything() []Input {
 		listener("b", "192.0.2.9", 80, to("v2", 1)),
 		listener("c", "192.0.2.1", 80, to("v1", 3), to("v2", 1)),
 	}
-	in.Problems = []Problem{{"file", "x", "reason"}, {"file", "a", "reason"}}
+	in.Problems = []Problem{{Source: "file", Object: "x", Reason: "reason"}, {Source: "file", Object: "a", Reason: "reason"}}
 	return []Input{in, input("resolve", resolved("host1.test", "203.0.113.1"))}
 }
 

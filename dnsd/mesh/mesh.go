@@ -42,6 +42,9 @@ type Problem struct {
 	Source, Object string
 	// Reason says what is wrong with it and, where possible, what to do.
 	Reason string
+	// Conflict is the host that the object claims something for which another object has, and counts for
+	// more with; empty where nobody stands in the way.
+	Conflict string `json:",omitempty"`
 }
 
 // Protocol is a transport protocol. The zero value is "any", used only for undeclared ports.
@@ -302,6 +305,9 @@ type Plan struct {
 	Problems []Problem
 }
 
+// Declarer is an object that declares a host.
+type Declarer struct{ Source, Object string }
+
 // Name is what one DNS name answers in one view. Empty Addr4 and Addr6 mean NODATA for addresses, unless
 // CNAME is set.
 type Name struct {
@@ -311,6 +317,8 @@ type Name struct {
 	View string
 	// Source and Object say who declared it.
 	Source, Object string
+	// Also are the objects of other sources that declare the host, and count for less.
+	Also []Declarer
 	// Namespace, Kubernetes and Headless as in Host. A headless service without an address or a record has
 	// no endpoint that is ready: there is no such name then, as Kubernetes has it.
 	Namespace  string

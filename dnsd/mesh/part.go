@@ -138,7 +138,7 @@ func (c *Compiler) names(rows []*row) []*Name {
 func (c *Compiler) name(r *row) *Name {
 	n := &Name{
 		Host: r.host, View: r.view,
-		Source: r.source.name, Object: r.object,
+		Source: r.source.name, Object: r.object, Also: r.also,
 		Namespace: r.namespace, Kubernetes: r.kubernetes, Headless: r.headless, Virtual: r.balanced,
 		CNAME: r.externalName, Ports: r.ports, Records: r.records, TTL: r.ttl, Data: r.data,
 	}

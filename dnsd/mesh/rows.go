@@ -21,6 +21,7 @@ type row struct {
 	host, view   string
 	source       *source
 	object       string
+	also         []Declarer
 	namespace    string
 	kubernetes   bool
 	headless     bool
@@ -143,6 +144,9 @@ func (e *ear) hear(claims []*claim, view string) *row {
 	if r.allocate && len(r.addrs) == 0 && !r.headless && r.externalName == "" {
 		r.addrs = adopt(heard[n:])
 	}
+	for _, cl := range heard[n:] {
+		r.also = append(r.also, Declarer{cl.source.name, cl.host.Object})
+	}
 	e.reportLost(r, heard[n:])
 	return r
 }
@@ -153,7 +157,7 @@ func (e *ear) reportLost(r *row, claims []*claim) {
 	for _, cl := range claims {
 		lost := slices.DeleteFunc(slices.Clone(cl.host.Addresses), func(addr netip.Addr) bool { return slices.Contains(r.addrs, addr) })
 		if len(lost) > 0 && !cl.host.Headless && cl.seenBy(r.view) {
-			e.report(cl.source, cl.host.Object, "%s is answered as %s of source %s says, which counts for more: %v is no address of it",
+			e.conflict(cl.source, cl.host.Object, r.host, "%s is answered as %s of source %s says, which counts for more: %v is no address of it",
 				r.host, r.object, r.source.name, lost)
 		}
 	}
@@ -174,7 +178,7 @@ func (e *ear) unite(claims []*claim, view string) *row {
 	for _, cl := range claims {
 		h := &cl.host
 		if h.Headless != r.headless || h.ExternalName != r.externalName {
-			e.report(cl.source, h.Object, "%s is another kind of host in %s, which counts; this one is left out", h.Name, first.host.Object)
+			e.conflict(cl.source, h.Object, r.host, "%s is another kind of host in %s, which counts; this one is left out", h.Name, first.host.Object)
 			continue
 		}
 		if h.Object != first.host.Object {
@@ -208,7 +212,7 @@ func (e *ear) unitePorts(r *row, cl *claim, quiet bool) {
 		case i < 0:
 			r.ports = append(r.ports, p)
 		case r.ports[i].Cluster != p.Cluster && !quiet:
-			e.report(cl.source, cl.host.Object, "port %d/%s of %s goes to cluster %q already, by another object; cluster %q gets nothing from it",
+			e.conflict(cl.source, cl.host.Object, r.host, "port %d/%s of %s goes to cluster %q already, by another object; cluster %q gets nothing from it",
 				p.Number, p.Protocol, r.host, r.ports[i].Cluster, p.Cluster)
 		}
 	}

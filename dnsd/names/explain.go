@@ -97,6 +97,9 @@ func (t *Table) steps(c *Client, v views, q string, m *match) []string {
 		short:     "is the Kubernetes service that the name is short for",
 	}[m.rule]
 	lines = append(lines, fmt.Sprintf("%s %s (%s)", m.full, how, m.entry.origin()))
+	for _, other := range m.entry.row.Also {
+		lines = append(lines, fmt.Sprintf("%s of source %s declares it, too, and counts for less", other.Object, other.Source))
+	}
 	if m.entry.virtual {
 		lines = append(lines, "its addresses are virtual: connections to them are balanced, and no record is answered that leads past them")
 	}

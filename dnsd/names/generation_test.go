@@ -18,6 +18,7 @@ func TestGenerationFollowsTheRows(t *testing.T) {
 		ports := []mesh.Port{{Name: "http", Number: 80, Protocol: mesh.TCP, Cluster: "c"}}
 		return &mesh.Name{Host: "a.test", Addr4: []netip.Addr{addr}, Addr6: []netip.Addr{netip.IPv6Loopback()}, Ports: ports,
 			Records: []mesh.Record{{Label: "l", Addresses: []netip.Addr{addr}, Ports: slices.Clone(ports)}},
+			Also:    []mesh.Declarer{{Source: "s", Object: "o"}},
 			Data:    &mesh.Data{Services: []mesh.Service{{}}, Mail: []mesh.Mail{{}}, Texts: []string{"t"}}}
 	}
 	of := func(rows ...*mesh.Name) uint64 { return Build(&mesh.Plan{Names: rows}, Options{}).Generation() }
@@ -34,7 +35,7 @@ func TestGenerationFollowsTheRows(t *testing.T) {
 			t.Errorf("with %s the generation is the same", what)
 		}
 	}
-	without := []string{"Name.Source", "Name.Object", "Name.Namespace", "Port.Cluster"}
+	without := []string{"Name.Source", "Name.Object", "Name.Also", "Declarer.Source", "Declarer.Object", "Name.Namespace", "Port.Cluster"}
 	tried := 0
 	row := full()
 	change(reflect.ValueOf(row).Elem(), "", func(path string) {

@@ -1,0 +1,54 @@
+package mesh
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+)
+
+// What an object claims of a host that another one has is a conflict, and is told of that host.
+func TestConflicts(t *testing.T) {
+	addr := func(s string) []netip.Addr { return []netip.Addr{netip.MustParseAddr(s)} }
+	port := []Port{{Number: 80, Protocol: TCP, Cluster: "c"}}
+	static := func(e string) []Cluster {
+		return []Cluster{{Name: "c", Discovery: Static, Localities: []Locality{{Endpoints: []Endpoint{{Address: e, Port: 80}}}}}}
+	}
+	plan := Compile([]Input{
+		{Source: "file", Clusters: static("203.0.113.1"), Hosts: []Host{
+			{Name: "a.test", Object: "ServiceEntry ns/a", Addresses: addr("192.0.2.1"), Ports: port},
+			{Name: "agreed.test", Object: "ServiceEntry ns/agreed", Addresses: addr("192.0.2.3")},
+		}},
+		{Source: "kube", Clusters: static("203.0.113.2"), Hosts: []Host{
+			{Name: "a.test", Object: "ServiceEntry ns/other", Addresses: addr("192.0.2.9")},          // the same host
+			{Name: "b.test", Object: "ServiceEntry ns/b", Addresses: addr("192.0.2.1"), Ports: port}, // the same address and port
+			{Name: "agreed.test", Object: "ServiceEntry ns/agreed", Addresses: addr("192.0.2.3")},    // the same in all
+			{Name: "mixed.test", Object: "ServiceEntry ns/mixed1", ExternalName: "a.test"},           // two kinds of host
+			{Name: "mixed.test", Object: "ServiceEntry ns/mixed2", Headless: true, Addresses: addr("192.0.2.5")},
+		}},
+	}, newVIPs(t))
+	var got []string
+	for _, p := range plan.Problems {
+		if p.Conflict != "" {
+			got = append(got, p.Conflict+": "+p.Object+" of "+p.Source)
+		}
+	}
+	slices.Sort(got)
+	want := []string{
+		"a.test: ServiceEntry ns/other of kube", "b.test: ServiceEntry ns/b of kube", "mixed.test: ServiceEntry ns/mixed2 of kube",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("conflicts %q, want %q", got, want)
+	}
+	for _, n := range plan.Names {
+		var also []Declarer
+		switch n.Host {
+		case "a.test":
+			also = []Declarer{{"kube", "ServiceEntry ns/other"}}
+		case "agreed.test":
+			also = []Declarer{{"kube", "ServiceEntry ns/agreed"}}
+		}
+		if !slices.Equal(n.Also, also) {
+			t.Errorf("%s: %v declare it, too, want %v", n.Host, n.Also, also)
+		}
+	}
+}
