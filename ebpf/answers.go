@@ -1,12 +1,9 @@
 package ebpf
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"iter"
-	"net/netip"
+	"hash/maphash"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,7 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -39,7 +35,9 @@ type Answers struct {
 	version         atomic.Uint64 // of the row written last
 
 	mu   sync.Mutex
-	rows map[nodensName]uint64 // hashes of what the kernel holds
+	seed maphash.Seed
+	rows map[nodensName]*held // what the kernel holds
+	pass uint64               // of Apply, counted
 }
 
 // Authority is what stands in the SOA record of negative answers: the bytes from its type on, with the
@@ -47,19 +45,6 @@ type Answers struct {
 type Authority struct {
 	Record   []byte
 	Pointers [2]int
-}
-
-// Declared is a name and what it has. Host is in lower case with its final dot.
-type Declared struct {
-	Host    string
-	View    uint64 // ViewOf who sees it
-	A, AAAA []netip.Addr
-	TTL     uint32 // seconds
-	Zone    string // whose SOA record negative answers carry: the end of Host
-	// Virtual IPv6 addresses are told only to pods with IPv6.
-	Virtual bool
-	// Elsewhere means that dnsd has to be asked, since this is not all.
-	Elsewhere bool
 }
 
 // Source is what the kernel answers from.
@@ -116,7 +101,7 @@ func (d *Datapath) Answers(a Authority) (*Answers, error) {
 		return nil, fmt.Errorf("load the programs that answer DNS (Linux 6.15 or later lets them tell whose packet it is): %w", err)
 	}
 	s := &Answers{d: d, pin: filepath.Join(d.pin, answersDir), inside: programs.Inside, outside: programs.Outside,
-		rows: make(map[nodensName]uint64)}
+		seed: maphash.MakeSeed(), rows: make(map[nodensName]*held)}
 	if s.answering, err = mapMemory[nodensAnswering](d.maps.Answering); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -166,20 +151,6 @@ func (s *Answers) Close() error {
 	return errors.Join(s.inside.Close(), s.outside.Close(), s.answering.Close())
 }
 
-// readBack finds out what the kernel holds.
-func (s *Answers) readBack() error {
-	var key nodensName
-	var row nodensAnswer
-	rows := s.d.maps.Names.Iterate()
-	for rows.Next(&key, &row) {
-		s.rows[key] = row.hash()
-	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("read the names answered in the kernel: %w", err)
-	}
-	return nil
-}
-
 // Forget makes everything learned so far wrong that is not of this generation of the table, as what is
 // learned from now on must be. To be called before dnsd answers from another table.
 func (s *Answers) Forget(generation uint64) {
@@ -190,49 +161,6 @@ func (s *Answers) Forget(generation uint64) {
 // be called again and again.
 func (s *Answers) Leave(d time.Duration) {
 	atomic.StoreUint64(&s.answering.rows[0].SilentUntil, uint64(monotonic()+d))
-}
-
-// Apply makes the kernel answer these names and, unless they are only part of them, no others. It writes
-// what differs, and returns how many rows that were. Names that do not fit are left to dnsd. What cannot be
-// written is in the error and does not keep the rest from being written.
-func (s *Answers) Apply(all iter.Seq[Declared], partial bool) (written int, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	gone := make(map[nodensName]bool, len(s.rows))
-	for key := range s.rows {
-		gone[key] = true
-	}
-	var errs []error
-	for n := range all {
-		key, row, ok := n.row()
-		if !ok {
-			continue
-		}
-		delete(gone, key)
-		hash := row.hash()
-		if had, there := s.rows[key]; there && had == hash {
-			continue
-		}
-		row.Version = s.version.Add(1)
-		if err := s.d.maps.Names.Put(key, row); err != nil {
-			errs = append(errs, fmt.Errorf("write name %s: %w", n.Host, full(err, s.d.maps.Names, nodensMapNames)))
-			continue
-		}
-		s.rows[key] = hash
-		written++
-	}
-	if partial {
-		clear(gone)
-	}
-	for key := range gone {
-		if err := s.d.maps.Names.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			errs = append(errs, fmt.Errorf("delete a name: %w", err))
-			continue
-		}
-		delete(s.rows, key)
-		written++
-	}
-	return written, errors.Join(errs...)
 }
 
 // Learn makes the kernel repeat a reply of dnsd's for as long as the generation is the one of the table it
@@ -397,56 +325,4 @@ func attached(dir string) ([]uint64, error) {
 		}
 	}
 	return slices.Compact(cookies), nil // in the order of their names
-}
-
-// row is the name as the kernel has it; false: it does not fit.
-func (n *Declared) row() (key nodensName, row nodensAnswer, ok bool) {
-	key.View = n.View
-	if !wire(key.Wire[:], n.Host) {
-		return key, row, false
-	}
-	row.Ttl = binary.NativeEndian.Uint32(binary.BigEndian.AppendUint32(nil, n.TTL))
-	if n.Virtual {
-		row.Flags |= nodensAnswerFlagsANSWER_VIRTUAL
-	}
-	zone := len(n.Host) - len(n.Zone)
-	if n.Elsewhere || len(n.A) > len(row.Addr4) || len(n.AAAA) > len(row.Addr6) || zone < 0 {
-		// The row is there all the same: it hides everybody's from those who have one of their own.
-		row.Flags |= nodensAnswerFlagsANSWER_ELSEWHERE
-		return key, row, true
-	}
-	row.Zone = uint8(zone) // as far from the start as text as it is on the wire
-	row.N4, row.N6 = uint8(len(n.A)), uint8(len(n.AAAA))
-	for i, a := range n.A {
-		row.Addr4[i] = a.As4()
-	}
-	for i, a := range n.AAAA {
-		row.Addr6[i] = a.As16()
-	}
-	return key, row, true
-}
-
-// hash is of everything but the version.
-func (row nodensAnswer) hash() uint64 {
-	row.Version = 0
-	h := fnv.New64a()
-	_, _ = h.Write(unsafe.Slice((*byte)(unsafe.Pointer(&row)), unsafe.Sizeof(row))) // cannot fail
-	return h.Sum64()
-}
-
-// wire writes a name the way it is in a packet, and reports whether it fits and is one.
-func wire(to []byte, host string) bool {
-	if len(host) < 2 || len(host)+1 > len(to) || host[len(host)-1] != '.' {
-		return false
-	}
-	at := 0
-	for label := range strings.SplitSeq(host[:len(host)-1], ".") {
-		if label == "" || len(label) > 63 {
-			return false
-		}
-		to[at] = byte(len(label))
-		copy(to[at+1:], label)
-		at += len(label) + 1
-	}
-	return true
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
@@ -297,4 +298,43 @@ func TestKernelStopsAnswering(t *testing.T) {
 			}
 		})
 	}
+}
+
+// BenchmarkAnswers100k is what 100,000 names take: to be written, to be compared when one of them changes,
+// and to be found there by the next dnsd; and a map's memory for each.
+func BenchmarkAnswers100k(b *testing.B) {
+	const n = 100_000
+	o := options(b)
+	d := ensure(b, o)
+	s, err := d.Answers(soaRecord())
+	must(b, err)
+	b.Cleanup(func() { must(b, s.Close()) })
+	names := make([]Declared, n)
+	for i := range names {
+		host := fmt.Sprintf("svc-%05d.ns%d.svc.cluster.local.", i, i%100)
+		names[i] = Declared{Host: host, A: []netip.Addr{vip4}, TTL: 30, Zone: "cluster.local."}
+	}
+	all := slices.Values(names)
+	for i := range b.N {
+		start := time.Now()
+		_, err := s.Apply(all, false)
+		must(b, err)
+		written := time.Since(start)
+		names[i%n].TTL++
+		start = time.Now()
+		if changed, err := s.Apply(all, false); changed != 1 || err != nil {
+			b.Fatalf("wrote %d, %v", changed, err)
+		}
+		b.ReportMetric(time.Since(start).Seconds()*1000, "ms/change")
+		start = time.Now()
+		must(b, s.readBack())
+		b.ReportMetric(time.Since(start).Seconds()*1000, "ms/readback")
+		if i == 0 {
+			b.ReportMetric(written.Seconds()*1000, "ms/load")
+		}
+	}
+	info, err := d.maps.Names.Info()
+	must(b, err)
+	memory, _ := info.Memlock()
+	b.ReportMetric(float64(memory)/n, "B/name")
 }
