@@ -16,7 +16,7 @@ type losses struct {
 
 // add takes a server's lead, a factor above 1 where it has one. Less than the last digit shown is none.
 func (l *losses) add(server string, lead float64) {
-	if server == reference || lead < 1.005 {
+	if strings.HasPrefix(server, reference) || lead < 1.005 {
 		return
 	}
 	l.worst = max(l.worst, lead)

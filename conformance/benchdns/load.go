@@ -21,7 +21,12 @@ const (
 	workloadForward = "forward" // names beyond it, cached
 	workloadMix     = "mix"     // names of the cluster, a fifth search-list misses
 	workloadNear    = "near"    // getaddrinfo of a name of the cluster
+	workloadShort   = "short"   // getaddrinfo of a name of the cluster without its domain
 	workloadFar     = "far"     // getaddrinfo of a name beyond it
+	// These ask for the same: one name at a time, and with musl's getaddrinfo.
+	workloadSingle    = "single"
+	workloadMuslNear  = "musl-near"
+	workloadMuslShort = "musl-short"
 )
 
 const (
@@ -34,8 +39,8 @@ type sample struct {
 	// done and lost are queries, or look-ups.
 	done, lost int
 	perSecond  float64
-	// cpu is the server's, per query.
-	cpu time.Duration
+	// cpu is the server's, per query; both is the server's and the client's; client the client's in all.
+	cpu, both, client time.Duration
 	// p50 and p99 are 0 where single queries were not timed.
 	p50, p99, max time.Duration
 	// foreign is the share of the machine that others used, 0 to 1.
@@ -47,7 +52,7 @@ type loader func(context.Context, *running) (sample, error)
 
 // measure runs a load and says what it cost the server.
 func (s *stage) measure(ctx context.Context, r *running, load loader) (sample, error) {
-	others := func() time.Duration { return busyTime() - ownTime() - cpuTime(s.upstream.pid) - cpuTime(r.pid) }
+	others := func() time.Duration { return busyTime() - ownTime() - cpuTime(r.at.upstream.pid) - cpuTime(r.pid) }
 	start, cpu, before := time.Now(), cpuTime(r.pid), others()
 	out, err := load(ctx, r)
 	if err != nil {
@@ -58,6 +63,7 @@ func (s *stage) measure(ctx context.Context, r *running, load loader) (sample, e
 		return out, fmt.Errorf("ask %s: no query was answered", r.name)
 	}
 	out.cpu = served / time.Duration(out.done)
+	out.both = (served + out.client) / time.Duration(out.done)
 	out.foreign = max(0, (others()-before).Seconds()/(float64(runtime.NumCPU())*time.Since(start).Seconds()))
 	return out, nil
 }
@@ -83,7 +89,7 @@ func (s *stage) quiet(ctx context.Context, r *running, load loader) (best sample
 // inPod makes a command that runs in a server's pod, on the client's core; nodens' pod is seen by its
 // programs in the kernel, the peers' are not.
 func (s *stage) inPod(ctx context.Context, r *running, args ...string) (*exec.Cmd, error) {
-	pid, err := os.ReadFile(s.path(r.pod.Name + ".pid"))
+	pid, err := os.ReadFile(r.at.path(r.pod.Name + ".pid"))
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +97,7 @@ func (s *stage) inPod(ctx context.Context, r *running, args ...string) (*exec.Cm
 	cmd := exec.CommandContext(ctx, "nsenter", args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if r.command == nil {
-		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(s.cgroup.Fd())
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(r.at.cgroup.Fd())
 	}
 	return cmd, nil
 }
@@ -132,7 +138,9 @@ func (s *stage) dnsperf(ctx context.Context, r *running, set *names, workload st
 	if err := cmd.Run(); err != nil {
 		return out, fmt.Errorf("dnsperf: %w: %s", err, complaint.Bytes())
 	}
-	return readDnsperf(text.String())
+	out, err = readDnsperf(text.String())
+	out.client = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	return out, err
 }
 
 // readDnsperf reads dnsperf's summary and, where there are any, its lines about single queries:

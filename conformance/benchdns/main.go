@@ -46,6 +46,12 @@ func main() {
 		}
 		return
 	}
+	if len(os.Args) == 5 && os.Args[1] == singleName {
+		if err := askOneByOne(os.Args[2], os.Args[3], os.Args[4]); err != nil {
+			fail(err)
+		}
+		return
+	}
 	if len(os.Args) == 5 && os.Args[1] == everywhereName {
 		if err := askEverywhere(os.Args[2], os.Args[3], os.Args[4]); err != nil {
 			fail(err)
@@ -62,7 +68,7 @@ func main() {
 	flag.BoolVar(&o.memory, "memory", false, "measure only what nodens has resident, by kind, and what its pods' queries take then; written nowhere")
 	flag.BoolVar(&o.flood, "flood", false, "measure only what a pod that floods does to another; written nowhere")
 	flag.StringVar(&o.only, "only", "", "servers to measure beside nodens, by parts of their names, comma between; all if empty")
-	flag.StringVar(&o.workloads, "workloads", "", "workloads to run of local, forward, mix, near and far, comma between; all if empty, else nothing is measured but those")
+	flag.StringVar(&o.workloads, "workloads", "", "workloads to run of local, forward, mix, single, near, short, far, musl-near and musl-short, comma between; all if empty, else nothing is measured but those")
 	flag.Parse()
 	if *quick {
 		o.rounds, o.each, o.pods, o.big, o.out = 2, 300*time.Millisecond, 0, 0, ""
@@ -120,7 +126,7 @@ func measureAndPublish(ctx context.Context, o options) (err error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}
-	s, err := newStage(bin, dir)
+	s, err := newStage(bin, dir, nil)
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,11 @@ ten questions six hit, two ask AAAA of a service without, one is a service and o
 the pod's search domain behind. To the service of these nodens answers with its address (the client is
 spared the rest of its search list), and the outside one it asks of the pod's nameserver and remembers
 for the 5 s that allows, as the hosts plugin and NodeLocal DNSCache do; the other peers have the zone and
-say NXDOMAIN at once. getaddrinfo: glibc's, both families, the pod's three search domains, 100 names.
+say NXDOMAIN at once. One at a time: by one connected socket that blocks, A of 100 services. getaddrinfo:
+glibc's, or musl's, both families, the pod's three search domains, 100 names. "Both's CPU" is the server's
+and the client's, for what the kernel answers it answers at the client's expense.
+
+**In the kernel** is the same nodens with kernelAnswers, in a world of its own on the same cores.
 
 **Servers.** One worker each, no DNSSEC validation, no query log, otherwise as they come
 (conformance/benchdns/servers.go has every line): %s.

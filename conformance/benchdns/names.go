@@ -118,7 +118,7 @@ func (set *names) writeManifest(b *strings.Builder) {
 func (set *names) writeQuestions() error {
 	// A file has 10,000 questions however many names there are, so that warming up takes the same.
 	step := max(1, len(set.services)/10000)
-	var local, mix, forward, near, far []string
+	var local, mix, forward, near, short, far []string
 	for i := 0; i < len(set.services); i += step {
 		local = append(local, set.services[i].fqdn()+" A")
 		mix = append(mix, set.mixed(i, i/step))
@@ -130,11 +130,12 @@ func (set *names) writeQuestions() error {
 	// An application looks the same few names up again and again; dnsperf asks for every one there is.
 	for i := range 100 {
 		near = append(near, set.services[i].fqdn())
+		short = append(short, set.services[i].name+"."+set.services[i].namespace)
 		name, _ := outside(i)
 		far = append(far, name)
 	}
 	for file, questions := range map[string][]string{
-		workloadLocal: local, workloadMix: mix, workloadForward: forward, workloadNear: near, workloadFar: far,
+		workloadLocal: local, workloadMix: mix, workloadForward: forward, workloadNear: near, workloadShort: short, workloadFar: far,
 	} {
 		r := rand.New(rand.NewPCG(seed, seed))
 		r.Shuffle(len(questions), func(i, j int) { questions[i], questions[j] = questions[j], questions[i] })

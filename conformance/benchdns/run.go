@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"slices"
@@ -66,7 +67,7 @@ func run(ctx context.Context, s *stage, o options) (*results, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.serveUpstream(set); err != nil {
+	if err := errors.Join(s.serveUpstream(set), s.buildMusl(ctx)); err != nil {
 		return nil, err
 	}
 	if o.big > 0 {
@@ -184,15 +185,19 @@ func (res *results) round(ctx context.Context, s *stage, set *names, all []*runn
 	for _, w := range []string{workloadLocal, workloadForward, workloadMix} {
 		steps = append(steps, step{w, false, s.atMost(set, w, res.each)}, step{w, true, s.atRate(set, w, res.each)})
 	}
-	for _, w := range []string{workloadNear, workloadFar} {
+	steps = append(steps, step{workloadSingle, false, s.singles(set, res.each/2)})
+	for _, w := range []string{workloadNear, workloadShort, workloadFar} {
 		steps = append(steps, step{w, false, s.lookUps(set, w, res.each/2)})
 	}
+	steps = append(steps, step{workloadMuslNear, false, s.muslLookUps(set, workloadNear, res.each/2)},
+		step{workloadMuslShort, false, s.muslLookUps(set, workloadShort, res.each/2)})
 	for _, st := range steps {
 		if !picks(res.options.workloads, st.workload) {
 			continue
 		}
 		for _, r := range all {
-			if (st.workload == workloadForward || st.workload == workloadNear || st.workload == workloadFar) && !r.forwards {
+			// Who knows one zone only has no answer to what a search list makes of a name.
+			if !r.forwards && !slices.Contains([]string{workloadLocal, workloadMix, workloadSingle}, st.workload) {
 				continue
 			}
 			out, err := s.quiet(ctx, r, st.load)

@@ -26,6 +26,8 @@ type driver struct {
 	command func(job) ([]string, error)
 	// kube: it wants a Kubernetes API server.
 	kube bool
+	// inKernel: it is nodens with kernelAnswers, in a world of its own.
+	inKernel bool
 }
 
 // job is what a server is to do.
@@ -43,6 +45,7 @@ type job struct {
 // drivers are in the order of the tables.
 var drivers = []driver{
 	{name: "nodens", program: "dnsd", forwards: true, holds: true},
+	{name: "nodens, in the kernel", program: "dnsd", forwards: true, holds: true, inKernel: true},
 	{name: "CoreDNS, kubernetes", program: "coredns", version: []string{"-version"}, forwards: true, holds: true, kube: true, command: corednsKubernetes},
 	{name: "CoreDNS, hosts", program: "coredns", version: []string{"-version"}, forwards: true, holds: true, command: corednsHosts},
 	{name: "NodeLocal DNSCache", program: "coredns", version: []string{"-version"}, forwards: true, command: nodeLocal},

@@ -70,7 +70,7 @@ func TestServersAgree(t *testing.T) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s, err := newStage(bin, dir)
+	s, err := newStage(bin, dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,6 +41,11 @@ type stage struct {
 	node, internet thread
 	// upstream is the nameserver beyond the node: an NSD of its own.
 	upstream *process
+	known    *names // to it
+
+	// bin and inKernel are for nodens with its answers in the kernel: a stage of its own, once it is needed.
+	bin      world.Binaries
+	inKernel *stage
 }
 
 // upstreamAddr is the nameserver beyond the node, which everybody forwards to and which is in the
@@ -50,23 +55,25 @@ var upstreamAddr = netip.MustParseAddr("10.96.0.53")
 // running is a server that answers.
 type running struct {
 	*driver
+	at   *stage
 	pid  int
 	pod  *world.Pod
 	addr netip.Addr // as the pod asks it
 	stop func()
 }
 
-// newStage makes the world. bin has the programs, dir is for files; the caller owns dir.
-func newStage(bin world.Binaries, dir string) (*stage, error) {
-	bin, err := pinned(bin, filepath.Join(dir, "bin"))
+// newStage makes the world. bin has the programs, dir is for files; the caller owns dir. config is what
+// dnsd's says beside the world's own.
+func newStage(programs world.Binaries, dir string, config map[string]any) (*stage, error) {
+	bin, err := pinned(programs, filepath.Join(dir, "bin"))
 	if err != nil {
 		return nil, err
 	}
-	w, err := world.New(world.Options{Bin: bin, Label: "bench"})
+	w, err := world.New(world.Options{Bin: bin, Label: "bench", Config: config})
 	if err != nil {
 		return nil, err
 	}
-	s := &stage{World: w, dir: dir, pods: map[string]*world.Pod{}, node: stay(w.Node), internet: stay(w.Internet)}
+	s := &stage{World: w, bin: programs, dir: dir, pods: map[string]*world.Pod{}, node: stay(w.Node), internet: stay(w.Internet)}
 	if s.cgroup, err = os.Open(w.Cgroup()); err == nil {
 		err = s.furnish()
 	}
@@ -118,11 +125,34 @@ func (s *stage) serveUpstream(set *names) error {
 	if err != nil {
 		return err
 	}
+	s.known = set
 	s.upstream, err = s.internet.start(exec.Command(argv[0], argv[1:]...), j.dir)
 	return err
 }
 
+// of is the stage that a driver is measured on.
+func (s *stage) of(d *driver) (*stage, error) {
+	if !d.inKernel {
+		return s, nil
+	}
+	if s.inKernel != nil {
+		return s.inKernel, nil
+	}
+	k, err := newStage(s.bin, filepath.Join(s.dir, "in-kernel"), map[string]any{"kernelAnswers": true})
+	if err != nil {
+		return nil, err
+	}
+	if err := k.serveUpstream(s.known); err != nil {
+		return nil, errors.Join(err, k.close())
+	}
+	s.inKernel = k
+	return k, nil
+}
+
 func (s *stage) close() error {
+	if s.inKernel != nil {
+		defer func() { _ = s.inKernel.close() }()
+	}
 	if s.upstream != nil {
 		s.upstream.end()
 	}
@@ -151,8 +181,11 @@ func pinned(bin world.Binaries, dir string) (world.Binaries, error) {
 // start starts the i-th driver's server with a set of names and waits until it answers the last of them.
 func (s *stage) start(ctx context.Context, i int, set *names) (*running, error) {
 	d := &drivers[i]
-	r := &running{driver: d, addr: peerAddr(i)}
-	var err error
+	s, err := s.of(d)
+	if err != nil {
+		return nil, err
+	}
+	r := &running{driver: d, at: s, addr: peerAddr(i)}
 	if d.command == nil {
 		r.addr = upstreamAddr
 		err = s.startNodens(ctx, r, set)

@@ -27,6 +27,9 @@ func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
 var (
 	perSecond = column{"queries/s", false, func(s sample) float64 { return s.perSecond }, "%.0f", true}
 	cpuCost   = column{"CPU µs/query", false, func(s sample) float64 { return micros(s.cpu) }, "%.1f", false}
+	bothCost  = column{"both's CPU µs/query", false, func(s sample) float64 { return micros(s.both) }, "%.1f", false}
+	single50  = column{"p50 µs", false, func(s sample) float64 { return micros(s.p50) }, "%.1f", false}
+	single99  = column{"p99 µs", false, func(s sample) float64 { return micros(s.p99) }, "%.1f", false}
 	median50  = column{"p50 µs at 5,000/s", true, func(s sample) float64 { return micros(s.p50) }, "%.0f", false}
 	tail99    = column{"p99 µs at 5,000/s", true, func(s sample) float64 { return micros(s.p99) }, "%.0f", false}
 	cpuRated  = column{"CPU µs/query at 5,000/s", true, func(s sample) float64 { return micros(s.cpu) }, "%.1f", false}
@@ -43,10 +46,14 @@ type section struct {
 }
 
 var sections = []section{
-	{"Local names", workloadLocal, []column{perSecond, cpuCost, median50, tail99, cpuRated}},
+	{"Local names", workloadLocal, []column{perSecond, cpuCost, bothCost, median50, tail99, cpuRated}},
+	{"Local names, one at a time", workloadSingle, []column{single50, single99, bothCost}},
 	{"Cached forwards", workloadForward, []column{perSecond, cpuCost, median50, tail99, cpuRated}},
 	{"Local names with a fifth search-list misses", workloadMix, []column{perSecond, cpuCost, median50, tail99, cpuRated}},
 	{"getaddrinfo of a service's full name, ndots:5", workloadNear, []column{lookUp50, lookUp99, lookUpCPU}},
+	{"getaddrinfo of a service's name and namespace, ndots:5", workloadShort, []column{lookUp50, lookUp99, lookUpCPU}},
+	{"The same with musl, full name", workloadMuslNear, []column{lookUp50, lookUp99, lookUpCPU}},
+	{"The same with musl, name and namespace", workloadMuslShort, []column{lookUp50, lookUp99, lookUpCPU}},
 	{"getaddrinfo of a name beyond the cluster, ndots:5", workloadFar, []column{lookUp50, lookUp99, lookUpCPU}},
 }
 
