@@ -81,6 +81,7 @@ conformance-runtimes: ## Debian's containerd (through CRI) and podman, with pods
 	@{ command -v containerd && command -v runc && command -v podman && command -v conmon && test -e /usr/lib/cni/loopback; } >/dev/null || \
 	  $(call install,containerd runc podman conmon containernetworking-plugins)
 	cd conformance/runtimes && $(GO) vet -mod=mod ./... && $(GO) test -mod=mod -count 1 -timeout 15m -v $(if $(RUN),-run '$(RUN)') ./...
+
 # CoreDNS is built once, for 4 minutes, into the user's cache folder.
 .PHONY: coredns-etcd
 coredns-etcd: deps ## The same SkyDNS keys asked of dnsd and of CoreDNS, into conformance/skydns/RESULTS.md (2 min).

@@ -1,9 +1,11 @@
 package script
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/nodens-dns/nodens/conformance/app"
 )
@@ -38,6 +40,16 @@ func etcdVerb(l *Line) (string, error) {
 		return l.w.Etcd("compaction", map[string]any{"revision": reply.Header.Revision, "physical": true})
 	}
 	return "", usage("etcd start|stop|put KEY VALUE|del KEY|forget")
+}
+
+// source NAME FILE LINE: from now on dnsd has one more source, with this code and this line to call it.
+func sourceVerb(l *Line) (string, error) {
+	if len(l.args) != 3 {
+		return "", usage("source NAME FILE LINE")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	return "", l.w.AddSource(ctx, l.args[0], l.ts.ReadFile(l.args[1]), l.args[2])
 }
 
 // nginx start: a real nginx on the node, that includes $NGINXD.

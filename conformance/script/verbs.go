@@ -34,7 +34,7 @@ func builtin() map[string]Verb {
 		"pod": podVerb, "machine": machineVerb, "cni": cniVerb, "plugin": pluginVerb, "install": installVerb,
 		"dnsd": dnsdVerb, "http": httpVerb, "kernel": kernelVerb, "links": linksVerb, "files": filesVerb, "file": fileVerb,
 		"attachments": attachmentsVerb, "truncate": truncateVerb, "manifest": manifestVerb,
-		"ads": adsVerb, "kube": kubeVerb, "zone": zoneVerb, "etcd": etcdVerb, "nginx": nginxVerb, "web": webVerb, "run": runVerb,
+		"ads": adsVerb, "kube": kubeVerb, "zone": zoneVerb, "etcd": etcdVerb, "source": sourceVerb, "nginx": nginxVerb, "web": webVerb, "run": runVerb,
 		"dig": digVerb, "resolve": resolveVerb, "lookup": lookupVerb, "garbage": garbageVerb,
 		"clients": clientsVerb, "flood": floodVerb,
 		"connect": connectVerb, "talk": talkVerb, "release": releaseVerb, "load": loadVerb,

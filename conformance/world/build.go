@@ -18,7 +18,12 @@ type Binaries string
 func (b Binaries) path(name string) string { return filepath.Join(string(b), name) }
 
 // Program is the path of one of the programs the world runs.
-func (w *World) Program(name string) string { return w.bin.path(name) }
+func (w *World) Program(name string) string {
+	if name == "dnsd" && w.dnsdPath != "" {
+		return w.dnsdPath
+	}
+	return w.bin.path(name)
+}
 
 // module is what the programs are built from, with its own versions of everything, wherever Build is
 // called from.

@@ -51,6 +51,7 @@ type World struct {
 	beside    *process // another dnsd
 	installer *process
 	etcd      *process
+	dnsdPath  string // of a dnsd that is this world's alone
 }
 
 // Options are what differs between worlds.
