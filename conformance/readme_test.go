@@ -34,6 +34,8 @@ func TestReadme(t *testing.T) {
 			if !regexp.MustCompile(`\bdnsd ` + words[1] + `\b`).MatchString(scripts) {
 				t.Errorf("README.md says %q; no script runs it", command)
 			}
+		case words[0] == "kubectl":
+			inCluster(t, command)
 		default:
 			t.Errorf("README.md says %q; nothing runs it", command)
 		}
@@ -45,6 +47,24 @@ func TestReadme(t *testing.T) {
 		if !strings.Contains(readme, "`"+field) && !strings.Contains(readme, ", `"+field) {
 			t.Errorf("README.md does not explain the setting %s", field)
 		}
+	}
+}
+
+// inCluster wants a command's verb to be one that the test cluster is given, and its files to be there.
+func inCluster(t *testing.T, command string) {
+	t.Helper()
+	cluster := read(t, "kubernetes/kubernetes_test.go")
+	ran := false
+	for _, word := range strings.Fields(command)[1:] {
+		ran = ran || strings.Contains(cluster, `"`+word+`", `) && !strings.HasPrefix(word, "-") && word != "kube-system"
+		if strings.HasPrefix(word, "install/") {
+			if _, err := os.Stat(filepath.Join("..", word)); err != nil || !strings.Contains(cluster, "../../"+word) {
+				t.Errorf("README.md says %q: %s is not used by the test cluster, or not there (%v)", command, word, err)
+			}
+		}
+	}
+	if !ran {
+		t.Errorf("README.md says %q; the test cluster is not given it", command)
 	}
 }
 
