@@ -17,6 +17,7 @@ import (
 var (
 	core      = schema.GroupVersion{Version: "v1"}
 	discovery = schema.GroupVersion{Group: "discovery.k8s.io", Version: "v1"}
+	multi     = schema.GroupVersion{Group: "multicluster.x-k8s.io", Version: "v1alpha1"}
 	istio     = schema.GroupVersion{Group: "networking.istio.io", Version: "v1"}
 )
 
@@ -32,7 +33,9 @@ func scheme() *runtime.Scheme {
 		s.AddKnownTypeWithName(istio.WithKind(kind), &custom{})
 		s.AddKnownTypeWithName(istio.WithKind(kind+"List"), &customList{})
 	}
-	for _, gv := range []schema.GroupVersion{core, discovery, istio} {
+	s.AddKnownTypeWithName(multi.WithKind("ServiceImport"), &custom{})
+	s.AddKnownTypeWithName(multi.WithKind("ServiceImportList"), &customList{})
+	for _, gv := range []schema.GroupVersion{core, discovery, multi, istio} {
 		metav1.AddToGroupVersion(s, gv)
 	}
 	return s
@@ -67,7 +70,7 @@ func restClient(config *rest.Config, gv schema.GroupVersion) (*rest.RESTClient, 
 	}
 	c.NegotiatedSerializer = codecs.WithoutConversion()
 	c.QPS = -1 // a watch is one request; what is asked again waits by itself
-	if gv != istio {
+	if gv == core || gv == discovery {
 		c.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
 		c.ContentType = "application/vnd.kubernetes.protobuf"
 	}

@@ -59,6 +59,14 @@ func (c *custom) unmarshal(spec proto.Message) error {
 	return nil
 }
 
+func readServiceImport(m objects.Meta, o runtime.Object) (objects.Object, error) {
+	spec := &objects.ServiceImport{}
+	if err := json.Unmarshal(o.(*custom).Spec, spec); err != nil {
+		return nil, fmt.Errorf("spec: %w", err)
+	}
+	return objects.NewServiceImport(m, spec), nil
+}
+
 func readServiceEntry(m objects.Meta, o runtime.Object) (objects.Object, error) {
 	spec, status := &networking.ServiceEntry{}, &networking.ServiceEntryStatus{}
 	c := o.(*custom)

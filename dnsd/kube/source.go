@@ -1,7 +1,7 @@
 // Package kube learns the mesh from the Kubernetes API, and says it in mesh words.
 //
 // It lists and watches Services, EndpointSlices, Namespaces and this node, and where their definitions exist
-// Istio's ServiceEntries, WorkloadEntries and DestinationRules; a definition that appears later is noticed. Of each object
+// Istio's ServiceEntries, WorkloadEntries and DestinationRules, and the ServiceImports of a set of clusters; a definition that appears later is noticed. Of each object
 // only what counts is kept. Nothing is said before everything has been listed once.
 //
 // While the API can be reached, its word on the cluster's domain is complete: what it does not know there

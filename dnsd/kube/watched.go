@@ -45,6 +45,7 @@ var kinds = []kind{
 	{objects.KindEndpointSlice, discovery, "endpointslices", &discoveryv1.EndpointSlice{}, func(m objects.Meta, o runtime.Object) (objects.Object, error) {
 		return objects.NewEndpointSlice(m, o.(*discoveryv1.EndpointSlice)), nil
 	}},
+	{objects.KindServiceImport, multi, "serviceimports", &custom{}, readServiceImport},
 	{objects.KindServiceEntry, istio, "serviceentries", &custom{}, readServiceEntry},
 	{objects.KindWorkloadEntry, istio, "workloadentries", &custom{}, readWorkloadEntry},
 	{objects.KindDestinationRule, istio, "destinationrules", &custom{}, readDestinationRule},
@@ -124,10 +125,10 @@ func (w *watched) judge(err error) error {
 	switch {
 	case err == nil:
 		w.source.reached(w, nil)
-	case apierrors.IsNotFound(err) && w.GroupVersion == istio:
+	case apierrors.IsNotFound(err) && w.defined():
 		w.absent()
 	case apierrors.IsResourceExpired(err), apierrors.IsGone(err), apierrors.IsInvalid(err), apierrors.IsTooManyRequests(err):
-	case apierrors.IsForbidden(err) && (w.GroupVersion == istio || w.Kind == kindNode):
+	case apierrors.IsForbidden(err) && (w.defined() || w.Kind == kindNode):
 		w.absent()
 		w.source.complain(w, fmt.Sprintf("they are not read: %v", err))
 	default:
@@ -135,6 +136,9 @@ func (w *watched) judge(err error) error {
 	}
 	return err
 }
+
+// defined says that the kind is not Kubernetes' own, and exists where somebody has defined it.
+func (k *kind) defined() bool { return k.GroupVersion != core && k.GroupVersion != discovery }
 
 // absent is for a kind that nobody has defined: there are none of it, until it is looked for again.
 func (w *watched) absent() {

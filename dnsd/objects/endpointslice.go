@@ -20,7 +20,7 @@ type endpointSlice struct {
 
 // sliceSpec is what counts of an EndpointSlice.
 type sliceSpec struct {
-	of        id // the service; without a name it belongs to none
+	of        owner // without a name it belongs to none
 	wrongType string
 	ports     []slicePort
 	endpoints []endpoint
@@ -46,7 +46,7 @@ type endpoint struct {
 
 // NewEndpointSlice takes what counts of an EndpointSlice.
 func NewEndpointSlice(m Meta, o *discoveryv1.EndpointSlice) Object {
-	es := &endpointSlice{sliceSpec: sliceSpec{of: id{m.Namespace, m.Labels[discoveryv1.LabelServiceName]}}}
+	es := &endpointSlice{sliceSpec: sliceSpec{of: ownerOf(&m)}}
 	if o.AddressType != discoveryv1.AddressTypeIPv4 && o.AddressType != discoveryv1.AddressTypeIPv6 {
 		es.wrongType = string(o.AddressType) + "?"
 	}
@@ -63,6 +63,7 @@ func NewEndpointSlice(m Meta, o *discoveryv1.EndpointSlice) Object {
 	es.endpoints = make([]endpoint, 0, len(o.Endpoints))
 	for i := range o.Endpoints {
 		if e, ok := newEndpoint(&o.Endpoints[i]); ok {
+			e.hostname = importedName(e.hostname, &m)
 			es.endpoints = append(es.endpoints, e)
 		}
 	}
@@ -131,7 +132,7 @@ func (s *Set) disown(es *endpointSlice) {
 }
 
 // own says which slices belong to a service.
-func (s *Set) own(of id, all []*endpointSlice) {
+func (s *Set) own(of owner, all []*endpointSlice) {
 	slices.SortFunc(all, func(a, b *endpointSlice) int { return strings.Compare(a.Name, b.Name) })
 	if s.owned[of] = all; len(all) == 0 {
 		delete(s.owned, of)

@@ -1,5 +1,5 @@
 // Package objects knows what Kubernetes and Istio objects mean, in mesh words: Service, EndpointSlice,
-// ServiceEntry, WorkloadEntry and DestinationRule.
+// ServiceImport, ServiceEntry, WorkloadEntry and DestinationRule.
 //
 // It is pure, and the same wherever the objects come from: a source decodes them, puts what counts of them
 // into a Set and takes it out again, and asks the Set what all amount to together. A Set translates again
@@ -35,6 +35,7 @@ type Kind string
 const (
 	KindService         Kind = "Service"
 	KindEndpointSlice   Kind = "EndpointSlice"
+	KindServiceImport   Kind = "ServiceImport"
 	KindServiceEntry    Kind = "ServiceEntry"
 	KindWorkloadEntry   Kind = "WorkloadEntry"
 	KindDestinationRule Kind = "DestinationRule"
@@ -66,8 +67,8 @@ func (m *Meta) id() id { return id{m.Namespace, m.Name} }
 // Set is the objects that one source has. It belongs to one goroutine.
 type Set struct {
 	options   Options
-	services  map[id]*service
-	owned     map[id][]*endpointSlice // by the service they are of, whether that is there or not
+	services  map[owner]*service         // imported ones, too
+	owned     map[owner][]*endpointSlice // by the service they are of, whether that is there or not
 	slices    map[id]*endpointSlice
 	entries   map[id]*serviceEntry
 	workloads map[id]*workload
@@ -84,7 +85,7 @@ type Set struct {
 func New(o Options) *Set {
 	o.ClusterDomain = cmp.Or(o.ClusterDomain, "cluster.local")
 	return &Set{
-		options: o, place: o.Place, services: map[id]*service{}, owned: map[id][]*endpointSlice{}, slices: map[id]*endpointSlice{},
+		options: o, place: o.Place, services: map[owner]*service{}, owned: map[owner][]*endpointSlice{}, slices: map[id]*endpointSlice{},
 		entries: map[id]*serviceEntry{}, rules: map[id]*rule{}, workloads: map[id]*workload{},
 	}
 }
@@ -97,11 +98,12 @@ func (s *Set) Put(o Object) (news bool) { return o.put(s) }
 func (s *Set) Delete(kind Kind, namespace, name string) {
 	at := id{namespace, name}
 	switch kind {
-	case KindService:
-		if s.services[at] != nil {
+	case KindService, KindServiceImport:
+		of := owner{at, kind == KindServiceImport}
+		if s.services[of] != nil {
 			s.units = nil
 		}
-		delete(s.services, at)
+		delete(s.services, of)
 	case KindEndpointSlice:
 		s.disown(s.slices[at])
 		delete(s.slices, at)

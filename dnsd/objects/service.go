@@ -21,6 +21,7 @@ type service struct {
 
 // serviceSpec is what counts of a Service.
 type serviceSpec struct {
+	imported   bool // of the set of clusters
 	exportTo   []string
 	external   *string // of type ExternalName: the name
 	headless   bool
@@ -41,25 +42,27 @@ type servicePort struct {
 }
 
 // NewService takes what counts of a Service.
-func NewService(m Meta, o *corev1.Service) Object {
+func NewService(m Meta, o *corev1.Service) Object { return newService(m, &o.Spec) }
+
+func newService(m Meta, spec *corev1.ServiceSpec) *service {
 	svc := &service{serviceSpec: serviceSpec{
-		headless:   o.Spec.ClusterIP == corev1.ClusterIPNone || slices.Contains(o.Spec.ClusterIPs, corev1.ClusterIPNone),
-		clusterIPs: o.Spec.ClusterIPs, publishAll: o.Spec.PublishNotReadyAddresses, affinity: affinity(&o.Spec),
-		nearby: value(o.Spec.TrafficDistribution), local: value(o.Spec.InternalTrafficPolicy) == corev1.ServiceInternalTrafficPolicyLocal,
+		headless:   spec.ClusterIP == corev1.ClusterIPNone || slices.Contains(spec.ClusterIPs, corev1.ClusterIPNone),
+		clusterIPs: spec.ClusterIPs, publishAll: spec.PublishNotReadyAddresses, affinity: affinity(spec),
+		nearby: value(spec.TrafficDistribution), local: value(spec.InternalTrafficPolicy) == corev1.ServiceInternalTrafficPolicyLocal,
 	}}
-	if len(svc.clusterIPs) == 0 && o.Spec.ClusterIP != "" {
-		svc.clusterIPs = []string{o.Spec.ClusterIP}
+	if len(svc.clusterIPs) == 0 && spec.ClusterIP != "" {
+		svc.clusterIPs = []string{spec.ClusterIP}
 	}
 	if to := m.Annotations["networking.istio.io/exportTo"]; to != "" {
 		for ns := range strings.SplitSeq(to, ",") {
 			svc.exportTo = append(svc.exportTo, strings.TrimSpace(ns))
 		}
 	}
-	if o.Spec.Type == corev1.ServiceTypeExternalName {
-		name := strings.ToLower(strings.TrimSuffix(o.Spec.ExternalName, "."))
+	if spec.Type == corev1.ServiceTypeExternalName {
+		name := strings.ToLower(strings.TrimSuffix(spec.ExternalName, "."))
 		svc.external = &name
 	}
-	for _, p := range o.Spec.Ports {
+	for _, p := range spec.Ports {
 		svc.ports = append(svc.ports, servicePort{p.Name, p.Port, p.Protocol, uint32(p.TargetPort.IntValue())})
 	}
 	m.Kind, m.Labels, m.Annotations = KindService, nil, nil
@@ -68,11 +71,12 @@ func NewService(m Meta, o *corev1.Service) Object {
 }
 
 func (s *service) put(set *Set) (news bool) {
-	if old := set.services[s.id()]; old != nil && reflect.DeepEqual(old.Meta, s.Meta) && reflect.DeepEqual(old.serviceSpec, s.serviceSpec) {
+	of := owner{s.id(), s.imported}
+	if old := set.services[of]; old != nil && reflect.DeepEqual(old.Meta, s.Meta) && reflect.DeepEqual(old.serviceSpec, s.serviceSpec) {
 		return false
 	}
-	s.slices = set.owned[s.id()]
-	set.services[s.id()], set.units = s, nil
+	s.slices = set.owned[of]
+	set.services[of], set.units = s, nil
 	return true
 }
 
@@ -91,7 +95,10 @@ func affinity(spec *corev1.ServiceSpec) time.Duration {
 func (s *service) translate(b *builder) {
 	h := mesh.Host{
 		Name:   strings.ToLower(s.Name + "." + s.Namespace + ".svc." + b.options.ClusterDomain),
-		Object: s.String(), Namespace: s.Namespace, Kubernetes: true, ExportTo: s.exportTo,
+		Object: s.String(), Namespace: s.Namespace, Kubernetes: !s.imported, ExportTo: s.exportTo,
+	}
+	if s.imported {
+		h.Name = strings.ToLower(s.Name + "." + s.Namespace + ".svc." + clusterSet)
 	}
 	switch {
 	case s.external != nil && *s.external == "":
