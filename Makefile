@@ -95,9 +95,9 @@ e2e-kubernetes: deps ## The image and the manifests on a real Kubernetes of one 
 	cd conformance/kubernetes && GOFLAGS=-mod=mod nice -n $(or $(NICE),0) $(GO) test -count 1 -timeout 60m -v $(if $(RUN),-run '$(RUN)') .
 
 .PHONY: bench-dns
-bench-dns: deps ## dnsd beside other DNS servers, into conformance/benchdns/RESULTS.md (8 min). QUICK=1: 2 min, only shown.
+bench-dns: deps ## dnsd beside other DNS servers, into conformance/benchdns/RESULTS.md (8 min). QUICK=1: 2 min, only shown; ONLY=memory, ONLY=flood: what 250 pods and a flood cost.
 	CGO_ENABLED=1 $(GO) build -o $(BIN)/benchdns ./conformance/benchdns
-	$(BIN)/benchdns $(if $(QUICK),-quick)
+	$(BIN)/benchdns $(if $(QUICK),-quick) $(if $(ONLY),-$(ONLY))
 
 .PHONY: bench-lb
 bench-lb: ## Connecting to services, with nodens and with kube-proxy's rules, into conformance/benchlb/RESULTS.md (3 min). QUICK=1: seconds, only shown.

@@ -43,10 +43,14 @@ func optedOut(annotations map[string]string) (by, problem string) {
 			return "", problem
 		}
 	}
+	text, ok := annotations[proxyAnnotation]
+	if !ok {
+		return "", problem // the usual case, asked for every pod in every sweep
+	}
 	var proxy struct {
 		ProxyMetadata map[string]string `json:"proxyMetadata"`
 	}
-	if err := yaml.Unmarshal([]byte(annotations[proxyAnnotation]), &proxy); err != nil {
+	if err := yaml.Unmarshal([]byte(text), &proxy); err != nil {
 		return "", fmt.Sprintf("annotation %s is no ProxyConfig: %v", proxyAnnotation, err)
 	}
 	if text, ok := proxy.ProxyMetadata[captureMetadata]; ok {
