@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"text/template"
@@ -55,6 +57,87 @@ func TestValues(t *testing.T) {
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+}
+
+// TestPlatforms: a distribution's kustomization makes of the base what the chart makes for that platform.
+func TestPlatforms(t *testing.T) {
+	for _, platform := range []string{"gke", "k3s", "microk8s", "openshift"} {
+		t.Run(platform, func(t *testing.T) {
+			data, err := os.ReadFile(filepath.Join("kustomize", platform, "kustomization.yaml"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var k struct {
+				Resources []string `json:"resources"`
+				Patches   []struct {
+					Patch string `json:"patch"`
+				} `json:"patches"`
+			}
+			if err := yaml.Unmarshal(data, &k); err != nil {
+				t.Fatal(err)
+			}
+			text := render(t, nil)
+			for _, r := range k.Resources[1:] { // the first is the base
+				more, err := os.ReadFile(filepath.Join("kustomize", platform, r))
+				if err != nil {
+					t.Fatal(err)
+				}
+				text += "---\n" + string(more)
+			}
+			have := byName(t, text)
+			patch(t, have["DaemonSet nodens"], k.Patches[0].Patch)
+			want := byName(t, render(t, map[string]any{"platform": platform}))
+			if !reflect.DeepEqual(have, want) {
+				t.Errorf("the kustomization makes\n%v\nthe chart\n%v", have, want)
+			}
+		})
+	}
+}
+
+// byName reads objects; all that the chart and its kustomizations have differ in kind and name.
+func byName(t *testing.T, text string) map[string]map[string]any {
+	t.Helper()
+	all := map[string]map[string]any{}
+	for _, doc := range strings.Split(text, "---\n")[1:] {
+		var o map[string]any
+		if err := yaml.Unmarshal([]byte(doc), &o); err != nil {
+			t.Fatal(err)
+		}
+		all[fmt.Sprint(o["kind"], " ", o["metadata"].(map[string]any)["name"])] = o
+	}
+	return all
+}
+
+// patch does to an object what a JSON patch says (RFC 6902), with the operations that are used.
+func patch(t *testing.T, object map[string]any, text string) {
+	t.Helper()
+	var ops []struct {
+		Op, Path string
+		Value    any
+	}
+	if err := yaml.Unmarshal([]byte(text), &ops); err != nil || len(ops) == 0 {
+		t.Fatalf("%d operations, %v", len(ops), err)
+	}
+	for _, op := range ops {
+		var at any = object
+		path := strings.Split(op.Path, "/")[1:]
+		last := path[len(path)-1]
+		for _, step := range path[:len(path)-1] {
+			if i, err := strconv.Atoi(step); err == nil {
+				at = at.([]any)[i]
+			} else {
+				at = at.(map[string]any)[step]
+			}
+		}
+		in := at.(map[string]any)
+		switch _, there := in[last]; {
+		case op.Op == "test" && reflect.DeepEqual(in[last], op.Value):
+		case op.Op == "replace" && there, op.Op == "add":
+			in[last] = op.Value
+		default:
+			t.Fatalf("%+v cannot be done to %v", op, in)
 		}
 	}
 }

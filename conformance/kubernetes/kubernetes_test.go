@@ -74,6 +74,7 @@ func TestCluster(t *testing.T) {
 		do   func(*cluster)
 	}{
 		{"a cluster without nodens", (*cluster).without},
+		{"every platform's objects are accepted", (*cluster).platforms},
 		{"install", (*cluster).install},
 		{"confined", (*cluster).confined},
 		{"pods from before are captured", (*cluster).before},
@@ -103,6 +104,17 @@ func (c *cluster) without() {
 	c.eventually("the cluster's nameserver answers", func() error { return c.finds("early", "outside.example.", "192.0.2.53") })
 	if out, err := c.in("early", "lookup", "web.default.svc.cluster.local."); err == nil {
 		c.t.Errorf("web is %s already: what follows would show nothing", out)
+	}
+}
+
+// platforms has the API server judge every kustomization, without doing it.
+func (c *cluster) platforms() {
+	found, err := filepath.Glob("../../install/kustomize/*/kustomization.yaml")
+	if err != nil || len(found) < 5 {
+		c.t.Fatalf("%v, %v", found, err)
+	}
+	for _, f := range found {
+		c.kubectl("apply", "--dry-run=server", "--validate=strict", "-k", filepath.Dir(f))
 	}
 }
 
