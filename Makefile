@@ -77,7 +77,7 @@ conformance-kube: deps ## dnsd's answers and CoreDNS's, over one real API server
 	$(GO) run ./conformance/answers -coredns $(COREDNS) -parts $(BIN)/kubernetes-parts
 
 .PHONY: conformance-runtimes
-conformance-runtimes: ## Debian's containerd (through CRI) and podman, with pods from before nodens and after (a minute each).
+conformance-runtimes: ## Debian's containerd (through CRI), podman, systemd-resolved (a minute each).
 	@{ command -v containerd && command -v runc && command -v podman && command -v conmon && test -e /usr/lib/cni/loopback; } >/dev/null || \
 	  $(call install,containerd runc podman conmon containernetworking-plugins)
 	cd conformance/runtimes && $(GO) vet -mod=mod ./... && $(GO) test -mod=mod -count 1 -timeout 15m -v $(if $(RUN),-run '$(RUN)') ./...
