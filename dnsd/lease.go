@@ -22,6 +22,8 @@ const (
 	takeOverWithin = time.Minute
 	// knockAgain is when it is tried again: who did not hand over may have been about to start or to end.
 	knockAgain = 5 * time.Second
+	// endsWithin is how long a process that has begun to end may take.
+	endsWithin = 5 * time.Second
 	// lookForEnd is how often it is looked whether the other one has ended.
 	lookForEnd = 200 * time.Millisecond
 )
@@ -164,6 +166,25 @@ func receive(c *Config, peer *handover.Peer) (*lease, error) {
 		return nil, err
 	}
 	return l, nil
+}
+
+// commit makes the caller responsible: by saying so, or because the former dnsd has ended meanwhile. That one has
+// changed its mind if it still holds the folders when the caller does not.
+func (l *lease) commit(c *Config) error {
+	refusal := l.from.Commit()
+	if refusal == nil {
+		return nil
+	}
+	l.locks.release()
+	// A process that ends lets go of one thing after the other.
+	ctx, cancel := context.WithTimeout(context.Background(), endsWithin)
+	defer cancel()
+	own, err := await(ctx, c)
+	if err != nil {
+		return errors.Join(refusal, err)
+	}
+	l.locks = own.locks
+	return nil
 }
 
 // items is everything this daemon has open, by descriptors of their own, but for the locks.

@@ -158,3 +158,32 @@ func TestAcquireFromWhoHandsOver(t *testing.T) {
 		t.Errorf("anybody can have them: %+v", other)
 	}
 }
+
+// Who ends before the new one commits leaves it responsible; who only hangs up stays so himself.
+func TestCommitToWhoIsGone(t *testing.T) {
+	for name, ends := range map[string]bool{"has ended": true, "has changed its mind": false} {
+		t.Run(name, func(t *testing.T) {
+			gone := make(chan struct{})
+			c, _ := predecessor(t, func(old *handover.Peer, held locks) {
+				_ = old.Give([]handover.Item{{Kind: itemLock, File: held[0]}, {Kind: itemLock, File: held[1]}})
+				_ = old.Close()
+				if ends {
+					held.release()
+				}
+				close(gone)
+			})
+			l, err := acquire(t.Context(), c, slog.Default())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.release()
+			<-gone
+			if err := l.commit(c); (err == nil) != ends {
+				t.Errorf("commit: %v", err)
+			}
+			if other, err := first(c); err == nil {
+				t.Errorf("anybody can have the folders: %+v", other)
+			}
+		})
+	}
+}

@@ -209,7 +209,7 @@ func (d *daemon) succeed(w *group) error {
 	if err := d.datapath.Exchange(); err != nil {
 		return fmt.Errorf("take over: %w", err)
 	}
-	if err := d.lease.from.Commit(); err != nil {
+	if err := d.lease.commit(d.config); err != nil {
 		return fmt.Errorf("take over: %w", err)
 	}
 	d.log.Info("took over", "from", d.lease.from.Version, "sockets", len(d.lease.sockets), "took", time.Since(d.started).Round(time.Millisecond))
