@@ -104,7 +104,7 @@ func TestKernelAnswersAgree(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, name := range names {
 				for _, suffix := range []string{"", ".shop.svc.cluster.local", ".svc.cluster.local", ".one.svc.cluster.local"} {
-					for _, qtype := range []string{"A", "AAAA", "HTTPS", "MX", "SRV", "PTR", "CNAME", "TXT"} {
+					for _, qtype := range []string{"A", "AAAA", "HTTPS", "SRV", "CNAME"} {
 						compareAnswers(t, p, name+suffix+".", qtype)
 					}
 				}

@@ -158,7 +158,7 @@ func (res *results) measureAll(ctx context.Context, s *stage, set *names, presen
 			res.maps = kernelMaps(r.pid)
 		}
 	}
-	if res.options.workloads != "" {
+	if res.workloads != "" {
 		return nil
 	}
 	progress("rebuilding the table under load")
@@ -192,7 +192,7 @@ func (res *results) round(ctx context.Context, s *stage, set *names, all []*runn
 	steps = append(steps, step{workloadMuslNear, false, s.muslLookUps(set, workloadNear, res.each/2)},
 		step{workloadMuslShort, false, s.muslLookUps(set, workloadShort, res.each/2)})
 	for _, st := range steps {
-		if !picks(res.options.workloads, st.workload) {
+		if !picks(res.workloads, st.workload) {
 			continue
 		}
 		for _, r := range all {
