@@ -39,7 +39,7 @@ func tidy(ctx context.Context, log *slog.Logger) error {
 		has, uses := memory()
 		grows := has > last+last/64
 		last = has
-		if grows || has <= uses+uses/4+least || time.Now().Before(rested) {
+		if grows || has <= uses+uses/8+least || time.Now().Before(rested) {
 			continue // while it grows, the work is still being done
 		}
 		began := time.Now()
