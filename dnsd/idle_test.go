@@ -68,19 +68,27 @@ func TestUnchangedAnswersCostNothing(t *testing.T) {
 			defer mu.Unlock()
 			return cost{h.state.Load().passes, kernel.calls, stat(t, filepath.Join(dir, "inputs", "resolve.json")).ModTime()}, asked
 		}
+		kept := func() string {
+			text, err := os.ReadFile(filepath.Join(dir, "inputs", "resolve.json"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(text)
+		}
 		before, from := spent()
 		time.Sleep(10 * time.Minute)
 		after, to := spent()
 		if after != before || to-from < 100 {
 			t.Errorf("%d questions took it from %+v to %+v", to-from, before, after)
 		}
+		was := kept()
 		mu.Lock()
 		addresses = addresses[1:]
 		mu.Unlock()
 		time.Sleep(time.Minute)
 		after, _ = spent()
-		if after.passes != before.passes+1 || after.kernel != before.kernel+1 || !after.written.After(before.written) {
-			t.Errorf("another answer took it from %+v to %+v", before, after)
+		if after.passes != before.passes+1 || after.kernel != before.kernel+1 || kept() == was { // two writes may be in one tick of the file system's clock
+			t.Errorf("another answer took it from %+v to %+v, kept %s", before, after, kept())
 		}
 	})
 }
