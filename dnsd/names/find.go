@@ -241,6 +241,18 @@ func cutService(q string) (prefix, host string) {
 	return q[:len(q)-len(host)], host
 }
 
+// Guesses says whether q, in lower case, is a name of several labels with one of c's search domains behind it:
+// a resolver tries such names, one after the other, before it tries what it was asked for (resolv.conf(5),
+// ndots), and nearly none of them exists.
+func (c *Client) Guesses(q string) bool {
+	for _, domain := range c.Search {
+		if rest, ok := cutDomain(q, domain); ok && strings.IndexByte(rest, '.') < len(rest)-1 {
+			return true
+		}
+	}
+	return false
+}
+
 // cutDomain strips a search domain, written with or without its final dot and in any case, from q.
 func cutDomain(q, domain string) (rest string, ok bool) {
 	domain = strings.TrimSuffix(domain, ".")

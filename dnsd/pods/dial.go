@@ -23,10 +23,13 @@ type dialer struct {
 	mu     sync.Mutex // guards the following
 	ns     namespace  // ns.pod is ours to close
 	open   map[io.Closer]struct{}
+	lent   map[int]struct{} // UDP sockets that somebody else closes
 	closed bool
 }
 
-func newDialer(ns namespace) *dialer { return &dialer{ns: ns, open: map[io.Closer]struct{}{}} }
+func newDialer(ns namespace) *dialer {
+	return &dialer{ns: ns, open: map[io.Closer]struct{}{}, lent: map[int]struct{}{}}
+}
 
 // close ends every connection and every attempt at one, and lets go of the namespace, which each of
 // them keeps alive.
@@ -41,6 +44,9 @@ func (d *dialer) close() {
 		_ = c.Close()
 	}
 	d.open = nil
+	for fd := range d.lent {
+		_ = unix.Shutdown(fd, unix.SHUT_RDWR) // whoever has it hears of that, and closes it
+	}
 	_ = d.ns.pod.Close()
 }
 
@@ -108,6 +114,46 @@ func (d *dialer) socket(to netip.Addr, kind int) (*os.File, error) {
 	f := os.NewFile(uintptr(fd), "")
 	d.open[f] = struct{}{}
 	return f, nil
+}
+
+// OpenUDP makes as many sockets as fds has room for; see upstream.Sockets. It goes to the pod's namespace on
+// the calling goroutine's own thread, to be quick.
+func (d *dialer) OpenUDP(family int, fds []int) (n int, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return 0, net.ErrClosed
+	}
+	err = d.ns.here(func() error {
+		for ; n < len(fds) && err == nil; n++ {
+			fds[n], err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		}
+		return err
+	})
+	if err != nil {
+		n = max(n-1, 0) // the one that failed
+	}
+	for i, fd := range fds[:n] {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(ebpf.Mark)); err != nil {
+			for _, fd := range fds[i:n] {
+				_ = unix.Close(fd)
+			}
+			return i, fmt.Errorf("mark the socket: %w", err)
+		}
+		d.lent[fd] = struct{}{}
+	}
+	if n > 0 {
+		err = nil
+	}
+	return n, err
+}
+
+// CloseUDP closes one of them.
+func (d *dialer) CloseUDP(fd int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.lent, fd)
+	_ = unix.Close(fd)
 }
 
 // within runs f inside the pod's namespace.

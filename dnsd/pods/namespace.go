@@ -100,6 +100,21 @@ func (n namespace) do(f func() error) error {
 	return <-done
 }
 
+// here is do on the thread that the caller runs on, without another goroutine. The caller must not open
+// anything of the node's itself: if there is no way back, it stays where it is, alone on its thread.
+func (n namespace) here(f func() error) error {
+	runtime.LockOSThread()
+	if err := netns.Set(n.pod); err != nil {
+		runtime.UnlockOSThread() // it never left
+		return fmt.Errorf("enter the pod's network namespace: %w", err)
+	}
+	err := f()
+	if netns.Set(n.home) == nil {
+		runtime.UnlockOSThread()
+	}
+	return err
+}
+
 // Within runs f, which is quick and may not start a goroutine, on a thread inside the network namespace of
 // one of the pods here, named by its cookie, and returns f's error.
 func (p *Pods) Within(ctx context.Context, cookie uint64, f func() error) error {

@@ -38,7 +38,7 @@ func (q *query) answer(a *names.Answer) *dns.Msg {
 
 // ask asks upstream what the table does not know, or not alone. It returns nil if the client is better
 // served by no reply: it will ask again.
-func (q *query) ask(ctx context.Context, a *names.Answer) (*dns.Msg, verdict) {
+func (q *query) ask(ctx context.Context, how exchanger, a *names.Answer) (*dns.Msg, verdict) {
 	k := q.socket
 	counts := &k.gate.counts
 	if a.Kind == names.NotOurs || a.Kind == names.Exists {
@@ -53,7 +53,7 @@ func (q *query) ask(ctx context.Context, a *names.Answer) (*dns.Msg, verdict) {
 		question.Question[0].Name = owner
 	}
 	var trace upstream.Trace
-	r, err := k.server.upstream.Exchange(upstream.WithTrace(ctx, &trace), k.client.Upstream, question)
+	r, err := how(upstream.WithTrace(ctx, &trace), k.client.Upstream, question)
 	v := verdict{source: sources[trace.From], server: trace.Server}
 	switch {
 	case errors.Is(err, upstream.ErrBusy) || ctx.Err() != nil:
@@ -76,7 +76,7 @@ var sources = [...]source{upstream.Asked: asked, upstream.Fresh: cached, upstrea
 func (q *query) relay(from *dns.Msg, a *names.Answer) *dns.Msg {
 	r := q.reply()
 	name := q.msg.Question[0].Name
-	r.Rcode = rcode(a, from.Rcode, len(from.Answer))
+	r.Rcode = rcode(a.Kind, from.Rcode, len(from.Answer))
 	r.Truncated = from.Truncated
 	r.Authoritative = a.Kind == names.Chase // of the first name in the answer (RFC 1035 section 4.1.1)
 	// AD is for who asked for it (RFC 6840 section 5.7), and for answers that are upstream's alone.
@@ -105,8 +105,8 @@ func (q *query) relay(from *dns.Msg, a *names.Answer) *dns.Msg {
 
 // rcode is what becomes of theirs, beside so many records: a name that exists here is not denied. The SOA
 // record of a denial does for NODATA as well.
-func rcode(a *names.Answer, theirs, answers int) int {
-	if a.Kind == names.Exists && theirs == dns.RcodeNameError && answers == 0 {
+func rcode(kind names.Kind, theirs, answers int) int {
+	if kind == names.Exists && theirs == dns.RcodeNameError && answers == 0 {
 		return dns.RcodeSuccess
 	}
 	return theirs

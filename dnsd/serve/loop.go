@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodens-dns/nodens/dnsd/upstream"
 )
 
 const (
@@ -20,6 +22,9 @@ const (
 	// processor from who does not for 10 ms, and then again every 20 µs.
 	yieldEvery = 8 * time.Millisecond
 )
+
+// lineTag tells the sockets of a loop's Line from those it answers on, in the data of an event.
+const lineTag = 1
 
 // loops wait for UDP sockets. A query comes alone more often than not, and then the waking is what costs:
 // through the runtime's poller it comes with a read that finds nothing, and with another thread, the
@@ -34,6 +39,8 @@ type loops struct {
 // loop is one goroutine and the sockets it answers on, which take turns. It lives while it has any.
 type loop struct {
 	epoll, wake int // the set of sockets, and an eventfd in it
+	line        *upstream.Line
+	served      int // sockets that it is there for, removed or not; guarded by loops.mu
 
 	mu      sync.Mutex
 	sockets map[int32]*datagrams
@@ -48,39 +55,33 @@ type rest struct {
 	until time.Time
 }
 
-// enter has some loop serve d until leave is called, or d fails.
-func (ls *loops) enter(d *datagrams) (leave func(), err error) {
+// enter has some loop serve d, by the name of id, until it is removed, or d fails. The loop lives until leave.
+func (ls *loops) enter(d *datagrams) (l *loop, id int32, err error) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	var l *loop
 	for _, other := range ls.all {
 		if l == nil || other.len() < l.len() {
 			l = other
 		}
 	}
 	if l == nil || len(ls.all) < min(maxLoops, max(1, runtime.GOMAXPROCS(0)/2)) {
-		if l, err = newLoop(); err != nil {
-			return nil, err
+		client, _ := d.server.upstream.(*upstream.Client)
+		if l, err = newLoop(client); err != nil {
+			return nil, 0, err
 		}
 		ls.all = append(ls.all, l)
 		go l.run()
 	}
-	id, err := l.add(d)
-	if err != nil {
-		ls.removeIfEmpty(l)
-		return nil, err
-	}
-	return func() {
-		ls.mu.Lock()
-		defer ls.mu.Unlock()
-		l.remove(id)
-		ls.removeIfEmpty(l)
-	}, nil
+	l.served++
+	id, err = l.add(d)
+	return l, id, err
 }
 
-// removeIfEmpty ends a loop without sockets. The caller holds ls.mu.
-func (ls *loops) removeIfEmpty(l *loop) {
-	if l.len() > 0 {
+// leave ends a loop without sockets.
+func (ls *loops) leave(l *loop) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if l.served--; l.served > 0 {
 		return
 	}
 	for i, other := range ls.all {
@@ -91,7 +92,8 @@ func (ls *loops) removeIfEmpty(l *loop) {
 	}
 }
 
-func newLoop() (*loop, error) {
+// newLoop makes a loop that asks c, if there is one.
+func newLoop(c *upstream.Client) (*loop, error) {
 	l := &loop{sockets: map[int32]*datagrams{}}
 	var err error
 	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
@@ -105,10 +107,16 @@ func newLoop() (*loop, error) {
 		l.close()
 		return nil, fmt.Errorf("make the means to end a loop: %w", err)
 	}
+	if c != nil {
+		l.line = c.NewLine(l.epoll, lineTag)
+	}
 	return l, nil
 }
 
 func (l *loop) close() {
+	if l.line != nil {
+		l.line.Close()
+	}
 	_ = unix.Close(l.epoll)
 	if l.wake > 0 {
 		_ = unix.Close(l.wake)
@@ -165,8 +173,8 @@ func (l *loop) run() {
 	b := newBatch()
 	ready := make([]unix.EpollEvent, 64)
 	now := time.Now()
-	for yielded := now; ; {
-		n, err := unix.EpollWait(l.epoll, ready, l.untilRested(now))
+	for yielded, wait := now, -1; ; {
+		n, err := unix.EpollWait(l.epoll, ready, wait)
 		if err != nil && err != unix.EINTR {
 			panic(fmt.Sprintf("wait for sockets: %v", err)) // the set is not one: nothing that happens outside does that
 		}
@@ -174,6 +182,10 @@ func (l *loop) run() {
 		asking := false
 		for i := range max(n, 0) {
 			id := ready[i].Fd
+			if ready[i].Pad == lineTag {
+				l.line.Ready(id, ready[i].Events)
+				continue
+			}
 			if id == 0 {
 				return
 			}
@@ -182,6 +194,7 @@ func (l *loop) run() {
 			}
 		}
 		l.resume(now)
+		wait = l.idle(now)
 		// Those that ask can begin on this very thread.
 		if asking || now.Sub(yielded) > yieldEvery {
 			runtime.Gosched()
@@ -198,7 +211,7 @@ func (l *loop) turn(id int32, d *datagrams, b *batch, now time.Time) (asking boo
 		l.resting = append(l.resting, rest{id, now.Add(wait)})
 		return false
 	}
-	n, asked, err := d.turn(b)
+	n, asked, err := d.turn(b, l.line)
 	if err != nil {
 		l.remove(id)
 		d.failed <- err
@@ -238,4 +251,22 @@ func (l *loop) watch(id int32, op int) {
 		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: id}
 		_ = d.udp.Control(func(fd uintptr) error { return unix.EpollCtl(l.epoll, op, int(fd), &event) })
 	}
+}
+
+// idle has the Line do what is due, and says for how many milliseconds there is nothing to do but to wait for
+// sockets; -1: for good.
+func (l *loop) idle(now time.Time) int {
+	rest := l.untilRested(now)
+	if l.line == nil {
+		return rest
+	}
+	next, ok := l.line.Tick(now)
+	if !ok {
+		return rest
+	}
+	wait := int((max(next, 0) + time.Millisecond - 1) / time.Millisecond)
+	if rest >= 0 {
+		wait = min(wait, rest)
+	}
+	return wait
 }

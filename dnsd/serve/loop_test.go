@@ -43,7 +43,7 @@ func TestTurnsAreShort(t *testing.T) {
 	}
 	b := newBatch()
 	for i, want := range []uint64{batchSize, 2 * batchSize, 3 * batchSize, flood, flood} {
-		if _, asking, err := d.turn(b); asking > 0 || err != nil {
+		if _, asking, err := d.turn(b, nil); asking > 0 || err != nil {
 			t.Fatalf("turn %d: asking %v, %v", i, asking, err)
 		}
 		if got := s.Stats().UDP; got != want {

@@ -161,7 +161,7 @@ func compareWays(t *testing.T, s *Server, c *Client, network string, packet []by
 		return false
 	}
 	long := func(network string) *reading {
-		reply, _, later := s.enter(c, network).long(packet, make([]byte, replySize))
+		reply, _, later := s.enter(c, network).long(packet, make([]byte, replySize), s.upstream.Exchange)
 		if later != nil {
 			reply, _ = later(t.Context())
 		}

@@ -29,6 +29,8 @@ type query struct {
 type verdict struct {
 	source source
 	row    *names.Row     // of the table, if it knew the name
+	kind   names.Kind     // what the table had to say
+	open   bool           // nothing yet: it is a plain question that is for upstream to answer
 	server netip.AddrPort // which answered, if one was asked for this
 	rcode  int            // of the reply, less than 0 for none
 }
@@ -40,13 +42,10 @@ type work func(context.Context) ([]byte, verdict)
 // begin answers packet if that takes no asking; the reply may lie in buf. Otherwise it returns the work
 // that does. With neither, the packet is thrown away.
 func (k *socket) begin(packet, buf []byte) ([]byte, verdict, work) {
-	if len(packet) < headerSize {
-		return nil, k.malformed(), nil
-	}
 	if reply, v := k.shortcut(packet, buf); reply != nil {
 		return reply, v, nil
 	}
-	return k.long(packet, buf)
+	return k.long(packet, buf, k.server.upstream.Exchange)
 }
 
 func (k *socket) malformed() verdict {
@@ -59,16 +58,19 @@ func (k *socket) dropped() verdict {
 	return verdict{source: dropped, rcode: -1}
 }
 
-// wait does the work, and counts how long that takes.
-func (k *socket) wait(ctx context.Context, later work) ([]byte, verdict) {
-	began := time.Now()
+// wait does the work, and counts how long that has taken since it began.
+func (k *socket) wait(ctx context.Context, later work, began time.Time) ([]byte, verdict) {
 	reply, v := later(ctx)
 	k.gate.counts.waited.add(time.Since(began))
 	return reply, v
 }
 
-// long is begin for everything: it takes the packet apart into a message, and makes one of the reply.
-func (k *socket) long(packet, buf []byte) ([]byte, verdict, work) {
+// long is begin for everything: it takes the packet apart into a message, and makes one of the reply. If
+// upstream has to be asked then that is how.
+func (k *socket) long(packet, buf []byte, how exchanger) ([]byte, verdict, work) {
+	if len(packet) < headerSize {
+		return nil, k.malformed(), nil
+	}
 	m := new(dns.Msg)
 	if err := m.Unpack(packet); err != nil || m.Response {
 		return nil, verdict{}, k.pass(packet, nil)
@@ -95,7 +97,7 @@ func (k *socket) long(packet, buf []byte) ([]byte, verdict, work) {
 		return reply, v, nil
 	}
 	return nil, verdict{}, func(ctx context.Context) ([]byte, verdict) {
-		r, v := q.ask(ctx, &a)
+		r, v := q.ask(ctx, how, &a)
 		v.row = row
 		if r == nil {
 			return nil, v

@@ -137,7 +137,7 @@ func (k *socket) serveConn(ctx context.Context, conn net.Conn) {
 		kept := query.keep() // by itself, since what a goroutine uses is not on the stack
 		asking.Go(func() {
 			defer func() { <-k.gate.slots }()
-			reply, v := k.wait(ctx, later)
+			reply, v := k.wait(ctx, later, time.Now())
 			k.done(&v, &kept)
 			if reply != nil {
 				_ = w.write(frame(reply, nil)) // a broken connection is noticed by the reader

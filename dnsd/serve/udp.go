@@ -10,8 +10,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodens-dns/nodens/dnsd/upstream"
 )
 
 // UDPSocket is a bound UDP socket that the runtime's own poller does not know. Its methods are safe for
@@ -109,24 +112,28 @@ func (s *Server) ServeUDP(u *UDPSocket, c *Client) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &datagrams{socket: s.enter(c, "udp"), udp: u, failed: make(chan error, 1), ctx: ctx}
 	d.hold(u)
-	defer func() {
-		cancel()
-		d.asking.Wait()
-		d.drop(u)
-		s.leave(d.socket)
-	}()
-	leave, err := s.loops.enter(d)
+	l, id, err := s.loops.enter(d)
 	if err == nil {
 		select {
 		case <-u.closed:
 		case err = <-d.failed:
 		case <-s.retiring.Done():
 		}
-		leave()
+		l.remove(id)
 	}
 	if s.retiring.Err() != nil {
 		d.finish()
 	}
+	cancel()
+	if l != nil {
+		l.forsake(d)
+	}
+	d.asking.Wait()
+	if l != nil {
+		s.loops.leave(l)
+	}
+	d.drop(u)
+	s.leave(d.socket)
 	if err != nil && !errors.Is(err, os.ErrClosed) {
 		return fmt.Errorf("read DNS queries of pod %s to %s: %w", c.Pod, c.Nameserver, err)
 	}
@@ -143,7 +150,7 @@ func (d *datagrams) finish() {
 
 // turn answers what is waiting in the socket, up to a batch of it, and returns how many queries that were and
 // how many of them are now being asked upstream. It waits for nothing.
-func (d *datagrams) turn(b *batch) (n, asking int, err error) {
+func (d *datagrams) turn(b *batch, line *upstream.Line) (n, asking int, err error) {
 	d.udp.mu.RLock()
 	defer d.udp.mu.RUnlock()
 	if d.udp.fd < 0 || d.over {
@@ -151,7 +158,7 @@ func (d *datagrams) turn(b *batch) (n, asking int, err error) {
 	}
 	n, err = b.receive(d.udp.fd)
 	for i := range n {
-		reply, later := d.query(b, i)
+		reply, later := d.query(b, i, line)
 		if reply != nil {
 			b.reply(i, reply)
 		}
@@ -164,8 +171,8 @@ func (d *datagrams) turn(b *batch) (n, asking int, err error) {
 	return n, asking, err
 }
 
-// query answers the i-th message of b, or has it asked.
-func (d *datagrams) query(b *batch, i int) (reply []byte, asking bool) {
+// query answers the i-th message of b, or has it asked: on the line if that will do, else by a goroutine.
+func (d *datagrams) query(b *batch, i int, line *upstream.Line) (reply []byte, asking bool) {
 	d.gate.counts.udp.Add(1)
 	packet := b.query(i)
 	var query arrival
@@ -177,28 +184,50 @@ func (d *datagrams) query(b *batch, i int) (reply []byte, asking bool) {
 		d.done(&v, &query)
 		return nil, false
 	}
-	reply, v, later := d.begin(packet, b.space(i))
+	reply, v := d.shortcut(packet, b.space(i))
+	if reply != nil {
+		d.done(&v, &query)
+		return reply, false
+	}
+	if v.open && line != nil {
+		if !d.enter() {
+			v = d.dropped()
+			d.done(&v, &query)
+			return nil, false
+		}
+		if d.forward(line, b, i, &v, &query) {
+			return nil, true
+		}
+		<-d.gate.slots
+	}
+	reply, v, later := d.long(packet, b.space(i), d.server.upstream.Exchange)
+	if later != nil && !d.enter() {
+		v, later = d.dropped(), nil
+	}
 	if later == nil {
 		d.done(&v, &query)
 		return reply, false
 	}
-	select {
-	case d.gate.slots <- struct{}{}:
-	default:
-		v = d.dropped()
-		d.done(&v, &query)
-		return nil, false
-	}
-	d.ask(later, query.keep(), *b.peer(i))
+	d.ask(later, time.Now(), query.keep(), *b.peer(i))
 	return nil, true
 }
 
-// ask has the work done beside the loop. Its arguments are its own, since what a goroutine uses is not on
-// the stack.
-func (d *datagrams) ask(later work, query arrival, from peer) {
+// enter takes one of the pod's slots, which the taker gives back. It reports whether there was one.
+func (d *datagrams) enter() bool {
+	select {
+	case d.gate.slots <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// ask has the work done beside the loop, for a query that has a slot and began then. Its arguments are its own,
+// since what a goroutine uses is not on the stack.
+func (d *datagrams) ask(later work, began time.Time, query arrival, from peer) {
 	d.asking.Go(func() {
 		defer func() { <-d.gate.slots }()
-		reply, v := d.wait(d.ctx, later)
+		reply, v := d.wait(d.ctx, later, began)
 		d.done(&v, &query) // before the client knows, so that what it asks next is counted next
 		if reply != nil {
 			_ = d.udp.Control(func(fd uintptr) error { return from.send(int(fd), reply) })

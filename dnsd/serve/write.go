@@ -8,7 +8,6 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/nodens-dns/nodens/dnsd/names"
-	"github.com/nodens-dns/nodens/dnsd/upstream"
 )
 
 // shortcut answers the packet of a plainQuery from the table, or from what upstream remembers, without
@@ -35,7 +34,8 @@ func (k *socket) shortcut(packet, buf []byte) ([]byte, verdict) {
 			k.teach(&q, t, &a, reply)
 		}
 	case names.NotOurs, names.Exists:
-		reply = k.remembered(&q, &a, buf)
+		reply = k.remembered(&q, a.Kind, buf)
+		v.kind, v.open = a.Kind, reply == nil
 	}
 	if reply != nil {
 		v.rcode = int(reply[3] & maskRcode)
@@ -77,26 +77,30 @@ func (k *socket) write(q *plainQuery, a *names.Answer, buf []byte) []byte {
 	return b
 }
 
-// remembered is what query.ask and query.relay are for a plainQuery, if upstream has a fresh answer that
-// fits.
-func (k *socket) remembered(q *plainQuery, a *names.Answer, buf []byte) []byte {
+// remembered is what query.ask is for a plainQuery, if upstream has a fresh answer that fits.
+func (k *socket) remembered(q *plainQuery, kind names.Kind, buf []byte) []byte {
 	if k.server.memory == nil {
 		return nil
 	}
-	b := k.server.memory.Cached(k.client.Upstream, upstream.Query{Name: q.name(), Qtype: q.qtype,
-		RD: q.rd(), AD: q.ad(), CD: q.cd(), DO: q.do}, buf, q.size-q.optSize())
+	b := k.server.memory.Cached(k.client.Upstream, q.question(nil), buf, q.size-q.optSize())
 	if b == nil {
 		return nil
 	}
+	k.gate.counts.forwarded.Add(1)
+	return q.relay(b, kind)
+}
+
+// relay is what query.relay is for a plainQuery: b, a reply of upstream's, becomes that to q, in place if that
+// has room for an OPT record.
+func (q *plainQuery) relay(b []byte, kind names.Kind) []byte {
 	theirs := b[3]
-	ours := rcode(a, int(theirs&maskRcode), int(binary.BigEndian.Uint16(b[6:])))
+	ours := rcode(kind, int(theirs&maskRcode), int(binary.BigEndian.Uint16(b[6:])))
 	copy(b[headerSize:], q.section) // records point to the name: they get the client's spelling of it
 	copy(b, q.packet[:2])
 	b[2], b[3] = bitQR|q.packet[2]&bitRD, bitRA|q.packet[3]&bitCD|byte(ours)
 	if q.ad() || q.do {
 		b[3] |= theirs & bitAD
 	}
-	k.gate.counts.forwarded.Add(1)
 	return q.end(b)
 }
 

@@ -40,9 +40,14 @@ type attempt struct {
 
 // ask puts q to the servers until one gives a usable reply. The next server is asked when one refuses,
 // or stays silent for a while; whoever was asked before may still answer. Without a usable reply it
-// returns the best of the others beside the error. by is the server that gave the reply.
-func (c *Client) ask(ctx context.Context, s Servers, q *question) (reply *dns.Msg, by netip.AddrPort, err error) {
-	ctx, cancel := context.WithTimeout(ctx, budget)
+// returns the best of the others beside the error. by is the server that gave the reply. If the first one has
+// been sent the question already, sent is what there is to wait for; else it is nil.
+func (c *Client) ask(ctx context.Context, s Servers, q *question, sent *call) (reply *dns.Msg, by netip.AddrPort, err error) {
+	began := time.Now()
+	if sent != nil {
+		began = sent.began
+	}
+	ctx, cancel := context.WithDeadline(ctx, began.Add(budget))
 	defer cancel()
 	order, probe := c.health.order(s, time.Now())
 	if probe.IsValid() {
@@ -51,8 +56,12 @@ func (c *Client) ask(ctx context.Context, s Servers, q *question) (reply *dns.Ms
 	tries := max(maxTries, len(order))
 	r := &round{c: c, s: s, q: q, servers: order,
 		asked: make([]attempt, 0, tries), results: make(chan attempt, tries)}
-	r.next(ctx)
-	timer := time.NewTimer(firstTry)
+	if sent != nil {
+		r.goOn(ctx, sent)
+	} else {
+		r.next(ctx)
+	}
+	timer := time.NewTimer(time.Until(began.Add(firstTry)))
 	defer timer.Stop()
 	for r.pending > 0 {
 		select {
@@ -95,13 +104,27 @@ func (r *round) next(ctx context.Context) bool {
 	if r.times(a.server) == 1 {
 		packet = r.c.loops.mark(packet) // silent once: it may be waiting for ourselves
 	}
+	r.try(ctx, a, packet, func(ctx context.Context) (*dns.Msg, error) {
+		return r.c.send(ctx, r.s, r.s.network(a.server), a.server, r.q, packet)
+	})
+	return true
+}
+
+// goOn is next for a question that was sent by a Line.
+func (r *round) goOn(ctx context.Context, w *call) {
+	last := slices.DeleteFunc(r.servers, func(s netip.AddrPort) bool { return s == w.server })
+	r.servers = append(last, w.server)
+	r.try(ctx, attempt{server: w.server, began: w.sent}, r.q.wire, w.wait)
+}
+
+// try has packet sent by first, and what it takes to make an answer of what comes back done.
+func (r *round) try(ctx context.Context, a attempt, packet []byte, first func(context.Context) (*dns.Msg, error)) {
 	r.asked = append(r.asked, a)
 	r.pending++
 	go func() {
-		a.reply, a.err = r.c.try(ctx, r.s, a.server, r.q, packet)
+		a.reply, a.err = r.c.try(ctx, r.s, a.server, r.q, packet, first)
 		r.results <- a
 	}()
-	return true
 }
 
 // times is how often a server was asked.
@@ -147,10 +170,11 @@ func (c *Client) probe(ctx context.Context, s Servers, server netip.AddrPort, q 
 	_, _ = c.send(ctx, s, s.network(server), server, q, q.wire) // an answer is noted where it arrives
 }
 
-// try asks one server, with packet at first. A reply beside an error is no answer, but better than
-// nothing.
-func (c *Client) try(ctx context.Context, s Servers, server netip.AddrPort, q *question, packet []byte) (*dns.Msg, error) {
-	reply, err := c.fetch(ctx, s, server, q, packet)
+// try asks one server, with packet at first, which first sends. A reply beside an error is no answer, but
+// better than nothing.
+func (c *Client) try(ctx context.Context, s Servers, server netip.AddrPort, q *question, packet []byte,
+	first func(context.Context) (*dns.Msg, error)) (*dns.Msg, error) {
+	reply, err := c.fetch(ctx, s, server, q, packet, first)
 	if reply == nil {
 		return nil, err
 	}
@@ -164,9 +188,10 @@ func (c *Client) try(ctx context.Context, s Servers, server netip.AddrPort, q *q
 // fetch does what it takes to have a server's whole reply: without EDNS if the server does not know it
 // (RFC 6891, section 7), over TCP if the reply is cut short, or if somebody seems to be guessing at it
 // (RFC 5452, section 9.1). If TCP does not work, the short one comes back beside the error.
-func (c *Client) fetch(ctx context.Context, s Servers, server netip.AddrPort, q *question, packet []byte) (*dns.Msg, error) {
+func (c *Client) fetch(ctx context.Context, s Servers, server netip.AddrPort, q *question, packet []byte,
+	first func(context.Context) (*dns.Msg, error)) (*dns.Msg, error) {
 	network := s.network(server)
-	reply, err := c.send(ctx, s, network, server, q, packet)
+	reply, err := first(ctx)
 	if err == nil && refusesEDNS(reply) {
 		packet = q.bare
 		reply, err = c.send(ctx, s, network, server, q, packet)

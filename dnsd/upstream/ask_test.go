@@ -142,7 +142,11 @@ func TestRefusingPort(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), hang)
 	defer cancel()
 	q := newQuestion(query("www.example.com.", dns.TypeA))
-	if _, err := New(Options{}).try(ctx, to(closed), closed, q, q.wire); !errors.Is(err, syscall.ECONNREFUSED) {
+	c := New(Options{})
+	first := func(ctx context.Context) (*dns.Msg, error) {
+		return c.send(ctx, to(closed), "udp", closed, q, q.wire)
+	}
+	if _, err := c.try(ctx, to(closed), closed, q, q.wire, first); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("error %v", err)
 	}
 }

@@ -144,6 +144,50 @@ func (c *cache) find(key []byte, dial Dialer, now time.Time) (f found) {
 	return f
 }
 
+// start is find for a question that can be asked at once: it finds a flight to lead and to wait for, or
+// nothing where there is more to it. by is told to whoever asks for by of the flight.
+func (c *cache) start(key []byte, by *call, now time.Time) (f found, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.flights[string(key)] != nil || len(c.flights) >= maxFlights {
+		return f, false
+	}
+	if element := c.entries[string(key)]; element != nil {
+		e := element.Value.(*entry)
+		if e.failures > 0 || now.Before(e.expires) {
+			return f, false
+		}
+		if e.wire != nil && now.Before(e.expires.Add(maxStale)) {
+			c.recent.MoveToFront(element)
+			f.wire, f.age, f.past = e.wire, now.Sub(e.stored), true
+		}
+	} else if c.cut(key, now) != nil {
+		return f, false
+	}
+	f.wait = true
+	c.join(&f, key, now)
+	f.flight.call = by
+	return f, true
+}
+
+// sibling says what is known of the question that differs from key, of type AAAA, in asking for A: that its
+// name is denied, or whose call it is being asked by.
+func (c *cache) sibling(key string, now time.Time) (denied bool, asked *call) {
+	var buf [keyBytes]byte
+	k := append(buf[:0], key...)
+	binary.BigEndian.PutUint16(k[1:], dns.TypeA)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f := c.flights[string(k)]; f != nil {
+		return false, f.call
+	}
+	if element := c.entries[string(k)]; element != nil {
+		e := element.Value.(*entry)
+		denied = e.wire != nil && now.Before(e.expires) && e.wire[3]&0xf == dns.RcodeNameError
+	}
+	return denied, nil
+}
+
 // join finds the flight for key, or makes one that the finder leads.
 func (c *cache) join(f *found, key []byte, now time.Time) {
 	if f.flight = c.flights[string(key)]; f.flight != nil {

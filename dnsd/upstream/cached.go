@@ -14,6 +14,8 @@ type Query struct {
 	Qtype uint16
 	// RD, AD and CD are the query's bits, DO that of its EDNS.
 	RD, AD, CD, DO bool
+	// Guess says that the name is one of several a resolver tries in turn, and not likely to exist.
+	Guess bool
 }
 
 // Cached is Exchange for where that takes neither asking nor waiting: it copies the message that answers

@@ -82,6 +82,14 @@ func (h *health) order(s Servers, now time.Time) (order []netip.AddrPort, probe 
 	return append(order, down...), probe
 }
 
+// well says that none of the servers is down, so that the first is the one to ask and nothing else is to do.
+func (h *health) well(s Servers, now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sweep(now)
+	return !slices.ContainsFunc(s.Addrs, func(addr netip.AddrPort) bool { return h.at(s.Scope, addr, now).down() })
+}
+
 // due returns a server of s to probe if none of them answers at present, at most once in probeFirst each:
 // the questions that failed are not asked for some seconds, and the server may be back before.
 func (h *health) due(s Servers, now time.Time) (probe netip.AddrPort) {

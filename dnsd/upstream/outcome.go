@@ -156,6 +156,7 @@ type flight struct {
 	key   string
 	began time.Time
 	done  chan struct{} // closed when outcome is set
+	call  *call         // of the Line that leads it, if one does
 	outcome
 }
 

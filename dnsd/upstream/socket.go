@@ -51,6 +51,11 @@ func (c *Client) send(ctx context.Context, s Servers, network string, server net
 		}
 		return err
 	})
+	return c.note(ctx, s, server, began, mismatched, reply, err)
+}
+
+// note has it remembered how a try ended that began then, with a reply or an error, and returns that.
+func (c *Client) note(ctx context.Context, s Servers, server netip.AddrPort, began time.Time, mismatched int, reply *dns.Msg, err error) (*dns.Msg, error) {
 	c.health.mismatched(server, mismatched)
 	if err == nil && ctx.Err() != nil {
 		// Too late to count. In a circle it is our own failure that comes back, and no sign of life.

@@ -129,7 +129,7 @@ func (c *Client) Exchange(ctx context.Context, s Servers, q *dns.Msg) (*dns.Msg,
 	for again := true; ; again = false {
 		f := c.cache.find(key, s.Dial, time.Now())
 		if f.lead {
-			go c.fly(context.WithoutCancel(ctx), s, newQuestion(q), f.flight)
+			go c.fly(context.WithoutCancel(ctx), s, newQuestion(q), f.flight, nil)
 		}
 		c.count(f)
 		if !f.wait {
@@ -140,20 +140,26 @@ func (c *Client) Exchange(ctx context.Context, s Servers, q *dns.Msg) (*dns.Msg,
 			return f.reply(q)
 		}
 		out, err := f.flight.wait(ctx, f.wire != nil)
-		switch {
-		case err != nil:
-			return nil, err
-		case again && !f.lead && out.err != nil && !sameDialer(out.by, s.Dial) && time.Since(began) < firstTry:
+		if err == nil && again && !f.lead && out.err != nil && !sameDialer(out.by, s.Dial) && time.Since(began) < firstTry {
 			// Whoever led could not even ask, his pod being gone perhaps, or cut off. We may.
 			continue
-		case out.failed && f.wire != nil:
-			c.counts.stale.Add(1)
-			trace(ctx, Stale, netip.AddrPort{})
-			return f.stale(q)
 		}
-		trace(ctx, Asked, out.server)
-		return out.reply(q)
+		return c.conclude(ctx, q, f, out, err)
 	}
+}
+
+// conclude is what who asked q is told when a flight has ended, or the waiting for it.
+func (c *Client) conclude(ctx context.Context, q *dns.Msg, f found, out outcome, err error) (*dns.Msg, error) {
+	switch {
+	case err != nil:
+		return nil, err
+	case out.failed && f.wire != nil:
+		c.counts.stale.Add(1)
+		trace(ctx, Stale, netip.AddrPort{})
+		return f.stale(q)
+	}
+	trace(ctx, Asked, out.server)
+	return out.reply(q)
 }
 
 // Ask is Exchange past the memory: the servers are asked, always, and the answer is not kept. It is for
@@ -163,16 +169,17 @@ func (c *Client) Ask(ctx context.Context, s Servers, q *dns.Msg) (*dns.Msg, erro
 	if err != nil {
 		return nil, err
 	}
-	reply, _, err := c.ask(ctx, s, newQuestion(q))
+	reply, _, err := c.ask(ctx, s, newQuestion(q), nil)
 	if reply == nil {
 		return nil, err
 	}
 	return newOutcome(q.Question[0], reply, err).reply(q)
 }
 
-// fly asks for everybody who waits for f, and has the outcome remembered.
-func (c *Client) fly(ctx context.Context, s Servers, q *question, f *flight) {
-	reply, server, err := c.ask(ctx, s, q)
+// fly asks for everybody who waits for f, and has the outcome remembered. The question may have been sent
+// already.
+func (c *Client) fly(ctx context.Context, s Servers, q *question, f *flight, sent *call) {
+	reply, server, err := c.ask(ctx, s, q, sent)
 	less, ok := c.withoutAAAA(ctx, s, q, reply, err)
 	if ok {
 		reply, err = less, nil
