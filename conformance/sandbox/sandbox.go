@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -302,7 +303,7 @@ func Veth(eth string, a *NS, aAddrs []string, b *NS, bAddrs []string) error {
 	if err != nil {
 		return err
 	}
-	return b.Do(func() error {
+	err = b.Do(func() error {
 		link, err := netlink.LinkByName(peer[len(peer)-12:])
 		if err != nil {
 			return err
@@ -312,6 +313,34 @@ func Veth(eth string, a *NS, aAddrs []string, b *NS, bAddrs []string) error {
 		}
 		return up(eth, bAddrs)
 	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		a.Do(func() error { return settled(aAddrs) }),
+		b.Do(func() error { return settled(bAddrs) }),
+	)
+}
+
+// settled waits until the addresses are this namespace's own. The kernel makes the route of an IPv6 address
+// to itself a while after the link is up; until then what is sent there goes out by the link, and is lost.
+func settled(addrs []string) error {
+	for deadline := time.Now().Add(20 * time.Second); len(addrs) > 0; {
+		ip, _, err := net.ParseCIDR(addrs[0])
+		if err != nil {
+			return err
+		}
+		routes, err := netlink.RouteGet(ip)
+		switch {
+		case err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL:
+			addrs = addrs[1:]
+		case time.Now().After(deadline):
+			return fmt.Errorf("%s is not local after 20 s: %v, %w", addrs[0], routes, err)
+		default:
+			runtime.Gosched()
+		}
+	}
+	return nil
 }
 
 func up(eth string, addrs []string) error {
