@@ -4,9 +4,12 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"net/netip"
 	"testing"
 
 	"github.com/miekg/dns"
+
+	"github.com/nodens-dns/nodens/dnsd/upstream"
 )
 
 // hot are the questions that make up nearly all of what pods ask, and that nothing may be allocated for.
@@ -148,4 +151,62 @@ func BenchmarkServeTCP(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkForward is a question that nobody has asked before, from the client's socket to the nameserver's and
+// back. The nameserver and the client allocate nothing, and have more than half of the time.
+func BenchmarkForward(b *testing.B) {
+	for name, rcode := range map[string]byte{"address": dns.RcodeSuccess, "denial": dns.RcodeNameError} {
+		b.Run(name, func(b *testing.B) {
+			s := newServer(table())
+			conn, err := net.Dial("udp", start(b, s, client(&nameserver{addr: tersely(b, rcode)})))
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }()
+			packed, _ := question("00000000.forward.example.", dns.TypeA).Pack()
+			buf, n := make([]byte, maxQuery), 0
+			b.ReportAllocs()
+			for b.Loop() {
+				n++
+				for i, rest := headerSize+8, n; i > headerSize; i, rest = i-1, rest/10 {
+					packed[i] = '0' + byte(rest%10)
+				}
+				converse(b, conn, packed, buf)
+			}
+			b.StopTimer()
+			if asked := s.upstream.(*upstream.Client).Stats().Misses; asked < uint64(n) {
+				b.Fatalf("asked for %d of %d", asked, n)
+			}
+		})
+	}
+}
+
+// tersely is a nameserver that answers every question with one address, or denies it, the record being all it
+// knows to write.
+func tersely(t testing.TB, rcode byte) netip.AddrPort {
+	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	record := []byte{0xc0, headerSize, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1}
+	if rcode != dns.RcodeSuccess { // a SOA record of the name's parent
+		record = append([]byte{0xc0, headerSize + 9, 0, 6, 0, 1, 0, 0, 0, 60, 0, 24, 0xc0, headerSize + 9, 0xc0, headerSize + 9}, make([]byte, 20)...)
+		record[len(record)-1] = 60
+	}
+	go func() {
+		buf := make([]byte, maxQuery)
+		for {
+			n, from, err := conn.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			b := buf[:n-optSize]
+			b[2], b[3], b[11] = bitQR|b[2], bitRA|rcode, 0
+			b[7+2*min(1, rcode)] = 1
+			_, _ = conn.WriteToUDPAddrPort(append(b, record...), from)
+		}
+	}()
+	return netip.MustParseAddrPort(conn.LocalAddr().String())
 }
