@@ -34,7 +34,7 @@ the pod's search domain behind. To the service of these nodens answers with its 
 spared the rest of its search list), and the outside one it asks of the pod's nameserver and remembers
 for the 5 s that allows, as the hosts plugin and NodeLocal DNSCache do; the other peers have the zone and
 say NXDOMAIN at once. One at a time: by one connected socket that blocks, A of 100 services. getaddrinfo:
-glibc's, or musl's, both families, the pod's three search domains, 100 names. "Both's CPU" is the server's
+glibc's, or musl's, both families, the pod's three search domains; 100 names of the cluster, and of those beyond each once. "Both's CPU" is the server's
 and the client's, for what the kernel answers it answers at the client's expense.
 
 **In the kernel** is the same nodens with kernelAnswers, in a world of its own on the same cores.

@@ -126,13 +126,13 @@ func (set *names) writeQuestions() error {
 	for i := range outsideNames {
 		name, _ := outside(i)
 		forward = append(forward, name+" A")
+		far = append(far, name)
 	}
-	// An application looks the same few names up again and again; dnsperf asks for every one there is.
+	// An application looks the same few names of the cluster up again and again; dnsperf asks for every one
+	// there is. Those beyond come once in a run: what was learnt of the last is no help with the next.
 	for i := range 100 {
 		near = append(near, set.services[i].fqdn())
 		short = append(short, set.services[i].name+"."+set.services[i].namespace)
-		name, _ := outside(i)
-		far = append(far, name)
 	}
 	for file, questions := range map[string][]string{
 		workloadLocal: local, workloadMix: mix, workloadForward: forward, workloadNear: near, workloadShort: short, workloadFar: far,
