@@ -6,7 +6,11 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
 	"github.com/nodens-dns/nodens/conformance/sandbox"
+	"github.com/nodens-dns/nodens/ebpf"
 )
 
 // A pod goes while its queries leave: each either gets a connection or hears that there is none any
@@ -45,5 +49,50 @@ func TestClosedWhileDialling(t *testing.T) {
 		}
 		dialling.Wait()
 		_ = outside.Close()
+	}
+}
+
+// Sockets that were lent are in the pod's namespace and marked. When the pod goes, who has them is told, and
+// nothing of them is left once he has closed them.
+func TestLentSockets(t *testing.T) {
+	sandbox.Root(t)
+	ns := sandbox.Netns(t)
+	inside, err := netns.GetFromPath(ns.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	outside, own, err := home()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = outside.Close() }()
+	d := newDialer(namespace{pod: inside, home: outside})
+	var fds [3]int
+	if n, err := d.OpenUDP(unix.AF_INET, fds[:]); n != len(fds) || err != nil {
+		t.Fatalf("%d sockets, %v", n, err)
+	}
+	for _, fd := range fds {
+		mark, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK)
+		cookie, err2 := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		if err != nil || err2 != nil || mark != int(ebpf.Mark) || cookie == own {
+			t.Errorf("mark %x (%v), in the node's namespace: %v (%v)", mark, err, cookie == own, err2)
+		}
+	}
+	if _, cookie, err := home(); err != nil || cookie != own {
+		t.Errorf("did not come back: %v", err)
+	}
+	d.close()
+	for _, fd := range fds {
+		poll := []unix.PollFd{{Fd: int32(fd)}}
+		if n, err := unix.Poll(poll, 0); n != 1 || err != nil || poll[0].Revents&unix.POLLHUP == 0 {
+			t.Errorf("not told: %v, %v", poll, err)
+		}
+		d.CloseUDP(fd)
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); !errors.Is(err, unix.EBADF) {
+			t.Errorf("still open: %v", err)
+		}
+	}
+	if n, err := d.OpenUDP(unix.AF_INET, fds[:]); n != 0 || !errors.Is(err, net.ErrClosed) {
+		t.Errorf("made %d sockets for a pod that is gone: %v", n, err)
 	}
 }

@@ -3,9 +3,10 @@
 //
 // Every socket belongs to one Client, so who asks is known without looking at the packet. A few goroutines
 // wait for the UDP sockets of all clients, and one reads each TCP connection. They answer on the spot what
-// the table knows or upstream remembers, for plain questions without allocating anything; a question that
-// goes upstream gets a goroutine of its own, of which a pod can have only so many. What is not a plain
-// question of class IN (an update, a transfer, a signed query, no DNS at all) is handed on untouched.
+// the table knows or upstream remembers, for plain questions without allocating anything. They send plain
+// questions upstream, too, and hear the plain answers (see forward and upstream.Line); what takes more than that
+// gets a goroutine of its own. A pod can have only so many of either. What is not a plain question of class IN
+// (an update, a transfer, a signed query, no DNS at all) is handed on untouched.
 package serve
 
 import (

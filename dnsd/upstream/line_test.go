@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -297,5 +298,73 @@ func TestLineLeaves(t *testing.T) {
 	m, plain, err := w.end(t, q)
 	if expectA(t, must(t, m, err), "192.0.2.1"); plain {
 		t.Error("the line answered who had left")
+	}
+}
+
+// fleeting are sockets that are shut down when the test says so.
+type fleeting struct {
+	dialed
+	mu   sync.Mutex
+	open map[int]bool
+}
+
+func (f *fleeting) OpenUDP(family int, fds []int) (int, error) {
+	n, err := f.dialed.OpenUDP(family, fds)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, fd := range fds[:n] {
+		f.open[fd] = true
+	}
+	return n, err
+}
+
+func (f *fleeting) CloseUDP(fd int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.open, fd)
+	f.dialed.CloseUDP(fd)
+}
+
+// A pod that goes takes the sockets of a Line with it, those that wait and those that idle, which is no
+// server's fault.
+func TestLineLosesItsSockets(t *testing.T) {
+	f := &fleeting{dialed: dialed{&net.Dialer{}}, open: map[int]bool{}}
+	c := New(Options{})
+	l := newLineLoop(t, c)
+	s := serve(t, func(_ string, q *dns.Msg) *dns.Msg {
+		if q.Question[0].Name == "www.example.com." {
+			return compressed(reply(q, a1))
+		}
+		return nil
+	})
+	servers := to(s.addr)
+	servers.Dial = f
+	idle, slow := query("www.example.com.", dns.TypeA), query("slow.example.com.", dns.TypeA)
+	lost := l.ask(servers, plainQuestion(slow))
+	m, _, err := l.ask(servers, plainQuestion(idle)).end(t, idle)
+	expectA(t, must(t, m, err), "192.0.2.1")
+	f.mu.Lock()
+	if len(f.open) != 2 {
+		t.Errorf("%d sockets", len(f.open))
+	}
+	for fd := range f.open {
+		_ = unix.Shutdown(fd, unix.SHUT_RDWR)
+	}
+	f.mu.Unlock()
+	_, _, err = lost.end(t, slow)
+	if !errors.Is(err, errUnsent) || c.health.servers[place{"", s.addr}].silent != 0 {
+		t.Errorf("blamed the server: %v", err)
+	}
+	for end := time.Now().Add(hang); ; {
+		f.mu.Lock()
+		n := len(f.open)
+		f.mu.Unlock()
+		if n == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d sockets are still open", n)
+		}
+		time.Sleep(time.Millisecond)
 	}
 }

@@ -14,7 +14,7 @@ import (
 // A message that is the least bit different is not plain, and judge's business. What is plain, judge takes
 // for an answer and newOutcome has the same to say about; a fuzz test holds the two against each other.
 type plain struct {
-	// size is how much of the message answers the question: what follows is dropped.
+	// size is how much of the message answers the question: what follows is only counted, and dropped.
 	size int
 	// authority is where the SOA record's TTL stands, 0 if this is no denial; to is what it is lowered to.
 	authority int

@@ -6,6 +6,9 @@
 // answers, and is served past its time when no server answers (RFC 8767). Names in a Zone are asked of the
 // zone's own servers, whoever asks.
 //
+// There are two roads: a Line, for plain questions on behalf of a loop that waits for sockets, as far as the
+// first try gets; and Client.Exchange, with goroutines, for everything. What a Line cannot finish goes on there.
+//
 // The package knows nothing of pods: which network namespace a query leaves from, and which mark its
 // socket carries, is the Dialer's business.
 package upstream
