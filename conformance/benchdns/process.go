@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -18,14 +19,19 @@ type thread chan func()
 
 func stay(ns *sandbox.NS) thread {
 	t := make(thread)
+	entered := make(chan struct{})
+	enter := sync.OnceFunc(func() { close(entered) })
 	go func() {
+		defer enter()
 		_ = ns.Do(func() error {
+			enter()
 			for f := range t {
 				f()
 			}
 			return nil
 		})
 	}()
+	<-entered // after that ns may be closed
 	return t
 }
 

@@ -54,6 +54,8 @@ type Server struct {
 	made  os.FileInfo  // the socket file as we made it
 	http  http.Server  // dumps, on the unix socket
 	local http.Server  // health and metrics, on the port
+
+	removed []net.Listener // still served, though their file is gone
 }
 
 // Listen opens the socket and the port; Serve must follow. A socket that is there is replaced: there is one
@@ -110,17 +112,20 @@ func (s *Server) HealthFile() (*os.File, error) {
 // way gets a second to end.
 func (s *Server) Serve(ctx context.Context) error {
 	errs := make(chan error, 2)
+	var accepting sync.WaitGroup
 	serve := func(server *http.Server, l net.Listener) {
-		err := server.Serve(l)
-		select {
-		case errs <- err:
-		default: // one is enough
-		}
+		accepting.Go(func() {
+			err := server.Serve(l)
+			select {
+			case errs <- err:
+			default: // one is enough
+			}
+		})
 	}
 	s.http.BaseContext = func(net.Listener) context.Context { return ctx } // so that whoever watches queries goes, too
-	go serve(&s.http, s.unix)
+	serve(&s.http, s.unix)
 	if s.tcp != nil {
-		go serve(&s.local, s.tcp)
+		serve(&s.local, s.tcp)
 	}
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
@@ -134,11 +139,12 @@ func (s *Server) Serve(ctx context.Context) error {
 			s.remake(func(l net.Listener) { serve(&s.http, l) })
 		}
 	}
+	s.close()
+	accepting.Wait() // a connection that has just been accepted is known to Shutdown only after that
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = s.http.Shutdown(grace)
 	_ = s.local.Shutdown(grace)
-	s.close()
 	return err
 }
 
@@ -151,8 +157,9 @@ func (s *Server) remake(serve func(net.Listener)) {
 		return
 	}
 	if l, made, err := listenUnix(s.path); err == nil {
-		s.unix, s.made = l, made // the one before goes with Shutdown
-		go serve(l)
+		s.removed = append(s.removed, s.unix) // whose connections go on
+		s.unix, s.made = l, made
+		serve(l)
 	}
 }
 
@@ -163,7 +170,9 @@ func (s *Server) close() {
 	if now, err := os.Stat(s.path); err == nil && os.SameFile(now, s.made) {
 		_ = os.Remove(s.path)
 	}
-	_ = s.unix.Close()
+	for _, l := range append(s.removed, s.unix) {
+		_ = l.Close()
+	}
 	if s.tcp != nil {
 		_ = s.tcp.Close()
 	}

@@ -132,12 +132,12 @@ func (c *Client) Exchange(ctx context.Context, s Servers, q *dns.Msg) (*dns.Msg,
 	for again := true; ; again = false {
 		f := c.cache.find(key, s.Dial, time.Now())
 		if f.lead {
-			go c.fly(context.WithoutCancel(ctx), s, newQuestion(q), f.flight, nil)
+			go c.fly(context.Background(), s, newQuestion(q), f.flight, nil) // for all who wait, not for ctx alone
 		}
 		c.count(f)
 		if !f.wait {
 			if f.failing {
-				c.lookOut(context.WithoutCancel(ctx), s, q)
+				c.lookOut(context.Background(), s, q)
 			}
 			trace(ctx, f.from(), netip.AddrPort{})
 			return f.reply(q)
