@@ -122,6 +122,16 @@ func (s *Server) Serve(ctx context.Context) error {
 			}
 		})
 	}
+	var open sync.WaitGroup
+	count := func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew: // before the accepting goes on
+			open.Add(1)
+		case http.StateClosed, http.StateHijacked:
+			open.Done()
+		}
+	}
+	s.http.ConnState, s.local.ConnState = count, count
 	s.http.BaseContext = func(net.Listener) context.Context { return ctx } // so that whoever watches queries goes, too
 	serve(&s.http, s.unix)
 	if s.tcp != nil {
@@ -140,12 +150,27 @@ func (s *Server) Serve(ctx context.Context) error {
 		}
 	}
 	s.close()
-	accepting.Wait() // a connection that has just been accepted is known to Shutdown only after that
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	_ = s.http.Shutdown(grace)
-	_ = s.local.Shutdown(grace)
+	accepting.Wait()
+	s.drain(&open)
 	return err
+}
+
+// drain waits, for a second, until whoever is connected has his answer. Shutdown would not do: it hangs up on
+// who has just sent a request.
+func (s *Server) drain(open *sync.WaitGroup) {
+	s.http.SetKeepAlivesEnabled(false)
+	s.local.SetKeepAlivesEnabled(false)
+	idle := make(chan struct{})
+	go func() {
+		open.Wait()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+	case <-time.After(time.Second):
+	}
+	_ = s.http.Close()
+	_ = s.local.Close()
 }
 
 // remake makes the socket anew, and has it served, if somebody has removed it. That this fails is no reason to
