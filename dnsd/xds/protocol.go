@@ -193,10 +193,11 @@ func detail(refusal error) *statuspb.Status {
 	return &statuspb.Status{Code: int32(codes.InvalidArgument), Message: refusal.Error()}
 }
 
-// cause finds why a send failed: gRPC says only EOF there and keeps the reason for receive.
-func cause(p protocol, sendErr error) error {
+// cause finds why a send failed: gRPC says only EOF there, and keeps the reason for who receives. receive
+// returns what comes of one more reception.
+func cause(receive func() error, sendErr error) error {
 	for {
-		if _, err := p.receive(); err != nil {
+		if err := receive(); err != nil {
 			return errors.Join(err, fmt.Errorf("while sending: %w", sendErr))
 		}
 	}

@@ -57,7 +57,10 @@ func (x *session) run(ctx context.Context) error {
 		return fmt.Errorf("connect: %w", err)
 	}
 	if err = x.begin(); err != nil {
-		err = cause(x.speaks, err)
+		err = cause(func() error {
+			_, err := x.speaks.receive()
+			return err
+		}, err)
 	} else {
 		err = x.follow(ctx)
 	}
@@ -102,7 +105,14 @@ func (x *session) follow(ctx context.Context) error {
 			}
 			x.begins()
 			if err := x.take(m.update); err != nil {
-				return cause(x.speaks, err)
+				return cause(func() error { // the stream has one receiver
+					select {
+					case m := <-incoming:
+						return m.err
+					case <-ctx.Done():
+						return ctx.Err()
+					}
+				}, err)
 			}
 		case <-settle:
 			x.settle(ctx)
