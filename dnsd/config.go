@@ -128,6 +128,15 @@ func (c *Config) check() error {
 	if c.drain, err = time.ParseDuration(c.DrainTime); err != nil || c.drain < 0 {
 		errs = append(errs, fmt.Errorf("drainTime: %q is no duration such as 30s or 10m", c.DrainTime))
 	}
+	errs = append(errs, c.checkVIPs()...)
+	if c.Light && !c.KernelAnswers {
+		errs = append(errs, errors.New("light: without kernelAnswers nobody would answer; set that, too"))
+	}
+	return errors.Join(append(errs, c.checkSources()...)...)
+}
+
+// checkVIPs chooses ranges that nobody else gives addresses from, where none are set.
+func (c *Config) checkVIPs() (errs []error) {
 	if !c.VIPs.V4.IsValid() {
 		c.VIPs.V4 = netip.MustParsePrefix("240.240.0.0/16")
 		if c.XDS != nil || c.Kube != nil {
@@ -147,9 +156,11 @@ func (c *Config) check() error {
 	if !c.VIPs.V6.Addr().Is6() {
 		errs = append(errs, fmt.Errorf("vips.v6: %s is not an IPv6 range", c.VIPs.V6))
 	}
-	if c.Light && !c.KernelAnswers {
-		errs = append(errs, errors.New("light: without kernelAnswers nobody would answer; set that, too"))
-	}
+	return errs
+}
+
+// checkSources checks what is said of each source that is on.
+func (c *Config) checkSources() (errs []error) {
 	if c.File != nil && c.File.Dir == "" {
 		errs = append(errs, errors.New("file.dir is empty: name the folder that holds the manifests"))
 	}
@@ -165,7 +176,7 @@ func (c *Config) check() error {
 	if c.XDS != nil {
 		errs = append(errs, c.XDS.check()...)
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 var domainName = regexp.MustCompile(`^[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*$`)

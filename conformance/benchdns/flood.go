@@ -34,20 +34,7 @@ func floods(ctx context.Context, bin world.Binaries) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
-	set, err := makeNames(w.Dir, 100)
-	if err != nil {
-		return err
-	}
-	text, err := os.ReadFile(set.path("manifest.yaml"))
-	if err == nil {
-		err = os.WriteFile(filepath.Join(w.ManifestDir(), "services.yaml"), text, 0o644)
-	}
-	if err == nil {
-		err = w.Configure(map[string]any{"xds": nil})
-	}
-	if err == nil {
-		err = w.StartDnsd(true)
-	}
+	set, err := serveNames(w, 100)
 	if err != nil {
 		return err
 	}
@@ -94,6 +81,25 @@ func floods(ctx context.Context, bin world.Binaries) (err error) {
 	out, err := w.Dnsd("pods")
 	fmt.Println(out)
 	return err
+}
+
+// serveNames starts dnsd with n names.
+func serveNames(w *world.World, n int) (*names, error) {
+	set, err := makeNames(w.Dir, n)
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(set.path("manifest.yaml"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(w.ManifestDir(), "services.yaml"), text, 0o644)
+	}
+	if err == nil {
+		err = w.Configure(map[string]any{"xds": nil})
+	}
+	if err == nil {
+		err = w.StartDnsd(true)
+	}
+	return set, err
 }
 
 // floodOnce has modest ask while greedy floods server, or is quiet if that is empty.
