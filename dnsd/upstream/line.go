@@ -265,8 +265,8 @@ func (w *call) exchange(ctx context.Context, _ Servers, q *dns.Msg) (*dns.Msg, e
 func (l *Line) release(w *call, out *outcome) {
 	l.mu.Lock()
 	t := w.twin
-	if w.twin = nil; t == nil || t.over {
-		l.mu.Unlock()
+	if w.twin = nil; t == nil || t.list != &l.held {
+		l.mu.Unlock() // there is none that waits: it ran out of patience, or was left, and has its own end
 		return
 	}
 	l.held.remove(t)

@@ -40,11 +40,16 @@ func newLineLoop(t testing.TB, c *Client) *lineLoop {
 	l := &lineLoop{Line: c.NewLine(epoll, 1), epoll: epoll, wake: wake, do: make(chan func(), 1000), ended: make(chan struct{})}
 	go l.run()
 	t.Cleanup(func() {
-		l.post(nil)
-		<-l.ended
+		l.stop()
 		_, _ = unix.Close(epoll), unix.Close(wake)
 	})
 	return l
+}
+
+// stop closes the Line.
+func (l *lineLoop) stop() {
+	l.post(nil)
+	<-l.ended
 }
 
 func (l *lineLoop) post(f func()) {
@@ -104,12 +109,17 @@ func (w *waiting) Later(ask func(context.Context, Servers, *dns.Msg) (*dns.Msg, 
 
 // ask has the Line ask; nil means that it does not.
 func (l *lineLoop) ask(s Servers, q Query) *waiting {
-	w, asked := newWaiting(), make(chan bool)
-	l.post(func() { asked <- l.Ask(s, q, w) })
-	if !<-asked {
+	w := newWaiting()
+	if !l.askFor(s, q, w) {
 		return nil
 	}
 	return w
+}
+
+func (l *lineLoop) askFor(s Servers, q Query, w Waiter) bool {
+	asked := make(chan bool)
+	l.post(func() { asked <- l.Ask(s, q, w) })
+	return <-asked
 }
 
 // end is what becomes of a question, and whether the Line answered it by itself.
@@ -308,6 +318,8 @@ type fleeting struct {
 	open map[int]bool
 }
 
+func newFleeting() *fleeting { return &fleeting{dialed: dialed{&net.Dialer{}}, open: map[int]bool{}} }
+
 func (f *fleeting) OpenUDP(family int, fds []int) (int, error) {
 	n, err := f.dialed.OpenUDP(family, fds)
 	f.mu.Lock()
@@ -328,7 +340,7 @@ func (f *fleeting) CloseUDP(fd int) {
 // A pod that goes takes the sockets of a Line with it, those that wait and those that idle, which is no
 // server's fault.
 func TestLineLosesItsSockets(t *testing.T) {
-	f := &fleeting{dialed: dialed{&net.Dialer{}}, open: map[int]bool{}}
+	f := newFleeting()
 	c := New(Options{})
 	l := newLineLoop(t, c)
 	s := serve(t, func(_ string, q *dns.Msg) *dns.Msg {
