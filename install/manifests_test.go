@@ -1,21 +1,13 @@
 package main
 
 import (
-	"bytes"
-	"crypto/sha256"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
-	"text/template"
-
-	"sigs.k8s.io/yaml"
 )
 
 const base = "kustomize/base/nodens.yaml"
@@ -30,15 +22,11 @@ func TestManifests(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	have, err := os.ReadFile(base)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if string(have) != want {
+	if read(t, base) != want {
 		t.Errorf("%s is not what the chart says: UPDATE=1 go test ./install -run TestManifests", base)
 	}
-	if objects(t, want) != 5 {
-		t.Errorf("%d objects; want account, role, binding, configuration, daemon set", objects(t, want))
+	if n := len(byName(t, want)); n != 5 {
+		t.Errorf("%d objects; want account, role, binding, configuration, daemon set", n)
 	}
 }
 
@@ -48,7 +36,7 @@ func TestValues(t *testing.T) {
 		"platform": "openshift", "port": 9999, "scrape": true,
 		"config": map[string]any{"xds": map[string]any{"address": "istiod.istio-system.svc:15012"}},
 	})
-	if n := objects(t, text); n != 6 {
+	if n := len(byName(t, text)); n != 6 {
 		t.Errorf("%d objects; want one more than elsewhere on OpenShift", n)
 	}
 	for _, want := range []string{
@@ -61,166 +49,79 @@ func TestValues(t *testing.T) {
 	}
 }
 
-// TestPlatforms: a distribution's kustomization makes of the base what the chart makes for that platform.
+// TestPlatforms: a kustomization makes of the base what the chart makes with the same values.
 func TestPlatforms(t *testing.T) {
+	all := map[string]map[string]any{"istio": {"config": istioConfig(t)}}
 	for _, platform := range []string{"gke", "k3s", "microk8s", "openshift"} {
-		t.Run(platform, func(t *testing.T) {
-			data, err := os.ReadFile(filepath.Join("kustomize", platform, "kustomization.yaml"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			var k struct {
-				Resources []string `json:"resources"`
-				Patches   []struct {
-					Patch string `json:"patch"`
-				} `json:"patches"`
-			}
-			if err := yaml.Unmarshal(data, &k); err != nil {
-				t.Fatal(err)
-			}
-			text := render(t, nil)
-			for _, r := range k.Resources[1:] { // the first is the base
-				more, err := os.ReadFile(filepath.Join("kustomize", platform, r))
-				if err != nil {
-					t.Fatal(err)
-				}
-				text += "---\n" + string(more)
-			}
-			have := byName(t, text)
-			patch(t, have["DaemonSet nodens"], k.Patches[0].Patch)
-			want := byName(t, render(t, map[string]any{"platform": platform}))
+		all[platform] = map[string]any{"platform": platform}
+	}
+	for name, values := range all {
+		t.Run(name, func(t *testing.T) {
+			have, want := kustomized(t, filepath.Join("kustomize", name)), byName(t, render(t, values))
 			if !reflect.DeepEqual(have, want) {
 				t.Errorf("the kustomization makes\n%v\nthe chart\n%v", have, want)
 			}
 		})
 	}
+	found, err := filepath.Glob("kustomize/*/kustomization.yaml")
+	if err != nil || len(found) != len(all)+1 { // the base is one, too
+		t.Errorf("%v, %v: some are not compared", found, err)
+	}
 }
 
-// byName reads objects; all that the chart and its kustomizations have differ in kind and name.
-func byName(t *testing.T, text string) map[string]map[string]any {
-	t.Helper()
-	all := map[string]map[string]any{}
-	for _, doc := range strings.Split(text, "---\n")[1:] {
-		var o map[string]any
-		if err := yaml.Unmarshal([]byte(doc), &o); err != nil {
-			t.Fatal(err)
+// TestUninstallPatch: the patch fits what the chart makes with any values, and leaves of it what takes nodens off
+// in order: the lists, the programs, and as long as it takes the stub.
+func TestUninstallPatch(t *testing.T) {
+	for _, values := range []map[string]any{nil, {"platform": "openshift", "config": istioConfig(t)}, {"config": map[string]any{}}} {
+		type container struct {
+			Name           string
+			Command        []string
+			RestartPolicy  string
+			ReadinessProbe any
+			LivenessProbe  any
+			StartupProbe   any
 		}
-		all[fmt.Sprint(o["kind"], " ", o["metadata"].(map[string]any)["name"])] = o
-	}
-	return all
-}
-
-// patch does to an object what a JSON patch says (RFC 6902), with the operations that are used.
-func patch(t *testing.T, object map[string]any, text string) {
-	t.Helper()
-	var ops []struct {
-		Op, Path string
-		Value    any
-	}
-	if err := yaml.Unmarshal([]byte(text), &ops); err != nil || len(ops) == 0 {
-		t.Fatalf("%d operations, %v", len(ops), err)
-	}
-	for _, op := range ops {
-		var at any = object
-		path := strings.Split(op.Path, "/")[1:]
-		last := path[len(path)-1]
-		for _, step := range path[:len(path)-1] {
-			if i, err := strconv.Atoi(step); err == nil {
-				at = at.([]any)[i]
-			} else {
-				at = at.(map[string]any)[step]
+		var set struct {
+			Spec struct {
+				Template struct {
+					Spec struct{ InitContainers, Containers []container }
+				}
 			}
 		}
-		in := at.(map[string]any)
-		switch _, there := in[last]; {
-		case op.Op == "test" && reflect.DeepEqual(in[last], op.Value):
-		case op.Op == "replace" && there, op.Op == "add":
-			in[last] = op.Value
-		default:
-			t.Fatalf("%+v cannot be done to %v", op, in)
-		}
-	}
-}
-
-// render does as helm does, with as many of its functions as the chart uses.
-func render(t *testing.T, values map[string]any) string {
-	t.Helper()
-	data, err := os.ReadFile("helm/nodens/values.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := map[string]any{}
-	if err := yaml.Unmarshal(data, &all); err != nil {
-		t.Fatal(err)
-	}
-	for k, v := range values {
-		if _, ok := all[k]; !ok {
-			t.Fatalf("values.yaml has no %s", k)
-		}
-		all[k] = v
-	}
-	charts := template.New("")
-	charts.Funcs(template.FuncMap{
-		"include": func(name string, with any) (string, error) {
-			var out strings.Builder
-			err := charts.ExecuteTemplate(&out, name, with)
-			return out.String(), err
-		},
-		"toYaml": func(v any) (string, error) {
-			data, err := yaml.Marshal(v)
-			return strings.TrimSuffix(string(data), "\n"), err
-		},
-		"toJson": func(v any) (string, error) {
-			data, err := json.Marshal(v)
-			return string(data), err
-		},
-		"nindent": func(n int, s string) string {
-			indent := "\n" + strings.Repeat(" ", n)
-			return indent + strings.ReplaceAll(s, "\n", indent)
-		},
-		"list":      func(v ...any) []any { return v },
-		"quote":     func(v any) string { return fmt.Sprintf("%q", fmt.Sprint(v)) },
-		"sha256sum": func(s string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(s))) },
-		"fail":      func(why string) (string, error) { return "", errors.New(why) },
-	})
-	files, err := filepath.Glob("helm/nodens/templates/*")
-	if err != nil || len(files) < 4 {
-		t.Fatalf("templates %v, %v", files, err)
-	}
-	template.Must(charts.ParseFiles(files...))
-	var out bytes.Buffer
-	slices.Sort(files)
-	for _, f := range files {
-		if filepath.Ext(f) != ".yaml" {
-			continue
-		}
-		out.WriteString("---\n")
-		data := map[string]any{"Values": all, "Release": map[string]any{"Namespace": "kube-system"}}
-		if err := charts.ExecuteTemplate(&out, filepath.Base(f), data); err != nil {
+		daemons := byName(t, render(t, values))["DaemonSet nodens"]
+		text, err := json.Marshal(patched(t, daemons, read(t, "uninstall.yaml")))
+		if err != nil {
 			t.Fatal(err)
 		}
+		into(t, string(text), &set)
+		spec := set.Spec.Template.Spec
+		want := []container{
+			{Name: "nodens-install", Command: []string{"nodens-install", "uninstall", "--leave-stub"}},
+			{Name: "detach", Command: []string{"dnsd", "detach", "--config=/etc/nodens/dnsd.yaml"}},
+			{Name: "stub", Command: []string{"nodens-install", "uninstall", "--stay"}},
+		}
+		if have := slices.Concat(spec.InitContainers, spec.Containers); !reflect.DeepEqual(have, want) || len(spec.Containers) != 1 {
+			t.Errorf("what is left is\n%+v\nwant\n%+v", have, want)
+		}
 	}
-	return out.String()
 }
 
-// objects counts them, each of which must have a kind and a name.
-func objects(t *testing.T, text string) int {
+// istioConfig is the configuration that values.yaml shows for istiod.
+func istioConfig(t *testing.T) map[string]any {
 	t.Helper()
-	n := 0
-	for _, doc := range strings.Split(text, "---\n")[1:] {
-		var o struct {
-			Kind     string `json:"kind"`
-			Metadata struct {
-				Name string `json:"name"`
-			} `json:"metadata"`
+	_, example, _ := strings.Cut(read(t, "helm/nodens/values.yaml"), "\n#   config:\n")
+	var lines []string
+	for line := range strings.SplitSeq(example, "\n") {
+		line, more := strings.CutPrefix(line, "#     ")
+		if !more {
+			break
 		}
-		if err := yaml.Unmarshal([]byte(doc), &o); err != nil {
-			t.Fatalf("%v in\n%s", err, doc)
-		}
-		if o.Kind == "" || o.Metadata.Name == "" {
-			t.Errorf("an object without a kind or a name:\n%s", doc)
-		}
-		n++
+		lines = append(lines, line)
 	}
-	return n
+	config := map[string]any{}
+	into(t, strings.Join(lines, "\n"), &config)
+	if config["xds"] == nil {
+		t.Fatalf("values.yaml's example for istiod is not found: %v", config)
+	}
+	return config
 }
