@@ -19,6 +19,7 @@ const module = "github.com/nodens-dns/nodens/"
 var mayImport = map[string][]string{
 	"cni":          {"cni/attach", "ebpf"},
 	"dnsd/pods":    {"dnsd/serve", "dnsd/names", "dnsd/upstream", "ebpf", "cni/attach"},
+	"dnsd/config":  {"dnsd/upstream"},
 	"dnsd/lb":      {"dnsd/mesh", "ebpf"},
 	"dnsd/resolve": {"dnsd/mesh", "dnsd/upstream"},
 	"dnsd/serve":   {"dnsd/names", "dnsd/upstream"},

@@ -71,7 +71,7 @@ func inCluster(t *testing.T, command string) {
 // yamlFields are the top-level settings of dnsd, read from their declaration.
 func yamlFields(t *testing.T) []string {
 	t.Helper()
-	source := read(t, "../dnsd/config.go")
+	source := read(t, "../dnsd/config/config.go")
 	_, source, _ = strings.Cut(source, "type Config struct")
 	source, _, _ = strings.Cut(source, "\n}")
 	var fields []string
@@ -79,7 +79,7 @@ func yamlFields(t *testing.T) []string {
 		fields = append(fields, m[1])
 	}
 	if len(fields) < 5 {
-		t.Fatalf("only %v found in dnsd/config.go: the test reads it wrongly", fields)
+		t.Fatalf("only %v found in dnsd/config/config.go: the test reads it wrongly", fields)
 	}
 	return fields
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/nodens-dns/nodens/dnsd/config"
 	"github.com/nodens-dns/nodens/ebpf"
 )
 
@@ -14,7 +15,7 @@ func detachCommand() *cobra.Command {
 		Short: "Take the programs and maps off this node; no dnsd may be running",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			c, err := readConfig(path)
+			c, err := config.Read(path)
 			if err != nil {
 				return err
 			}
@@ -27,7 +28,7 @@ func detachCommand() *cobra.Command {
 
 // detach removes what is pinned, in the order in which nothing is left half at work. A dnsd that runs
 // would go on with maps that no program reads, so its folders must be free.
-func detach(c *Config) error {
+func detach(c *config.Config) error {
 	held, err := alone(existing(c.StateDir, c.RunDir)...)
 	if err != nil {
 		return err

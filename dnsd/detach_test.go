@@ -6,12 +6,13 @@ import (
 	"testing"
 
 	"github.com/nodens-dns/nodens/conformance/sandbox"
+	"github.com/nodens-dns/nodens/dnsd/config"
 	"github.com/nodens-dns/nodens/ebpf"
 )
 
 func TestDetach(t *testing.T) {
 	sandbox.Root(t)
-	c := &Config{StateDir: t.TempDir(), RunDir: t.TempDir(), Cgroup: sandbox.Cgroup(t), BPFPath: sandbox.Pins(t)}
+	c := &config.Config{StateDir: t.TempDir(), RunDir: t.TempDir(), Cgroup: sandbox.Cgroup(t), BPFPath: sandbox.Pins(t)}
 	d, err := ebpf.Ensure(ebpf.Options{CgroupPath: c.Cgroup, PinPath: c.BPFPath})
 	if err != nil {
 		t.Fatal(err)

@@ -9,11 +9,6 @@ import (
 	"github.com/nodens-dns/nodens/ebpf"
 )
 
-// defaultDrain is how long TCP connections outlive their endpoint's leaving: what Envoy gives them by
-// default. It is longer than most pods are given to shut down in good order, and than most names with
-// more addresses than one answer holds keep one of them to themselves.
-const defaultDrain = 10 * time.Minute
-
 // settle is how long after a change a socket may still turn up on what was there before it: a connect()
 // that was under way had found the old set.
 const settle = time.Second
@@ -29,7 +24,7 @@ type drainer struct {
 
 // endSockets is a drainer's life in this daemon.
 func (d *daemon) endSockets(ctx context.Context) error {
-	t, err := d.datapath.Terminator(d.config.drain)
+	t, err := d.datapath.Terminator(d.config.Drain)
 	if err != nil {
 		d.log.Warn("connections to endpoints that leave are not ended", "error", err)
 		return nil

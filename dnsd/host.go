@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodens-dns/nodens/cni/attach"
+	"github.com/nodens-dns/nodens/dnsd/config"
 	"github.com/nodens-dns/nodens/dnsd/upstream"
 	"github.com/nodens-dns/nodens/ebpf"
 )
@@ -48,10 +49,12 @@ func (m machine) attachment() (attach.Attachment, error) {
 		away = outside(servers)
 	}
 	a := attach.Attachment{DNS: attach.DNS{Nameservers: away, Searches: search}}
-	// Without a server to go by, the way is the one to everywhere (RFC 5737, RFC 3849: nobody's).
-	everywhere := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
+	// Without a server to go by, the way is the one to everywhere.
 	return a, locate(&a, slices.Concat(away, everywhere))
 }
+
+// everywhere is nobody (RFC 5737, RFC 3849): the way there is the default one.
+var everywhere = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 
 // outside leaves out what is on this machine.
 func outside(servers []netip.AddrPort) (away []netip.Addr) {
@@ -113,6 +116,23 @@ func addressTowards(to netip.Addr) netip.Addr {
 	return c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
 }
 
+// ownAddress finds this node's address for routes: the configured one, else the one that packets to the world
+// leave with. It is asked anew each time: a node may be started before it has a route, and be given another
+// address later.
+func ownAddress(configured netip.Addr) func() (netip.Addr, error) {
+	return func() (netip.Addr, error) {
+		if configured.IsValid() {
+			return configured, nil
+		}
+		for _, far := range everywhere {
+			if own := addressTowards(far); own.IsValid() {
+				return own, nil
+			}
+		}
+		return netip.Addr{}, errors.New("the node has no default route: name its address in routes.address")
+	}
+}
+
 // marked opens dnsd's own sockets, whose queries are never turned to dnsd.
 var marked = &net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 	var err error
@@ -134,7 +154,7 @@ func lookUpMarked() {
 }
 
 // host is what pods asks about the machine itself, nil if it is to be left alone.
-func (c *Config) host() func() (attach.Attachment, error) {
+func host(c *config.Config) func() (attach.Attachment, error) {
 	if !c.CaptureHost {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/nodens-dns/nodens/dnsd/config"
 	"github.com/nodens-dns/nodens/dnsd/handover"
 	"github.com/nodens-dns/nodens/dnsd/pods"
 )
@@ -58,7 +59,7 @@ func (l *lease) release() {
 
 // acquire gets the right to work in the configuration's folders: at once if nobody does, else from the dnsd
 // that does, and if that does not hand over, when it has ended.
-func acquire(ctx context.Context, c *Config, log *slog.Logger) (*lease, error) {
+func acquire(ctx context.Context, c *config.Config, log *slog.Logger) (*lease, error) {
 	l, err := first(c)
 	if !errors.Is(err, errTaken) {
 		return l, err
@@ -85,7 +86,7 @@ func acquire(ctx context.Context, c *Config, log *slog.Logger) (*lease, error) {
 }
 
 // first gets the right if nobody has it.
-func first(c *Config) (*lease, error) {
+func first(c *config.Config) (*lease, error) {
 	held, err := alone(c.StateDir, c.RunDir)
 	if err != nil {
 		return nil, err
@@ -94,7 +95,7 @@ func first(c *Config) (*lease, error) {
 }
 
 // await gets the right when whoever has it has ended, or an error when ctx is done.
-func await(ctx context.Context, c *Config) (*lease, error) {
+func await(ctx context.Context, c *config.Config) (*lease, error) {
 	tick := time.NewTicker(lookForEnd)
 	defer tick.Stop()
 	for {
@@ -111,8 +112,8 @@ func await(ctx context.Context, c *Config) (*lease, error) {
 }
 
 // takeOver asks the dnsd that runs to be relieved, and returns what it gives.
-func takeOver(c *Config, log *slog.Logger) (*lease, error) {
-	peer, err := handover.Knock(c.door(), version)
+func takeOver(c *config.Config, log *slog.Logger) (*lease, error) {
+	peer, err := handover.Knock(c.Door(), version)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +127,7 @@ func takeOver(c *Config, log *slog.Logger) (*lease, error) {
 }
 
 // receive makes a lease of what peer gives.
-func receive(c *Config, peer *handover.Peer) (*lease, error) {
+func receive(c *config.Config, peer *handover.Peer) (*lease, error) {
 	items, err := peer.Take(takeOverWithin)
 	if err != nil {
 		return nil, err
@@ -170,7 +171,7 @@ func receive(c *Config, peer *handover.Peer) (*lease, error) {
 
 // commit makes the caller responsible: by saying so, or because the former dnsd has ended meanwhile. That one has
 // changed its mind if it still holds the folders when the caller does not.
-func (l *lease) commit(c *Config) error {
+func (l *lease) commit(c *config.Config) error {
 	refusal := l.from.Commit()
 	if refusal == nil {
 		return nil

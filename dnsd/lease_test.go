@@ -8,13 +8,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nodens-dns/nodens/dnsd/config"
 	"github.com/nodens-dns/nodens/dnsd/handover"
 )
 
 // predecessor is a dnsd that holds the folders of the configuration it returns, and hands over as it is told.
-func predecessor(t *testing.T, give func(old *handover.Peer, held locks)) (*Config, locks) {
+func predecessor(t *testing.T, give func(old *handover.Peer, held locks)) (*config.Config, locks) {
 	t.Helper()
-	c := &Config{StateDir: t.TempDir(), RunDir: t.TempDir(), Listen: "127.0.0.1:9553"}
+	c := &config.Config{StateDir: t.TempDir(), RunDir: t.TempDir(), Listen: "127.0.0.1:9553"}
 	held, err := alone(c.StateDir, c.RunDir)
 	if err != nil {
 		t.Fatal(err)
@@ -23,7 +24,7 @@ func predecessor(t *testing.T, give func(old *handover.Peer, held locks)) (*Conf
 	if give == nil {
 		return c, held
 	}
-	door, err := handover.Listen(c.door(), "old")
+	door, err := handover.Listen(c.Door(), "old")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +59,7 @@ func (w writes) Write(p []byte) (int, error) {
 }
 
 func TestAcquireAtOnce(t *testing.T) {
-	c := &Config{StateDir: t.TempDir(), RunDir: t.TempDir()}
+	c := &config.Config{StateDir: t.TempDir(), RunDir: t.TempDir()}
 	l, err := acquire(t.Context(), c, slog.Default())
 	if err != nil || l.from != nil {
 		t.Fatalf("%+v, %v", l, err)

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nodens-dns/nodens/dnsd/config"
 	"github.com/nodens-dns/nodens/dnsd/handover"
 	"github.com/nodens-dns/nodens/dnsd/pods"
 )
@@ -22,7 +23,7 @@ import (
 // stands by, and goes on should that one end. Who brings up a new dnsd beside the old one, as a rolling update
 // does, ends the old one when the new one is well; and an old one that had ended by itself would be started
 // anew, and take over again. Only one that has started the new one itself, at a SIGHUP, ends.
-func run(ctx context.Context, c *Config, log *slog.Logger) error {
+func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	for _, dir := range []string{c.StateDir, c.RunDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make folder: %w", err)
@@ -68,7 +69,7 @@ type ending struct {
 // live is the life of one daemon: attach, remember, first pass, then everything at once until ctx is done. The
 // programs, the rows and their maps stay when it returns: the next daemon adopts them, and until then queries
 // go to the nameservers the pods asked. It owns l.
-func live(ctx context.Context, c *Config, log *slog.Logger, l *lease) ending {
+func live(ctx context.Context, c *config.Config, log *slog.Logger, l *lease) ending {
 	defer l.release()
 	d, err := wire(ctx, c, log, l)
 	if err != nil {
@@ -163,7 +164,7 @@ func (d *daemon) reign(ctx context.Context, w, s *group) (e ending) {
 	}
 	s.Go(d.admin.Serve)
 	notify("READY=1")
-	door, err := handover.Listen(d.config.door(), version)
+	door, err := handover.Listen(d.config.Door(), version)
 	if err != nil {
 		return end(err)
 	}

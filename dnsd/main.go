@@ -15,6 +15,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/nodens-dns/nodens/dnsd/config"
 )
 
 func main() {
@@ -52,7 +54,7 @@ func runCommand() *cobra.Command {
 				return fmt.Errorf("--log-level: %w", err)
 			}
 			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
-			c, err := readConfig(path)
+			c, err := config.Read(path)
 			if err != nil {
 				return err
 			}

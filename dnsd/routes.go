@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/nodens-dns/nodens/dnsd/admin"
+	"github.com/nodens-dns/nodens/dnsd/config"
 	"github.com/nodens-dns/nodens/dnsd/etcd"
 	"github.com/nodens-dns/nodens/dnsd/routes"
 )
@@ -53,7 +54,7 @@ func routesCommand() *cobra.Command {
 
 // routeStore is where the configuration at path has routes kept.
 func routeStore(path string) (*etcd.Routes, error) {
-	c, err := readConfig(path)
+	c, err := config.Read(path)
 	switch {
 	case err != nil:
 		return nil, err
@@ -62,7 +63,9 @@ func routeStore(path string) (*etcd.Routes, error) {
 	case c.Routes == nil:
 		return nil, fmt.Errorf("%s does not serve routes: set routes.file there", path)
 	}
-	return &etcd.Routes{Store: c.Etcd.store(), Path: c.Etcd.Path, Address: c.Routes.Address}, nil
+	store := &etcd.Routes{Store: etcdStore(c.Etcd), Path: c.Etcd.Path}
+	store.Address, err = ownAddress(c.Routes.Address)()
+	return store, err
 }
 
 // applyRoutes reads all files before it stores the first of their routes.

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/nodens-dns/nodens/dnsd/admin"
-	"github.com/nodens-dns/nodens/dnsd/file"
+	"github.com/nodens-dns/nodens/dnsd/config"
 	"github.com/nodens-dns/nodens/dnsd/handover"
 	"github.com/nodens-dns/nodens/dnsd/lb"
 	"github.com/nodens-dns/nodens/dnsd/mesh"
@@ -17,7 +17,6 @@ import (
 	"github.com/nodens-dns/nodens/dnsd/resolve"
 	"github.com/nodens-dns/nodens/dnsd/serve"
 	"github.com/nodens-dns/nodens/dnsd/upstream"
-	"github.com/nodens-dns/nodens/dnsd/xds"
 	"github.com/nodens-dns/nodens/ebpf"
 )
 
@@ -27,7 +26,7 @@ const beatEvery = 500 * time.Millisecond
 
 // daemon is everything dnsd consists of, wired but not yet running.
 type daemon struct {
-	config   *Config
+	config   *config.Config
 	log      *slog.Logger
 	started  time.Time
 	datapath *ebpf.Datapath
@@ -50,30 +49,17 @@ type daemon struct {
 	ended   chan struct{} // closed when nothing of it runs any more
 }
 
-// source is one place the mesh is learnt from.
-type source struct {
-	name string
-	run  func(ctx context.Context, emit func(mesh.Input)) error
-	// follow says which namespaces have pods here, streams is what comes of it, and idle that nothing can
-	// be expected from the source now; nil where a source does not care.
-	follow  func(namespaces []string)
-	streams func() []xds.Stream
-	idle    func() bool
-	// told hears each new plan, and does not block; nil where a source does not care.
-	told func(*mesh.Plan)
-}
-
 // wire makes the parts in the order they need each other; nothing runs yet.
-func wire(ctx context.Context, c *Config, log *slog.Logger, l *lease) (*daemon, error) {
+func wire(ctx context.Context, c *config.Config, log *slog.Logger, l *lease) (*daemon, error) {
 	d := &daemon{config: c, log: log, started: time.Now(), lease: l, settled: make(chan struct{}), left: make(chan struct{}), ended: make(chan struct{})}
 	var err error
-	if d.keep, err = newKeeper(c.inputs(), log); err != nil {
+	if d.keep, err = newKeeper(c.Inputs(), log); err != nil {
 		return nil, err
 	}
-	if d.vips, err = mesh.OpenVIPs(c.vips(), c.VIPs.V4, c.VIPs.V6); err != nil {
+	if d.vips, err = mesh.OpenVIPs(c.VIPFile(), c.VIPs.V4, c.VIPs.V6); err != nil {
 		return nil, err
 	}
-	d.sources = c.sources(log, d.keep)
+	d.sources = sources(c, log, d.keep)
 	var order []string
 	for _, s := range d.sources {
 		order = append(order, s.name)
@@ -98,7 +84,7 @@ func wire(ctx context.Context, c *Config, log *slog.Logger, l *lease) (*daemon, 
 	if d.hub.services, err = d.datapath.Services(); err != nil {
 		return nil, fmt.Errorf("read back the kernel's services: %w", err)
 	}
-	d.upstream = upstream.New(upstream.Options{Zones: c.zones, Dial: marked})
+	d.upstream = upstream.New(upstream.Options{Zones: c.ForwardZones, Dial: marked})
 	d.hub.answers = newAnswers(c.KernelAnswers, d.datapath, log)
 	d.server = serve.New(serve.Options{Upstream: d.upstream, Learn: d.hub.answers.learn()})
 	d.resolver = resolve.New(resolve.Options{
@@ -108,8 +94,8 @@ func wire(ctx context.Context, c *Config, log *slog.Logger, l *lease) (*daemon, 
 	d.adopted = make(chan struct{})
 	adopted := sync.OnceFunc(func() { close(d.adopted) })
 	d.pods = pods.New(pods.Options{
-		Dir: c.attachments(), Bell: c.bell(), Kernel: d.datapath, Answers: d.hub.answers.attacher(d.namespaceOf), Light: c.Light, Serve: d.server,
-		Nameservers: c.Nameservers, ClusterDomain: c.ClusterDomain, Log: log, Host: c.host(),
+		Dir: c.Attachments(), Bell: c.Bell(), Kernel: d.datapath, Answers: d.hub.answers.attacher(d.namespaceOf), Light: c.Light, Serve: d.server,
+		Nameservers: c.Nameservers, ClusterDomain: c.ClusterDomain, Log: log, Host: host(c),
 		Changed:   func() { d.follow(); adopted(); d.resolver.Reask() },
 		Inherited: l.sockets, Doorbell: l.bell, Settled: func() { close(d.settled) },
 	})
@@ -117,40 +103,12 @@ func wire(ctx context.Context, c *Config, log *slog.Logger, l *lease) (*daemon, 
 	d.hub.balancer = lb.New(d.hub.services, lb.Options{})
 	d.hub.names.Version = version
 	d.hub.names.ClusterDomain, d.hub.names.VIPs = c.ClusterDomain, []netip.Prefix{c.VIPs.V4, c.VIPs.V6}
-	d.hub.names.Elsewhere, d.hub.names.Endpoint = c.elsewhere(), d.hub.spreads
+	d.hub.names.Elsewhere, d.hub.names.Endpoint = c.Elsewhere(), d.hub.spreads
 	return d, nil
 }
 
 func (d *daemon) ebpfOptions() ebpf.Options {
 	return ebpf.Options{CgroupPath: d.config.Cgroup, PinPath: d.config.BPFPath}
-}
-
-// sources are the configured ones in order of precedence: what a file says wins over the control plane.
-func (c *Config) sources(log *slog.Logger, keep *keeper) []source {
-	var s []source
-	if c.File != nil {
-		f := file.New(file.Options{Dir: c.File.Dir, ClusterDomain: c.ClusterDomain, Node: c.nodeName(), Routes: c.Routes != nil, Log: log})
-		s = append(s, source{name: "file", run: f.Run})
-	}
-	if c.Kube != nil {
-		s = append(s, source{name: "kube", run: c.kubeSource(log, keep)})
-	}
-	if c.Routes != nil {
-		r := c.Routes.source(c.ClusterDomain, log)
-		s = append(s, source{name: "routes", run: r.Run, told: r.Set})
-	}
-	if c.Etcd != nil {
-		s = append(s, source{name: "etcd", run: c.Etcd.source(c.Routes != nil, log).Run})
-	}
-	if c.XDS != nil {
-		x := c.XDS.source(log)
-		s = append(s, source{
-			name: "xds", run: x.Run, follow: x.Follow, streams: x.Streams,
-			// Without a pod there is nobody to ask for.
-			idle: func() bool { return len(x.Streams()) == 0 },
-		})
-	}
-	return s
 }
 
 // resolve begins when the pods that were there before are known, and with them their nameservers: the
@@ -168,8 +126,8 @@ func (d *daemon) resolve(ctx context.Context) error {
 // the nameservers of this node's pods (a host may live in the cluster's own domain, which only they
 // know), else the node's own.
 func (d *daemon) resolvers() []netip.AddrPort {
-	if len(d.config.resolvers) > 0 {
-		return d.config.resolvers
+	if len(d.config.ResolverAddresses) > 0 {
+		return d.config.ResolverAddresses
 	}
 	if ns := d.pods.Nameservers(); len(ns) > 0 {
 		return ns

@@ -17,7 +17,7 @@ import (
 // openAdmin makes what answers health checks, metrics and the ask commands; d.admin.Serve must follow.
 func (d *daemon) openAdmin() (err error) {
 	d.admin, err = admin.Listen(admin.Options{
-		Socket: d.config.adminSocket(), Listen: d.config.Listen, Health: d.lease.health,
+		Socket: d.config.AdminSocket(), Listen: d.config.Listen, Health: d.lease.health,
 		Status: d.status, Names: d.nameRows, Clusters: d.clusterRows, Pods: d.podRows,
 		Explain: d.explain, Queries: d.queries, Ready: d.ready, Registry: d.registry(),
 	})

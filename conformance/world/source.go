@@ -20,21 +20,21 @@ func (w *World) AddSource(ctx context.Context, name, code, line string) error {
 		return fmt.Errorf("find the sources of %s: %w", module, err)
 	}
 	dnsd := filepath.Join(strings.TrimSpace(string(dir)), "dnsd")
-	wiring, err := os.ReadFile(filepath.Join(dnsd, "run.go"))
+	wiring, err := os.ReadFile(filepath.Join(dnsd, "sources.go"))
 	if err != nil {
 		return err
 	}
 	head, list, ok := strings.Cut(string(wiring), ") []source {\n")
 	list, rest, ends := strings.Cut(list, "\treturn s\n}\n")
 	if !ok || !ends {
-		return errors.New("dnsd/run.go has no list of sources where it used to be")
+		return errors.New("dnsd/sources.go has no list of sources where it used to be")
 	}
 	head = strings.Replace(head, "import (\n", fmt.Sprintf("import (\n\t%q\n", module+"/dnsd/"+name), 1)
 	text := head + ") []source {\n" + list + "\t" + line + "\n\treturn s\n}\n" + rest
 
 	overlay := map[string]map[string]string{"Replace": {}}
 	for path, text := range map[string]string{
-		filepath.Join(dnsd, "run.go"): text, filepath.Join(dnsd, name, name+".go"): code,
+		filepath.Join(dnsd, "sources.go"): text, filepath.Join(dnsd, name, name+".go"): code,
 	} {
 		instead := w.path("source-" + filepath.Base(path))
 		if err := os.WriteFile(instead, []byte(text), 0o600); err != nil {

@@ -3,6 +3,7 @@ package routes
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -16,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +32,7 @@ type node struct {
 	t       *testing.T
 	dir     string
 	address netip.Addr
+	now     atomic.Pointer[netip.Addr] // nil while the node has none
 	source  *Source
 	said    chan mesh.Input
 }
@@ -40,6 +43,7 @@ func newNode(t *testing.T, more string) *node {
 	// Any of 127.0.0.0/8 is this machine's: port 80 of others is elsewhere.
 	n := &node{t: t, dir: t.TempDir(), said: make(chan mesh.Input, 1)}
 	n.address = netip.AddrFrom4([4]byte{127, byte(192 + rand.N(32)), byte(rand.N(256)), byte(1 + rand.N(254))})
+	n.now.Store(&n.address)
 	path := lookNginx(t)
 	if err := os.Chmod(n.dir, 0o755); err != nil { //nolint:gosec // nginx's workers are somebody else
 		t.Fatal(err)
@@ -67,10 +71,18 @@ http {
 		_ = cmd.Wait()
 	})
 	eventually(t, func() error { _, err := os.Stat(filepath.Join(n.dir, "pid")); return err })
-	n.source = New(Options{Address: n.address, File: filepath.Join(n.dir, "conf.d/routes.conf"), Command: command})
-	n.source.timing.gap, n.source.timing.retry = 0, 200*time.Millisecond
+	n.source = New(Options{Address: n.where, File: filepath.Join(n.dir, "conf.d/routes.conf"), Command: command})
+	n.source.timing = timing{retry: 200 * time.Millisecond, look: 200 * time.Millisecond}
 	n.run()
 	return n
+}
+
+// where is the source's Options.Address.
+func (n *node) where() (netip.Addr, error) {
+	if a := n.now.Load(); a != nil {
+		return *a, nil
+	}
+	return netip.Addr{}, errors.New("no default route")
 }
 
 func lookNginx(t *testing.T) string {
@@ -367,4 +379,24 @@ func TestNotIncluded(t *testing.T) {
 	n.source.nginx.file = filepath.Join(n.dir, "elsewhere.conf")
 	n.source.Set(&mesh.Plan{Routes: []mesh.Route{{Object: "DNS a", Host: "node1.com", Paths: []mesh.RoutePath{path("/", backend(t, "one"))}}}})
 	n.until("", "does its configuration include the file?")
+}
+
+// TestAddress: a node may have no address when it starts, and another one later.
+func TestAddress(t *testing.T) {
+	n := newNode(t, "")
+	n.now.Store(nil)
+	b := backend(t, "b")
+	n.source.Set(&mesh.Plan{Routes: []mesh.Route{{Host: "a.example", Paths: []mesh.RoutePath{path("/x/", b)}}}})
+	n.until("", "routes.address: the node's address is not known: no default route")
+	n.now.Store(&n.address)
+	n.until("a.example")
+	n.now.Store(nil)
+	n.until("a.example", "no default route")
+	other := n.address.Next()
+	n.now.Store(&other)
+	n.until("a.example")
+	n.address = other
+	if status, _, body := n.get("a.example", "/x/"); status != http.StatusOK {
+		t.Errorf("at the new address: %d %s", status, body)
+	}
 }

@@ -8,6 +8,7 @@ package routes
 
 import (
 	"context"
+	"fmt"
 
 	"log/slog"
 	"net/http"
@@ -27,8 +28,9 @@ const port = 80
 
 // Options say which nginx, and where it is.
 type Options struct {
-	// Address is the node's own at which pods reach nginx.
-	Address netip.Addr
+	// Address says which of the node's own pods reach nginx at. It is asked before each change and every
+	// minute; while it knows none, what nginx serves stays.
+	Address func() (netip.Addr, error)
 	// File is ours in nginx's configuration, included in its http block.
 	File string
 	// Command is how nginx is run to check its configuration and to reload it; empty means nginx.
@@ -44,6 +46,7 @@ type Source struct {
 	nginx  nginx
 	domain string
 	log    *slog.Logger
+	where  func() (netip.Addr, error)
 	timing timing
 	plans  chan *mesh.Plan // holds the newest
 
@@ -55,17 +58,17 @@ type Source struct {
 // timing is every duration of the source, so that tests need not wait for them.
 type timing struct {
 	// gap is the least time between two reloads: each starts new workers, while the old ones finish. retry
-	// is when one that failed is tried again.
-	gap, retry time.Duration
+	// is when one that failed is tried again, and look when it is looked whether the node's address is the same.
+	gap, retry, look time.Duration
 }
 
 // New returns a Source that has not rendered anything yet.
 func New(o Options) *Source {
 	s := &Source{
-		domain: o.ClusterDomain, log: o.Log, plans: make(chan *mesh.Plan, 1),
-		timing: timing{gap: 500 * time.Millisecond, retry: 15 * time.Second},
+		domain: o.ClusterDomain, log: o.Log, where: o.Address, plans: make(chan *mesh.Plan, 1),
+		timing: timing{gap: 500 * time.Millisecond, retry: 15 * time.Second, look: time.Minute},
 		nginx: nginx{
-			command: o.Command, file: o.File, address: o.Address,
+			command: o.Command, file: o.File,
 			// A kept connection would stay with a worker of before.
 			client: http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
 		},
@@ -110,7 +113,7 @@ func (s *Source) Run(ctx context.Context, emit func(mesh.Input)) error {
 		case plan = <-s.plans:
 		case <-again:
 		}
-		again = nil
+		again = time.After(s.timing.look)
 		if s.sync(ctx, plan, emit) != nil {
 			again = time.After(s.timing.retry)
 		}
@@ -129,6 +132,11 @@ func (s *Source) sync(ctx context.Context, plan *mesh.Plan, emit func(mesh.Input
 		return !slices.ContainsFunc(all, func(s *site) bool { return s.host == h.Name })
 	}) {
 		return nil // nothing may be removed on the word of a source that has not spoken
+	}
+	if err := s.locate(); err != nil {
+		problems = append(problems, mesh.Problem{Source: sourceName, Object: "routes.address", Reason: err.Error()})
+		s.emit(mesh.Input{Source: sourceName, Hosts: s.hosts, Problems: problems}, emit)
+		return err
 	}
 	text, stamp := render(all, s.nginx.address)
 	hosts := s.hostsOf(all)
@@ -152,6 +160,16 @@ func (s *Source) sync(ctx context.Context, plan *mesh.Plan, emit func(mesh.Input
 		s.stamp, s.hosts = stamp, hosts
 	}
 	s.emit(mesh.Input{Source: sourceName, Hosts: hosts, Problems: problems}, emit)
+	return nil
+}
+
+// locate asks for the node's address.
+func (s *Source) locate() error {
+	address, err := s.where()
+	if err != nil {
+		return fmt.Errorf("the node's address is not known: %w", err)
+	}
+	s.nginx.address = address
 	return nil
 }
 
@@ -183,6 +201,6 @@ func (s *Source) emit(in mesh.Input, emit func(mesh.Input)) {
 
 func sameInput(a, b *mesh.Input) bool {
 	return slices.Equal(a.Problems, b.Problems) && slices.EqualFunc(a.Hosts, b.Hosts, func(x, y mesh.Host) bool {
-		return x.Name == y.Name && x.Object == y.Object
+		return x.Name == y.Name && x.Object == y.Object && slices.Equal(x.Addresses, y.Addresses)
 	})
 }

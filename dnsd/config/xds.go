@@ -1,18 +1,13 @@
-package main
+package config
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"log/slog"
-	"os"
 	"strings"
-
-	"github.com/nodens-dns/nodens/dnsd/xds"
 )
 
-// XDSConfig says which control plane to ask and as whom.
-type XDSConfig struct {
+// XDS says which control plane to ask and as whom.
+type XDS struct {
 	// Address is host:port of an ADS server: istiod's 15012 with TLS, 15010 without.
 	Address string `json:"address"`
 	// TLS, when set, is spoken, and says who is trusted and as whom.
@@ -42,7 +37,7 @@ type XDSTLS struct {
 	ServerName string `json:"serverName"`
 }
 
-func (c *XDSConfig) check() (errs []error) {
+func (c *XDS) check() (errs []error) {
 	if c.Address == "" {
 		errs = append(errs, errors.New("xds.address is empty: name the control plane as host:port"))
 	}
@@ -56,21 +51,4 @@ func (c *XDSConfig) check() (errs []error) {
 		errs = append(errs, fmt.Errorf("xds.locality: %q is not of the form region/zone/subzone", c.Locality))
 	}
 	return errs
-}
-
-// source returns a client of the control plane.
-func (c *XDSConfig) source(log *slog.Logger) *xds.Source {
-	o := xds.Options{
-		Address: c.Address, TokenFile: c.TokenFile, Namespace: c.Namespace, Log: log,
-		Node: func(namespace string) xds.Node {
-			n := xds.NewNode(namespace, cmp.Or(c.NodeName, os.Getenv("NODE_NAME")), cmp.Or(c.NodeIP, os.Getenv("NODE_IP")), c.Metadata)
-			place := strings.SplitN(c.Locality+"//", "/", 3)
-			n.Region, n.Zone, n.SubZone = place[0], place[1], strings.TrimRight(place[2], "/")
-			return n
-		},
-	}
-	if c.TLS != nil {
-		o.TLS = &xds.TLS{CAFile: c.TLS.CAFile, CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile, ServerName: c.TLS.ServerName}
-	}
-	return xds.New(o)
 }

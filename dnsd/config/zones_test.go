@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"crypto/ecdsa"
@@ -34,7 +34,7 @@ func writeCA(t *testing.T) string {
 }
 
 func TestZonesConfig(t *testing.T) {
-	c, err := readConfig(writeFile(t, fmt.Sprintf(`
+	c, err := Read(writeFile(t, fmt.Sprintf(`
 zones:
 - {name: Corp.Example., servers: ["192.0.2.1", "192.0.2.1:5353", "tls://192.0.2.2:853#dns.Corp.example", "tls://2001:db8::1"], ca: %s}
 - {name: lab_1.corp.example, servers: ["2001:db8::2", "[2001:db8::2]:5353", "::ffff:192.0.2.9", "tls://[2001:db8::3]:8853"]}
@@ -44,7 +44,7 @@ zones:
 		t.Fatal(err)
 	}
 	var got strings.Builder
-	for _, z := range c.zones {
+	for _, z := range c.ForwardZones {
 		fmt.Fprintf(&got, "%s:", z.Name)
 		for _, s := range z.Servers {
 			fmt.Fprintf(&got, " %s", s.Addr)
@@ -87,7 +87,7 @@ func TestZonesConfigMistakes(t *testing.T) {
 		`{name: a, server: ["192.0.2.1"]}`:                                  `unknown field "server"`,
 		`{name: a, servers: ["x"]}, {name: b, servers: ["192.0.2.1", "y"]}`: `zones[1].servers[1]: "y"`,
 	} {
-		_, err := readConfig(writeFile(t, "zones: ["+text+"]"))
+		_, err := Read(writeFile(t, "zones: ["+text+"]"))
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: the error is %v, which does not say %s", text, err, want)
 		}

@@ -1,19 +1,16 @@
-package main
+package config
 
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"net/url"
 	"path/filepath"
 	"strings"
-
-	"github.com/nodens-dns/nodens/dnsd/etcd"
 )
 
-// EtcdConfig says where names are kept in etcd, in CoreDNS's SkyDNS form.
-type EtcdConfig struct {
+// Etcd says where names are kept in etcd, in CoreDNS's SkyDNS form.
+type Etcd struct {
 	// Endpoints are etcd's members, as http:// or https:// URLs.
 	Endpoints []string `json:"endpoints"`
 	// Path is what all keys begin with.
@@ -38,7 +35,7 @@ type EtcdTLS struct {
 	KeyFile  string `json:"keyFile"`
 }
 
-func (c *EtcdConfig) check() (errs []error) {
+func (c *Etcd) check() (errs []error) {
 	if len(c.Endpoints) == 0 {
 		errs = append(errs, errors.New("etcd.endpoints is empty: name at least one, such as http://127.0.0.1:2379"))
 	}
@@ -76,18 +73,4 @@ func (c *EtcdConfig) check() (errs []error) {
 func loopback(host string) bool {
 	addr, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && addr.IsLoopback()
-}
-
-// store is where the keys are.
-func (c *EtcdConfig) store() etcd.Store {
-	s := etcd.Store{Endpoints: c.Endpoints, User: c.User, PasswordFile: c.PasswordFile}
-	if c.TLS != nil {
-		s.TLS = &etcd.TLS{CAFile: c.TLS.CAFile, CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile}
-	}
-	return s
-}
-
-// source returns a reader of the keys, and of routes if they are served.
-func (c *EtcdConfig) source(routes bool, log *slog.Logger) *etcd.Source {
-	return etcd.New(etcd.Options{Store: c.store(), Path: c.Path, Zones: c.Zones, Routes: routes, Log: log})
 }

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"os"
@@ -17,7 +17,7 @@ func writeFile(t *testing.T, text string) string {
 }
 
 func TestConfig(t *testing.T) {
-	c, err := readConfig(writeFile(t, `
+	c, err := Read(writeFile(t, `
 resolvers: [192.0.2.1, "192.0.2.2:5353", "2001:db8::1", "[2001:db8::2]:5353"]
 xds: {address: "127.0.0.1:15010", namespace: shop}
 `))
@@ -25,7 +25,7 @@ xds: {address: "127.0.0.1:15010", namespace: shop}
 		t.Fatal(err)
 	}
 	var got []string
-	for _, r := range c.resolvers {
+	for _, r := range c.ResolverAddresses {
 		got = append(got, r.String())
 	}
 	if s := strings.Join(got, " "); s != "192.0.2.1:53 192.0.2.2:5353 [2001:db8::1]:53 [2001:db8::2]:5353" {
@@ -40,7 +40,7 @@ xds: {address: "127.0.0.1:15010", namespace: shop}
 }
 
 func TestClusterDomainIsSpeltOneWay(t *testing.T) {
-	c, err := readConfig(writeFile(t, "clusterDomain: Example.Corp."))
+	c, err := Read(writeFile(t, "clusterDomain: Example.Corp."))
 	if err != nil || c.ClusterDomain != "example.corp" {
 		t.Errorf("%v %v", c, err)
 	}
@@ -48,14 +48,14 @@ func TestClusterDomainIsSpeltOneWay(t *testing.T) {
 
 func TestConfigDefaults(t *testing.T) {
 	for _, path := range []string{"", writeFile(t, "")} {
-		c, err := readConfig(path)
+		c, err := Read(path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if c.VIPs.V4.String() != "240.240.0.0/16" || c.VIPs.V6.String() != "2001:2::/48" {
 			t.Errorf("ranges %s and %s", c.VIPs.V4, c.VIPs.V6)
 		}
-		if len(c.sources(nil, nil)) != 0 {
+		if c.File != nil || c.Kube != nil || c.Etcd != nil || c.Routes != nil || c.XDS != nil {
 			t.Error("sources out of nothing")
 		}
 	}
@@ -84,19 +84,19 @@ func TestConfigMistakes(t *testing.T) {
 		"file: {}\nresolvers: [nonsense]":       "nonsense",
 		"clusterDomain: a\nclusterDomain: b\n":  "clusterDomain",
 	} {
-		_, err := readConfig(writeFile(t, text))
+		_, err := Read(writeFile(t, text))
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: the error is %v, which does not say %q", text, err, want)
 		}
 	}
-	if _, err := readConfig("/nonexistent/dnsd.yaml"); err == nil {
+	if _, err := Read("/nonexistent/dnsd.yaml"); err == nil {
 		t.Error("a file that is not there is no error")
 	}
 }
 
 // The example must be a configuration that starts.
 func TestExampleConfig(t *testing.T) {
-	if _, err := readConfig("../install/dnsd.yaml"); err != nil {
+	if _, err := Read("../../install/dnsd.yaml"); err != nil {
 		t.Error(err)
 	}
 }

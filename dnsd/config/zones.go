@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"crypto/tls"
@@ -14,9 +14,9 @@ import (
 	"github.com/nodens-dns/nodens/dnsd/upstream"
 )
 
-// ZoneConfig is a domain whose names are asked of servers of their own, from the node, whichever pod
+// Zone is a domain whose names are asked of servers of their own, from the node, whichever pod
 // asks: conditional forwarding, or a stub zone.
-type ZoneConfig struct {
+type Zone struct {
 	// Name is the domain; the longest that fits a name counts. "." stands for all that no other fits.
 	Name string `json:"name"`
 	// Servers are asked in this order: "192.0.2.1", "192.0.2.1:5353", or over TLS
@@ -28,7 +28,7 @@ type ZoneConfig struct {
 }
 
 // parseZones reads zones, and says every mistake at once.
-func parseZones(zones []ZoneConfig) ([]upstream.Zone, error) {
+func parseZones(zones []Zone) ([]upstream.Zone, error) {
 	var parsed []upstream.Zone
 	var errs []error
 	var names []string
@@ -52,7 +52,7 @@ func parseZones(zones []ZoneConfig) ([]upstream.Zone, error) {
 }
 
 // parseServers reads the servers of a zone.
-func (z *ZoneConfig) parseServers() (servers []upstream.Server, errs []error) {
+func (z *Zone) parseServers() (servers []upstream.Server, errs []error) {
 	roots, err := readCA(z.CA)
 	if err != nil {
 		errs = append(errs, fmt.Errorf("ca: %w", err))

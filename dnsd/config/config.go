@@ -1,4 +1,7 @@
-package main
+// Package config reads dnsd's configuration file: with what is in it dnsd can start, or every mistake is said
+// at once. Beside the file itself and the certificates it names nothing is looked at: neither the network nor
+// the kernel.
+package config
 
 import (
 	"errors"
@@ -43,7 +46,7 @@ type Config struct {
 	// means the pods' nameservers, then the node's resolv.conf.
 	Resolvers []string `json:"resolvers"`
 	// Zones are domains that are asked of servers of their own, for pods and for DNS-type clusters.
-	Zones []ZoneConfig `json:"zones"`
+	Zones []Zone `json:"zones"`
 	// VIPs are the ranges virtual addresses are given from. The default IPv4 range steps aside when a
 	// control plane that allocates for itself (Istio: 240.240.0.0/16) is a source.
 	VIPs struct {
@@ -62,23 +65,29 @@ type Config struct {
 		Dir string `json:"dir"`
 	} `json:"file"`
 	// Kube, when set, watches the Kubernetes API; {} does it as the pod that dnsd runs in.
-	Kube *KubeConfig `json:"kube"`
+	Kube *Kube `json:"kube"`
 	// NodeName is this node's name in Kubernetes; empty means $NODE_NAME, else the host's name.
 	NodeName string `json:"nodeName"`
 	// Etcd, when set, reads names from SkyDNS keys.
-	Etcd *EtcdConfig `json:"etcd"`
+	Etcd *Etcd `json:"etcd"`
 	// Routes, when set, has the node's nginx serve host and path routes.
-	Routes *RoutesConfig `json:"routes"`
+	Routes *Routes `json:"routes"`
 	// XDS, when set, connects to a control plane that speaks ADS.
-	XDS *XDSConfig `json:"xds"`
+	XDS *XDS `json:"xds"`
 
-	resolvers []netip.AddrPort // Resolvers, parsed
-	zones     []upstream.Zone  // Zones, parsed
-	drain     time.Duration    // DrainTime, parsed
+	// What follows is what Read makes of the texts above.
+	ResolverAddresses []netip.AddrPort `json:"-"`
+	ForwardZones      []upstream.Zone  `json:"-"`
+	Drain             time.Duration    `json:"-"`
 }
 
-// readConfig reads path; an empty path is the default configuration.
-func readConfig(path string) (*Config, error) {
+// defaultDrain is how long TCP connections outlive their endpoint's leaving: what Envoy gives them by
+// default. It is longer than most pods are given to shut down in good order, and than most names with
+// more addresses than one answer holds keep one of them to themselves.
+const defaultDrain = 10 * time.Minute
+
+// Read reads path; an empty path is the default configuration. The error names each mistake with its field.
+func Read(path string) (*Config, error) {
 	c := &Config{
 		StateDir:      "/var/lib/nodens",
 		RunDir:        "/run/nodens",
@@ -95,20 +104,32 @@ func readConfig(path string) (*Config, error) {
 			return nil, fmt.Errorf("configuration %s: %w", path, err)
 		}
 	}
-	if err := c.check(); err != nil {
+	c.complete()
+	if err := errors.Join(append(c.parse(), c.check()...)...); err != nil {
 		return nil, fmt.Errorf("configuration %s: %w", path, err)
 	}
 	return c, nil
 }
 
-// check fills in what depends on other fields and says every mistake at once.
-func (c *Config) check() error {
-	errs := c.checkPaths()
-	// Everything else spells it like this, and compares.
+// complete fills in what depends on other fields, and spells what is compared in one way.
+func (c *Config) complete() {
 	c.ClusterDomain = strings.ToLower(strings.TrimSuffix(c.ClusterDomain, "."))
-	if !domainName.MatchString(c.ClusterDomain) {
-		errs = append(errs, fmt.Errorf("clusterDomain: %q is not a DNS name", c.ClusterDomain))
+	// Ranges that nobody else gives addresses from, where none are set.
+	v4, v6 := "240.240.0.0/16", "2001:2::/48"
+	if c.XDS != nil || c.Kube != nil {
+		// A control plane counts upwards from 2001:2::1; this part of the range it never reaches.
+		v4, v6 = "240.241.0.0/16", "2001:2:0:f0f1::/64"
 	}
+	if !c.VIPs.V4.IsValid() {
+		c.VIPs.V4 = netip.MustParsePrefix(v4)
+	}
+	if !c.VIPs.V6.IsValid() {
+		c.VIPs.V6 = netip.MustParsePrefix(v6)
+	}
+}
+
+// parse reads the texts that stand for something else.
+func (c *Config) parse() (errs []error) {
 	for _, r := range c.Resolvers {
 		ap, err := netip.ParseAddrPort(r)
 		if err != nil {
@@ -119,36 +140,23 @@ func (c *Config) check() error {
 			}
 			ap = netip.AddrPortFrom(addr, 53)
 		}
-		c.resolvers = append(c.resolvers, ap)
+		c.ResolverAddresses = append(c.ResolverAddresses, ap)
 	}
 	var err error
-	if c.zones, err = parseZones(c.Zones); err != nil {
+	if c.ForwardZones, err = parseZones(c.Zones); err != nil {
 		errs = append(errs, err)
 	}
-	if c.drain, err = time.ParseDuration(c.DrainTime); err != nil || c.drain < 0 {
+	if c.Drain, err = time.ParseDuration(c.DrainTime); err != nil || c.Drain < 0 {
 		errs = append(errs, fmt.Errorf("drainTime: %q is no duration such as 30s or 10m", c.DrainTime))
 	}
-	errs = append(errs, c.checkVIPs()...)
-	if c.Light && !c.KernelAnswers {
-		errs = append(errs, errors.New("light: without kernelAnswers nobody would answer; set that, too"))
-	}
-	return errors.Join(append(errs, c.checkSources()...)...)
+	return errs
 }
 
-// checkVIPs chooses ranges that nobody else gives addresses from, where none are set.
-func (c *Config) checkVIPs() (errs []error) {
-	if !c.VIPs.V4.IsValid() {
-		c.VIPs.V4 = netip.MustParsePrefix("240.240.0.0/16")
-		if c.XDS != nil || c.Kube != nil {
-			c.VIPs.V4 = netip.MustParsePrefix("240.241.0.0/16")
-		}
-	}
-	if !c.VIPs.V6.IsValid() {
-		c.VIPs.V6 = netip.MustParsePrefix("2001:2::/48")
-		if c.XDS != nil || c.Kube != nil {
-			// A control plane counts upwards from 2001:2::1; this part of the range it never reaches.
-			c.VIPs.V6 = netip.MustParsePrefix("2001:2:0:f0f1::/64")
-		}
+// check says what cannot be.
+func (c *Config) check() []error {
+	errs := c.checkPaths()
+	if !domainName.MatchString(c.ClusterDomain) {
+		errs = append(errs, fmt.Errorf("clusterDomain: %q is not a DNS name", c.ClusterDomain))
 	}
 	if !c.VIPs.V4.Addr().Is4() {
 		errs = append(errs, fmt.Errorf("vips.v4: %s is not an IPv4 range", c.VIPs.V4))
@@ -156,7 +164,10 @@ func (c *Config) checkVIPs() (errs []error) {
 	if !c.VIPs.V6.Addr().Is6() {
 		errs = append(errs, fmt.Errorf("vips.v6: %s is not an IPv6 range", c.VIPs.V6))
 	}
-	return errs
+	if c.Light && !c.KernelAnswers {
+		errs = append(errs, errors.New("light: without kernelAnswers nobody would answer; set that, too"))
+	}
+	return append(errs, c.checkSources()...)
 }
 
 // checkSources checks what is said of each source that is on.
@@ -198,9 +209,20 @@ func (c *Config) checkPaths() (errs []error) {
 	return errs
 }
 
-func (c *Config) attachments() string { return filepath.Join(c.RunDir, "attachments") }
-func (c *Config) bell() string        { return filepath.Join(c.RunDir, "bell.sock") }
-func (c *Config) adminSocket() string { return filepath.Join(c.RunDir, "admin.sock") }
-func (c *Config) door() string        { return filepath.Join(c.RunDir, "handover.sock") }
-func (c *Config) vips() string        { return filepath.Join(c.StateDir, "vips.json") }
-func (c *Config) inputs() string      { return filepath.Join(c.StateDir, "inputs") }
+// Attachments is the folder of what the plugin notes of each pod.
+func (c *Config) Attachments() string { return filepath.Join(c.RunDir, "attachments") }
+
+// Bell is the socket that the plugin rings.
+func (c *Config) Bell() string { return filepath.Join(c.RunDir, "bell.sock") }
+
+// AdminSocket is where the commands ask a running dnsd.
+func (c *Config) AdminSocket() string { return filepath.Join(c.RunDir, "admin.sock") }
+
+// Door is where another dnsd knocks that wants to take over.
+func (c *Config) Door() string { return filepath.Join(c.RunDir, "handover.sock") }
+
+// VIPFile is where the virtual addresses given are kept.
+func (c *Config) VIPFile() string { return filepath.Join(c.StateDir, "vips.json") }
+
+// Inputs is the folder of what the sources last said.
+func (c *Config) Inputs() string { return filepath.Join(c.StateDir, "inputs") }

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"strings"
@@ -6,7 +6,7 @@ import (
 )
 
 func TestEtcdConfig(t *testing.T) {
-	c, err := readConfig(writeFile(t, `
+	c, err := Read(writeFile(t, `
 etcd:
   endpoints: ["https://10.0.0.1:2379", "https://etcd.example:2379/"]
   path: /dns
@@ -18,8 +18,8 @@ etcd:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := c.Etcd.store(); len(s.Endpoints) != 2 || s.TLS.CAFile != "/etc/ca.pem" || s.User != "nodens" || s.PasswordFile != "/etc/password" {
-		t.Errorf("%+v", s)
+	if e := c.Etcd; len(e.Endpoints) != 2 || e.TLS.CAFile != "/etc/ca.pem" || e.User != "nodens" || e.PasswordFile != "/etc/password" {
+		t.Errorf("%+v", e)
 	}
 	for text, want := range map[string]string{
 		`{}`:                                   "etcd.endpoints is empty",
@@ -34,11 +34,11 @@ etcd:
 		`{endpoints: ["http://a:1"], zones: [10.0.0.0/24]}`:      "0.0.10.in-addr.arpa",
 		`{endpoints: ["http://a:1"], zone: x}`:                   `unknown field "zone"`,
 	} {
-		if _, err := readConfig(writeFile(t, "etcd: "+text)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Read(writeFile(t, "etcd: "+text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: the error is %v, which does not say %s", text, err, want)
 		}
 	}
-	if _, err := readConfig(writeFile(t, `etcd: {endpoints: ["http://127.0.0.1:1"], user: x, passwordFile: /p}`)); err != nil {
+	if _, err := Read(writeFile(t, `etcd: {endpoints: ["http://127.0.0.1:1"], user: x, passwordFile: /p}`)); err != nil {
 		t.Errorf("a password that stays on the node: %v", err)
 	}
 }

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/nodens-dns/nodens/dnsd/config"
+	"github.com/nodens-dns/nodens/dnsd/etcd"
+	"github.com/nodens-dns/nodens/dnsd/file"
+	"github.com/nodens-dns/nodens/dnsd/kube"
+	"github.com/nodens-dns/nodens/dnsd/mesh"
+	"github.com/nodens-dns/nodens/dnsd/routes"
+	"github.com/nodens-dns/nodens/dnsd/xds"
+)
+
+// source is one place the mesh is learnt from.
+type source struct {
+	name string
+	run  func(ctx context.Context, emit func(mesh.Input)) error
+	// follow says which namespaces have pods here, streams is what comes of it, and idle that nothing can
+	// be expected from the source now; nil where a source does not care.
+	follow  func(namespaces []string)
+	streams func() []xds.Stream
+	idle    func() bool
+	// told hears each new plan, and does not block; nil where a source does not care.
+	told func(*mesh.Plan)
+}
+
+// sources are the configured ones in order of precedence: what a file says wins over the control plane.
+func sources(c *config.Config, log *slog.Logger, keep *keeper) []source {
+	var s []source
+	if c.File != nil {
+		f := file.New(file.Options{Dir: c.File.Dir, ClusterDomain: c.ClusterDomain, Node: c.Node(), Routes: c.Routes != nil, Log: log})
+		s = append(s, source{name: "file", run: f.Run})
+	}
+	if c.Kube != nil {
+		s = append(s, source{name: "kube", run: kubeSource(c, log, keep)})
+	}
+	if c.Routes != nil {
+		r := routesSource(c, log)
+		s = append(s, source{name: "routes", run: r.Run, told: r.Set})
+	}
+	if c.Etcd != nil {
+		s = append(s, source{name: "etcd", run: etcdSource(c, log).Run})
+	}
+	if c.XDS != nil {
+		x := xdsSource(c.XDS, log)
+		s = append(s, source{
+			name: "xds", run: x.Run, follow: x.Follow, streams: x.Streams,
+			// Without a pod there is nobody to ask for.
+			idle: func() bool { return len(x.Streams()) == 0 },
+		})
+	}
+	return s
+}
+
+// kubeSource watches the cluster that this node is of, and the others there are.
+func kubeSource(c *config.Config, log *slog.Logger, keep *keeper) func(ctx context.Context, emit func(mesh.Input)) error {
+	open := func(api config.KubeAPI, name string, remote bool) *kube.Source {
+		return kube.New(kube.Options{
+			Name: name, Kubeconfig: api.Kubeconfig, Context: api.Context, Remote: remote,
+			ClusterDomain: c.ClusterDomain, Node: c.Node(), Log: log,
+		})
+	}
+	here := open(c.Kube.KubeAPI, "kube", false)
+	if len(c.Kube.Remotes) == 0 {
+		return here.Run
+	}
+	all := &clusters{
+		sources: []*kube.Source{here}, localFirst: c.Kube.LocalFirst, keep: keep, log: log,
+		members: []kube.Member{{Cluster: c.Kube.Cluster, Network: c.Kube.Network, Input: mesh.Input{Source: "kube"}}},
+	}
+	for _, r := range c.Kube.Remotes {
+		name := "kube-" + r.Cluster
+		all.sources = append(all.sources, open(r, name, true))
+		all.members = append(all.members, kube.Member{Cluster: r.Cluster, Network: r.Network, Input: mesh.Input{Source: name}})
+	}
+	return all.run
+}
+
+// routesSource is the keeper of nginx's routes.
+func routesSource(c *config.Config, log *slog.Logger) *routes.Source {
+	return routes.New(routes.Options{
+		Address: ownAddress(c.Routes.Address), File: c.Routes.File, Command: c.Routes.Nginx, ClusterDomain: c.ClusterDomain, Log: log,
+	})
+}
+
+// etcdSource reads the keys, and routes if they are served.
+func etcdSource(c *config.Config, log *slog.Logger) *etcd.Source {
+	return etcd.New(etcd.Options{Store: etcdStore(c.Etcd), Path: c.Etcd.Path, Zones: c.Etcd.Zones, Routes: c.Routes != nil, Log: log})
+}
+
+// etcdStore is where the keys are.
+func etcdStore(c *config.Etcd) etcd.Store {
+	s := etcd.Store{Endpoints: c.Endpoints, User: c.User, PasswordFile: c.PasswordFile}
+	if c.TLS != nil {
+		s.TLS = &etcd.TLS{CAFile: c.TLS.CAFile, CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile}
+	}
+	return s
+}
+
+// xdsSource is a client of the control plane.
+func xdsSource(c *config.XDS, log *slog.Logger) *xds.Source {
+	o := xds.Options{
+		Address: c.Address, TokenFile: c.TokenFile, Namespace: c.Namespace, Log: log,
+		Node: func(namespace string) xds.Node {
+			n := xds.NewNode(namespace, cmp.Or(c.NodeName, os.Getenv("NODE_NAME")), cmp.Or(c.NodeIP, os.Getenv("NODE_IP")), c.Metadata)
+			place := strings.SplitN(c.Locality+"//", "/", 3)
+			n.Region, n.Zone, n.SubZone = place[0], place[1], strings.TrimRight(place[2], "/")
+			return n
+		},
+	}
+	if c.TLS != nil {
+		o.TLS = &xds.TLS{CAFile: c.TLS.CAFile, CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile, ServerName: c.TLS.ServerName}
+	}
+	return xds.New(o)
+}
