@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -33,6 +34,8 @@ var attachments = []struct {
 	{0, "after programs attached earlier", "5.7"},
 }
 
+// attachAll makes every hook run its program, or after an error, as far as that can be, the one it ran before:
+// programs of two builds, with maps of two layouts perhaps, do not understand what the other has noted of a socket.
 func attachAll(o Options, programs *ebpf.Collection) error {
 	spec, err := loadNodens()
 	if err != nil {
@@ -43,13 +46,46 @@ func attachAll(o Options, programs *ebpf.Collection) error {
 		return fmt.Errorf("attach the datapath: %w", err)
 	}
 	defer func() { _ = cgroup.Close() }()
+	var undo []func() error
 	for _, hook := range hooks {
-		pin := filepath.Join(o.PinPath, linksDir, hook)
-		if err := attach(cgroup, pin, programs.Programs[hook], spec.Programs[hook].AttachType); err != nil {
-			return fmt.Errorf("attach %s at %s: %w", hook, o.CgroupPath, err)
+		pin, at := filepath.Join(o.PinPath, linksDir, hook), spec.Programs[hook].AttachType
+		before := programAt(pin, cgroup.Name()) // or nil
+		undo = append(undo, func() error {
+			if before == nil {
+				return detach(pin)
+			}
+			return attach(cgroup, pin, before, at)
+		})
+		defer func() { _ = before.Close() }()
+		if err = attach(cgroup, pin, programs.Programs[hook], at); err != nil {
+			err = fmt.Errorf("attach %s at %s: %w", hook, o.CgroupPath, err)
+			break
 		}
 	}
-	return nil
+	if err != nil {
+		for _, back := range slices.Backward(undo) {
+			err = errors.Join(err, back())
+		}
+	}
+	return err
+}
+
+// programAt is the program that a pinned link runs at the cgroup, or nil. The caller closes it.
+func programAt(pin, cgroup string) *ebpf.Program {
+	l, err := pinnedLink(pin, cgroup)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = l.Close() }()
+	info, err := l.Info()
+	if err != nil {
+		return nil
+	}
+	p, err := ebpf.NewProgramFromID(info.Program)
+	if err != nil {
+		return nil
+	}
+	return p
 }
 
 // attach makes the pinned link run prog at the cgroup: the link that is there, if it stands for that

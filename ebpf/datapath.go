@@ -102,9 +102,7 @@ func Upgrade(o Options) (*Datapath, error) {
 	}
 	defer unlock()
 	if _, ok := foreignSchema(o.PinPath); ok {
-		if err := dismantle(o.PinPath); err != nil {
-			return nil, err
-		}
+		return replace(o)
 	}
 	return install(o)
 }
@@ -152,6 +150,11 @@ func install(o Options) (*Datapath, error) {
 		return nil, err
 	}
 	defer next.Close()
+	return finish(o, next)
+}
+
+// finish brings every hook up to date and says that the datapath is complete.
+func finish(o Options, next *ebpf.Collection) (*Datapath, error) {
 	if err := attachAll(o, next); err != nil {
 		return nil, err
 	}
@@ -171,6 +174,10 @@ func load(o Options) (*ebpf.Collection, error) {
 	if err != nil {
 		return nil, err
 	}
+	return loadSpec(o, spec)
+}
+
+func loadSpec(o Options, spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 	if err := spec.Variables[nodensVarCanSetRetval].Set(flag(haveSetRetval())); err != nil {
 		return nil, fmt.Errorf("set %s: %w", nodensVarCanSetRetval, err)
 	}

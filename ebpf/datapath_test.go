@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -134,6 +135,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 				return
 			default:
 			}
+			w.Beat()
 			s := w.socket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)
 			for i, ns := range []netip.Addr{ns4a, ns4b, ns6} {
 				if err := s.sendto(at53(ns)); err != nil {
@@ -186,17 +188,10 @@ func TestSchema(t *testing.T) {
 func TestStage(t *testing.T) {
 	w, _ := dnsWorld(t)
 	must(t, os.Rename(filepath.Join(w.options.PinPath, schemaPin), filepath.Join(w.options.PinPath, mapsDir, "schema-0")))
-	asks := func(want string) {
-		t.Helper()
-		s := w.socket(t, unix.AF_INET, unix.SOCK_DGRAM, 0)
-		defer s.close()
-		must(t, s.sendto(at53(ns4a)))
-		s.expect(want, at53(ns4a))
-	}
 	for range 2 { // the first is given up
 		d, err := Stage(w.options)
 		must(t, err)
-		asks("dnsd0")
+		asks(t, w, "dnsd0")
 		if rows, err := d.Pods(); err != nil || len(rows) != 0 {
 			t.Errorf("the new maps hold %v, %v", rows, err)
 		}
@@ -207,7 +202,7 @@ func TestStage(t *testing.T) {
 	must(t, err)
 	d.Beat()
 	must(t, d.Exchange())
-	asks("original") // the new maps have no pods
+	asks(t, w, "original") // the new maps have no pods
 	must(t, d.Exchange())
 	must(t, d.Close())
 	must(t, verify(w.options))
@@ -216,6 +211,99 @@ func TestStage(t *testing.T) {
 	must(t, err)
 	must(t, d.Exchange())
 	must(t, d.Close())
+}
+
+// What the kernel refuses leaves everything as it was, and at work.
+func TestStageThatFails(t *testing.T) {
+	w, _ := dnsWorld(t)
+	must(t, os.Rename(filepath.Join(w.options.PinPath, schemaPin), filepath.Join(w.options.PinPath, mapsDir, "schema-0")))
+	refused := w.options
+	refused.maxEntries = map[string]uint32{nodensMapPods: 1 << 31} // more than there is memory for
+	for name, attach := range map[string]func(Options) (*Datapath, error){"Stage": Stage, "Upgrade": Upgrade} {
+		if d, err := attach(refused); err == nil {
+			must(t, d.Close())
+			t.Fatalf("%s: a map of 2^31 rows was made", name)
+		}
+		if rows, err := ebpf.LoadPinnedMap(filepath.Join(w.options.PinPath, mapsDir, nodensMapPods), nil); err != nil {
+			t.Errorf("%s has taken the maps away: %v", name, err)
+		} else {
+			must(t, rows.Close())
+		}
+	}
+	asks(t, w, "dnsd0")
+}
+
+// Where the pins of the maps are gone, programs that are at work stay so until the new maps are filled.
+func TestStageWithoutPins(t *testing.T) {
+	w, _ := dnsWorld(t)
+	must(t, emptyDir(filepath.Join(w.options.PinPath, mapsDir)))
+	d, err := Stage(w.options)
+	must(t, err)
+	asks(t, w, "dnsd0")
+	d.Beat()
+	must(t, d.Exchange())
+	asks(t, w, "original") // the new maps have no pods
+	must(t, d.Close())
+}
+
+// Who was too slow, so that the other went on, with maps of its own, leaves those alone.
+func TestExchangeTooLate(t *testing.T) {
+	w, _ := dnsWorld(t)
+	foreign := func() {
+		must(t, os.Rename(filepath.Join(w.options.PinPath, schemaPin), filepath.Join(w.options.PinPath, mapsDir, "schema-0")))
+	}
+	foreign()
+	late, err := Stage(w.options)
+	must(t, err)
+	foreign()
+	next, err := Stage(w.options)
+	must(t, err)
+	if err := late.Exchange(); err == nil || !strings.Contains(err.Error(), "somebody has replaced the maps") {
+		t.Errorf("exchange: %v", err)
+	}
+	asks(t, w, "dnsd0")
+	must(t, late.Close())
+	must(t, next.Exchange())
+	must(t, next.Close())
+}
+
+// An exchange that fails in the middle leaves every hook with the program it had.
+func TestExchangeThatFails(t *testing.T) {
+	w, _ := dnsWorld(t)
+	must(t, os.Rename(filepath.Join(w.options.PinPath, schemaPin), filepath.Join(w.options.PinPath, mapsDir, "schema-0")))
+	atWork := func() (ids []ebpf.ProgramID) {
+		for _, hook := range hooks {
+			l, err := pinnedLink(filepath.Join(w.options.PinPath, linksDir, hook), w.options.CgroupPath)
+			must(t, err)
+			info, err := l.Info()
+			must(t, err)
+			ids = append(ids, info.Program)
+			must(t, l.Close())
+		}
+		return ids
+	}
+	before := atWork()
+	d, err := Stage(w.options)
+	must(t, err)
+	must(t, d.staged.Programs[nodensProgConnect6].Close())
+	if err := d.Exchange(); err == nil {
+		t.Error("a closed program was attached")
+	}
+	if after := atWork(); !slices.Equal(before, after) {
+		t.Errorf("at work were %v, now %v", before, after)
+	}
+	asks(t, w, "dnsd0")
+	must(t, d.Close())
+}
+
+// asks has the pod ask its first nameserver.
+func asks(t *testing.T, w *world, want string) {
+	t.Helper()
+	w.Beat()
+	s := w.socket(t, unix.AF_INET, unix.SOCK_DGRAM, 0)
+	defer s.close()
+	must(t, s.sendto(at53(ns4a)))
+	s.expect(want, at53(ns4a))
 }
 
 // Concurrent callers, as of many pods' ADD, agree on one datapath.

@@ -208,6 +208,9 @@ func (s sock) sendto(to netip.AddrPort) error {
 func (s sock) receive() (string, netip.AddrPort, error) {
 	buf := make([]byte, 512)
 	n, from, err := unix.Recvfrom(s.fd, buf, 0)
+	for err == unix.EINTR {
+		n, from, err = unix.Recvfrom(s.fd, buf, 0)
+	}
 	if err != nil {
 		return "", netip.AddrPort{}, err
 	}
