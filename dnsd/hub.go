@@ -154,6 +154,9 @@ func (h *hub) run(ctx context.Context, due time.Time) error {
 func (h *hub) take(in mesh.Input) {
 	h.keep.save(in)
 	next := h.hear(in)
+	if in.Pending {
+		return // it only tells why it cannot speak yet
+	}
 	next.spoke = maps.Clone(next.spoke)
 	next.spoke[in.Source] = time.Now()
 	h.state.Store(next)
@@ -164,7 +167,12 @@ func (h *hub) hear(in mesh.Input) *hubState {
 	h.compiler.Take(in)
 	next := *h.state.Load()
 	next.said = maps.Clone(next.said)
-	next.said[in.Source] = said{in.Pending, len(in.Hosts), len(in.Clusters), len(in.Problems)}
+	now := said{in.Pending, len(in.Hosts), len(in.Clusters), len(in.Problems)}
+	if before, spoken := next.said[in.Source]; in.Pending && spoken {
+		now = before
+		now.problems = len(in.Problems)
+	}
+	next.said[in.Source] = now
 	h.state.Store(&next)
 	return &next
 }

@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -15,12 +16,11 @@ import (
 // page is how many keys are read at a time: a server has a limit of bytes for one answer.
 const page = 1000
 
-// read reads all keys as they are at one revision, and forgets what was known before.
-func (s *Source) read(ctx context.Context, client *clientv3.Client) error {
+// read reads all keys as they are at one revision, which it returns, and forgets what was known before.
+func (s *Source) read(ctx context.Context, client *clientv3.Client) (at int64, err error) {
 	s.whole = false
 	clear(s.bad)
 	clear(s.leases)
-	var at int64
 	for _, root := range s.roots {
 		root.clear()
 		end := clientv3.GetPrefixRangeEnd(root.prefix)
@@ -29,52 +29,38 @@ func (s *Source) read(ctx context.Context, client *clientv3.Client) error {
 			r, err := client.Get(callCtx, from, clientv3.WithRange(end), clientv3.WithRev(at), clientv3.WithLimit(page))
 			cancel()
 			if err != nil {
-				return fmt.Errorf("read %s: %w", root.prefix, err)
+				return 0, fmt.Errorf("read %s: %w", root.prefix, err)
 			}
 			if at == 0 {
 				at = r.Header.Revision
 			}
-			s.cluster, from = r.Header.ClusterId, ""
-			for _, kv := range r.Kvs {
-				s.put(ctx, client, root, kv)
+			if err := s.put(ctx, client, root, r.Kvs); err != nil {
+				return 0, err
 			}
+			from = ""
 			if r.More {
 				from = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00"
 			}
 		}
-		root.revision = at
 	}
 	s.whole = true
+	return at, nil
+}
+
+// put takes in keys. One that cannot be used is a problem of its own, and no answer; it is an error only if
+// the store cannot be asked about them any more.
+func (s *Source) put(ctx context.Context, client *clientv3.Client, root *root, kvs []*mvccpb.KeyValue) error {
+	if err := s.learn(ctx, client, kvs); err != nil {
+		return err
+	}
+	for _, kv := range kvs {
+		key := string(kv.Key)
+		delete(s.bad, key)
+		if err := root.put(key, kv.Value, s.leases[clientv3.LeaseID(kv.Lease)]); err != nil {
+			s.bad[key] = mesh.Problem{Source: sourceName, Object: "key " + strings.ToValidUTF8(key, "?"), Reason: err.Error()}
+		}
+	}
 	return nil
-}
-
-// put takes in a key. One that cannot be used is a problem of its own, and no answer.
-func (s *Source) put(ctx context.Context, client *clientv3.Client, root *root, kv *mvccpb.KeyValue) {
-	key := string(kv.Key)
-	delete(s.bad, key)
-	if err := root.put(key, kv.Value, s.lease(ctx, client, kv)); err != nil {
-		s.bad[key] = mesh.Problem{Source: sourceName, Object: "key " + strings.ToValidUTF8(key, "?"), Reason: err.Error()}
-	}
-}
-
-// lease returns for how many seconds a key was to live when its lease was granted, 0 for ever. What is
-// left of that changes all the time; no client may remember a name for longer than the whole.
-func (s *Source) lease(ctx context.Context, client *clientv3.Client, kv *mvccpb.KeyValue) uint32 {
-	id := clientv3.LeaseID(kv.Lease)
-	if id == clientv3.NoLease {
-		return 0
-	}
-	if granted, ok := s.leases[id]; ok {
-		return granted
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	r, err := client.TimeToLive(ctx, id)
-	if err != nil || r.GrantedTTL <= 0 {
-		return 0 // it ends any moment, and the key with it
-	}
-	s.leases[id] = uint32(r.GrantedTTL)
-	return s.leases[id]
 }
 
 // news is what a watch of one root said.
@@ -83,24 +69,55 @@ type news struct {
 	clientv3.WatchResponse
 }
 
-// follow takes in changes as they come, and tells them, until the store cannot be followed any more.
-func (s *Source) follow(ctx context.Context, client *clientv3.Client, emit func(mesh.Input)) error {
-	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
-	defer cancel()
-	all := make(chan news)
+// Why a store is followed no more.
+var (
+	errLost   = errors.New("the connection ended")
+	errSilent = errors.New("the store answers, but does not take up watching")
+	errEnded  = errors.New("the store ended a watch without saying why")
+)
+
+// whileConnected returns a context that ends with errLost when client is not connected any more as it is
+// now. Who answers after that may be another store on the same address, or the same one put back to an
+// earlier state, and nothing that it says would tell.
+func whileConnected(ctx context.Context, client *clientv3.Client) (context.Context, context.CancelCauseFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	conn := client.ActiveConnection()
+	state := conn.GetState()
+	go func() {
+		if conn.WaitForStateChange(ctx, state) {
+			cancel(errLost)
+		}
+	}()
+	return ctx, cancel
+}
+
+// watch has what happens to the keys from a revision on sent to all, until ctx is done, which an end of its
+// own brings about. It does not block.
+func (s *Source) watch(ctx context.Context, cancel context.CancelCauseFunc, client *clientv3.Client, from int64, all chan<- news) {
 	for _, root := range s.roots {
-		from := root.revision + 1
 		go func() {
 			// To begin with, this waits for a store that is away.
-			for r := range client.Watch(ctx, root.prefix, clientv3.WithPrefix(), clientv3.WithRev(from), clientv3.WithProgressNotify()) {
+			for r := range client.Watch(ctx, root.prefix, clientv3.WithPrefix(), clientv3.WithRev(from), clientv3.WithCreatedNotify()) {
 				select {
 				case all <- news{root, r}:
 				case <-ctx.Done():
 					return
 				}
 			}
+			cancel(errEnded)
 		}()
 	}
+}
+
+// follow takes in changes as they come, from a revision on, and tells them, until the store cannot be
+// followed any more.
+func (s *Source) follow(ctx context.Context, client *clientv3.Client, from int64, emit func(mesh.Input)) error {
+	ctx, cancel := context.WithCancelCause(clientv3.WithRequireLeader(ctx))
+	defer cancel(nil)
+	all := make(chan news)
+	s.watch(ctx, cancel, client, from, all)
+	silent, watched := time.AfterFunc(callTimeout, func() { cancel(errSilent) }), 0
+	defer silent.Stop()
 	tick := time.NewTicker(s.timing.probe)
 	defer tick.Stop()
 	var quiet, most <-chan time.Time // nil while there is nothing to tell
@@ -109,6 +126,12 @@ func (s *Source) follow(ctx context.Context, client *clientv3.Client, emit func(
 		case n := <-all:
 			if err := s.take(ctx, client, n); err != nil {
 				return err
+			}
+			if n.Created {
+				if watched++; watched == len(s.roots) {
+					silent.Stop()
+				}
+				continue
 			}
 			quiet = time.After(s.timing.quiet)
 			if most == nil {
@@ -121,7 +144,7 @@ func (s *Source) follow(ctx context.Context, client *clientv3.Client, emit func(
 			}
 			continue
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		case <-quiet:
 		case <-most:
 		}
@@ -137,12 +160,13 @@ func (s *Source) take(ctx context.Context, client *clientv3.Client, n news) erro
 	}
 	for _, e := range n.Events {
 		if e.Type == clientv3.EventTypePut {
-			s.put(ctx, client, n.root, e.Kv)
+			if err := s.put(ctx, client, n.root, []*mvccpb.KeyValue{e.Kv}); err != nil {
+				return err
+			}
 			continue
 		}
 		delete(s.bad, string(e.Kv.Key))
 		n.root.remove(string(e.Kv.Key))
 	}
-	n.root.revision = max(n.root.revision, n.Header.Revision)
 	return nil
 }

@@ -34,20 +34,20 @@ type maker struct {
 
 func (m *maker) make() *mesh.Host {
 	within, apex := m.tree.zone(m.node.name)
-	if !within || strings.Contains(strings.TrimPrefix(m.node.name, "*."), "*") && m.node.record == nil {
+	if !within || strings.Contains(strings.TrimPrefix(m.node.name, "*."), "*") && m.node.records == nil {
 		return nil
 	}
 	if isReverse(m.node.name) {
 		return m.reverse()
 	}
-	all := m.node.own()
+	all := m.node.records
 	if len(m.tree.zones) > 0 {
 		all = grouped(m.node.below())
 	}
 	addressed := all
 	if apex {
 		// A zone's own addresses are kept apart, lest it has those of all names in it.
-		addressed = m.node.own()
+		addressed = m.node.records
 		if at := m.tree.at("apex.dns." + m.node.name); at != nil {
 			addressed = grouped(at.below())
 		}
@@ -55,7 +55,7 @@ func (m *maker) make() *mesh.Host {
 	if len(all) == 0 && len(addressed) == 0 {
 		return nil
 	}
-	if len(all) > 1 || len(all) == 1 && all[0] != m.node.record {
+	if len(all) > 1 || len(all) == 1 && !slices.Contains(m.node.records, all[0]) {
 		m.host.Object = "keys below " + m.tree.keyOf(m.node.name)
 	}
 	m.addresses(addressed)
@@ -98,9 +98,11 @@ func (m *maker) addresses(all []*record) {
 	}
 	if len(aliases) > 1 {
 		m.leans = true
+		w := walk{tree: m.tree, seen: map[*node]bool{}}
 		for _, alias := range aliases {
-			m.host.Addresses = append(m.host.Addresses, m.tree.addresses(alias, 0)...)
+			w.follow(alias)
 		}
+		m.host.Addresses = w.found
 	}
 	m.host.Addresses = distinct(m.host.Addresses)
 	if m.host.Headless = m.host.Addresses != nil; !m.host.Headless {
@@ -108,25 +110,34 @@ func (m *maker) addresses(all []*record) {
 	}
 }
 
-// addresses returns those of a name as far as the tree knows them.
-func (t *tree) addresses(name string, depth int) (all []netip.Addr) {
-	const deepest = 8 // aliases may lead in a circle
-	n := t.at(name)
-	if n == nil || depth > deepest {
-		return nil
+// walk finds the addresses behind aliases as far as the tree knows them, each name once: aliases may lead
+// in a circle.
+type walk struct {
+	tree  *tree
+	seen  map[*node]bool
+	found []netip.Addr // most of them at the most
+}
+
+func (w *walk) follow(name string) {
+	n := w.tree.at(name)
+	if n == nil || w.seen[n] {
+		return
 	}
-	records := n.own()
-	if len(t.zones) > 0 {
+	w.seen[n] = true
+	records := n.records
+	if len(w.tree.zones) > 0 {
 		records = grouped(n.below())
 	}
 	for _, r := range records {
-		if r.addr.IsValid() {
-			all = append(all, r.addr)
-		} else if r.alias != "" && !r.mail {
-			all = append(all, t.addresses(r.alias, depth+1)...)
+		switch {
+		case len(w.found) == most:
+			return
+		case r.addr.IsValid():
+			w.found = append(w.found, r.addr)
+		case r.alias != "" && !r.mail:
+			w.follow(r.alias)
 		}
 	}
-	return all
 }
 
 // data fills in the other records. Every host is an SRV record too, as SkyDNS has it, also one without a
@@ -168,10 +179,10 @@ func (m *maker) data(all []*record) {
 
 // reverse is the host of the name of an address: it points to a name, and has nothing else.
 func (m *maker) reverse() *mesh.Host {
-	r := m.node.record
-	if r == nil || r.alias == "" {
+	if len(m.node.records) == 0 || m.node.records[0].alias == "" {
 		return nil
 	}
+	r := m.node.records[0]
 	m.host.TTL, m.host.Data = r.ttl, &mesh.Data{Pointer: r.alias}
 	return m.host
 }

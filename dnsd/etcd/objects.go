@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -46,7 +47,7 @@ type Routes struct {
 }
 
 // Apply stores an object in the place of the one with its name, and the name of its host; that of a host
-// nobody has routes for any more goes.
+// nobody has routes for any more goes. A name that somebody else keeps in the store is an error.
 func (r *Routes) Apply(ctx context.Context, o *routes.Object) error {
 	data, err := json.Marshal(o)
 	if err != nil {
@@ -55,8 +56,8 @@ func (r *Routes) Apply(ctx context.Context, o *routes.Object) error {
 	return r.change(ctx, o.Name, clientv3.OpPut(routesPath+o.Name, string(data)), o.Host)
 }
 
-// Delete takes an object out of the store, and its host's name with the last of them. An object that is
-// not there is an error.
+// Delete takes an object out of the store, and its host's name with the last of them, unless somebody else has
+// written there. An object that is not there is an error.
 func (r *Routes) Delete(ctx context.Context, name string) error {
 	return r.change(ctx, name, clientv3.OpDelete(routesPath+name), "")
 }
@@ -103,37 +104,105 @@ func (r *Routes) change(ctx context.Context, name string, do clientv3.Op, host s
 		if err != nil {
 			return err
 		}
+		t := txn{
+			unless: []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(routesPath), "<", revision+1).WithPrefix()},
+			ops:    []clientv3.Op{do},
+		}
 		i := slices.IndexFunc(all, func(o *routes.Object) bool { return o.Name == name })
 		if i < 0 && do.IsDelete() {
 			return fmt.Errorf("there is no route %q: see dnsd routes list", name)
 		}
-		ops := []clientv3.Op{do}
 		if host != "" {
-			value, _ := json.Marshal(value{Host: r.Address.String()})
-			ops = append(ops, clientv3.OpPut(r.key(host), string(value)))
+			if err := r.name(ctx, client, &t, host, all); err != nil {
+				return err
+			}
 		}
 		if i >= 0 && all[i].Host != "" && r.key(all[i].Host) != r.key(host) {
 			others := slices.ContainsFunc(all, func(o *routes.Object) bool { return o.Name != name && r.key(o.Host) == r.key(all[i].Host) })
 			if !others {
-				ops = append(ops, clientv3.OpDelete(r.key(all[i].Host)))
+				if err := r.unname(ctx, client, &t, all[i].Host); err != nil {
+					return err
+				}
 			}
 		}
-		unchanged := clientv3.Compare(clientv3.ModRevision(routesPath), "<", revision+1).WithPrefix()
-		done, err := r.commit(ctx, client, unchanged, ops)
+		done, err := t.commit(ctx, client)
 		if err != nil || done {
 			return err
 		}
 	}
 }
 
-func (r *Routes) commit(ctx context.Context, client *clientv3.Client, unless clientv3.Cmp, ops []clientv3.Op) (bool, error) {
+// txn is what is to be done all at once, if nobody has changed what it rests on.
+type txn struct {
+	unless []clientv3.Cmp
+	ops    []clientv3.Op
+}
+
+func (t *txn) commit(ctx context.Context, client *clientv3.Client) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	reply, err := client.Txn(ctx).If(unless).Then(ops...).Commit()
+	reply, err := client.Txn(ctx).If(t.unless...).Then(t.ops...).Commit()
 	if err != nil {
 		return false, fmt.Errorf("write the route to etcd: %w", err)
 	}
 	return reply.Succeeded, nil
+}
+
+// name has t write the name of a host, where it is nobody else's.
+func (r *Routes) name(ctx context.Context, client *clientv3.Client, t *txn, host string, all []*routes.Object) error {
+	key := r.key(host)
+	data, revision, err := r.value(ctx, client, key)
+	if err != nil {
+		return err
+	}
+	own, _ := json.Marshal(value{Host: r.Address.String()})
+	routed := slices.ContainsFunc(all, func(o *routes.Object) bool { return r.key(o.Host) == key })
+	if data != nil && !bytes.Equal(data, own) && (!routed || !ours(data)) {
+		return fmt.Errorf("%s is kept in etcd by somebody else: %s has %s; take that out first, or give the route another host", host, key, data)
+	}
+	t.unless = append(t.unless, clientv3.Compare(clientv3.ModRevision(key), "=", revision))
+	t.ops = append(t.ops, clientv3.OpPut(key, string(own)))
+	return nil
+}
+
+// unname has t take out the name of a host, if it is still what a route has written.
+func (r *Routes) unname(ctx context.Context, client *clientv3.Client, t *txn, host string) error {
+	key := r.key(host)
+	data, revision, err := r.value(ctx, client, key)
+	if err != nil || !ours(data) {
+		return err
+	}
+	t.unless = append(t.unless, clientv3.Compare(clientv3.ModRevision(key), "=", revision))
+	t.ops = append(t.ops, clientv3.OpDelete(key))
+	return nil
+}
+
+// value returns what is under a key, and of which revision; nil and 0 where nothing is.
+func (r *Routes) value(ctx context.Context, client *clientv3.Client, key string) ([]byte, int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	reply, err := client.Get(ctx, key)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read %s from etcd: %w", key, err)
+	}
+	if len(reply.Kvs) == 0 {
+		return nil, 0, nil
+	}
+	return reply.Kvs[0].Value, reply.Kvs[0].ModRevision, nil
+}
+
+// ours says that a value is as some node's routes write it: an address, and nothing else.
+func ours(data []byte) bool {
+	var v value
+	if json.Unmarshal(data, &v) != nil {
+		return false
+	}
+	addr, err := netip.ParseAddr(v.Host)
+	if err != nil {
+		return false
+	}
+	own, _ := json.Marshal(value{Host: addr.String()})
+	return bytes.Equal(data, own)
 }
 
 // key is the SkyDNS key of a host.

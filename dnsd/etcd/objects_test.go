@@ -57,6 +57,29 @@ func TestRoutes(t *testing.T) {
 		t.Errorf("deleted twice: %v", err)
 	}
 
+	// What somebody else keeps in the store is not taken from him.
+	for _, kept := range []string{`{"host":"192.0.2.1"}`, `{"host":"192.0.2.1","ttl":60}`, `{"text":"mine"}`} {
+		s.put(c, "/dns/com/taken", kept)
+		if err := r.Apply(t.Context(), route("a", "taken.com")); err == nil || !strings.Contains(err.Error(), "somebody else") {
+			t.Errorf("over %s: %v", kept, err)
+		}
+	}
+	apply(route("a", "shared.com"))
+	s.put(c, "/dns/com/shared", `{"host":"192.0.2.1","ttl":60}`)
+	remove("a")
+	if got, err := c.Get(t.Context(), "/dns/com/shared"); err != nil || len(got.Kvs) != 1 {
+		t.Errorf("somebody else's name went with the route: %v", err)
+	}
+	if _, err := c.Delete(t.Context(), "/dns/com/", clientv3.WithPrefix()); err != nil {
+		t.Fatal(err)
+	}
+
+	// Another node's address in the place of a route's name is a route's.
+	apply(route("a", "moved.com"))
+	s.put(c, "/dns/com/moved", `{"host":"192.168.1.99"}`)
+	apply(route("a", "moved.com"))
+	remove("a")
+
 	// Many at once lose nothing.
 	var all sync.WaitGroup
 	for i := range 8 {

@@ -3,7 +3,9 @@ package etcd
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"net"
 	"os/exec"
 	"slices"
 	"strings"
@@ -27,6 +29,7 @@ type server struct {
 	ip     string
 	args   []string
 	cmd    *exec.Cmd
+	ended  chan struct{} // closed when cmd has
 }
 
 // newServer starts etcd on a loopback address of its own, with further arguments.
@@ -57,16 +60,39 @@ func (s *server) start() {
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "only=" + peer,
 		"--unsafe-no-fsync", "--log-level", "error",
 	}, s.args...)...)
+	s.cmd.Stdout, s.cmd.Stderr = s.t.Output(), s.t.Output()
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
+	s.boot(s.cmd)
+}
+
+// boot waits until etcd takes connections; one that ends instead has said why.
+func (s *server) boot(cmd *exec.Cmd) {
+	s.t.Helper()
+	var err error
+	ended := make(chan struct{})
+	go func() { defer close(ended); err = cmd.Wait() }()
+	s.ended = ended
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		if conn, err := net.DialTimeout("tcp", s.ip+":2379", time.Second); err == nil {
+			_ = conn.Close()
+			return
+		}
+		select {
+		case <-ended:
+			s.t.Fatalf("etcd has ended: %v", err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	s.t.Fatalf("etcd does not listen at %s", s.ip)
 }
 
 // stop ends etcd; what it has stored stays.
 func (s *server) stop() {
 	if s.cmd != nil {
 		_ = s.cmd.Process.Kill()
-		_ = s.cmd.Wait()
+		<-s.ended
 		s.cmd = nil
 	}
 }
@@ -105,6 +131,9 @@ func (s *server) put(c *clientv3.Client, key, value string, o ...clientv3.OpOpti
 
 // watch runs a source until the test ends, and returns its newest input as text whenever there is one.
 func watch(t *testing.T, o Options) chan string {
+	if o.Log == nil {
+		o.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	}
 	s := New(o)
 	s.timing.probe, s.timing.first, s.timing.longest = 200*time.Millisecond, 10*time.Millisecond, 100*time.Millisecond
 	said := make(chan string, 1)
@@ -130,6 +159,9 @@ func watch(t *testing.T, o Options) chan string {
 
 func text(in mesh.Input) string {
 	var lines []string
+	if in.Pending {
+		lines = append(lines, "pending")
+	}
 	for i := range in.Hosts {
 		h := in.Hosts[i]
 		if h.Data != nil && len(h.Data.Services) > 0 && len(h.Data.Texts)+len(h.Data.Mail) == 0 {

@@ -6,14 +6,14 @@
 // own. Without zones each key is one name, since nobody can tell then which names are the store's and
 // which only lie above one of its own. What a zone has no key for is asked upstream.
 //
-// Everything is read once; then the store tells of changes, from the revision that was read last, also
-// after it was out of reach. Where it has forgotten that revision, or is not the same store any more,
-// everything is read again. A key that cannot be used is a problem with its name, and the others work.
+// Everything is read; then the store tells of changes, and as long as one of its members can be reached,
+// another goes on where one has ended. After an outage everything is read again: what answers then may be
+// another store, or the same one put back to an earlier state, and would not say so. What was said last stays
+// until then. A key that cannot be used is a problem with its name, and the others work.
 package etcd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -23,7 +23,6 @@ import (
 	"strings"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/nodens-dns/nodens/dnsd/mesh"
@@ -53,24 +52,22 @@ type Source struct {
 	log    *slog.Logger
 	timing timing
 
-	cluster uint64 // the store's number, 0 before anything was read
-	whole   bool   // what follows is all there is, not half of what is being read
-	tree    *tree
-	routes  map[string]mesh.Route       // by key
-	bad     map[string]mesh.Problem     // by key
-	leases  map[clientv3.LeaseID]uint32 // seconds granted
-	lost    error                       // why the store is out of reach
-	said    *mesh.Input                 // newest input, but for the store being out of reach
-	last    *mesh.Input                 // newest input emitted
+	whole  bool // what follows is all there is, not half of what is being read
+	tree   *tree
+	routes map[string]mesh.Route       // by key
+	bad    map[string]mesh.Problem     // by key
+	leases map[clientv3.LeaseID]uint32 // seconds granted; never of no lease
+	lost   error                       // why the store is out of reach
+	said   *mesh.Input                 // newest input, but for the store being out of reach
+	last   *mesh.Input                 // newest input emitted
 }
 
-// root is a part of the store, and how far it has been read.
+// root is a part of the store.
 type root struct {
-	prefix   string
-	revision int64
-	put      func(key string, data []byte, lease uint32) error
-	remove   func(key string)
-	clear    func()
+	prefix string
+	put    func(key string, data []byte, lease uint32) error // lease is in seconds, 0 for ever
+	remove func(key string)
+	clear  func()
 }
 
 // timing is every duration of the source, so that tests need not wait for them.
@@ -150,7 +147,8 @@ func (s *Source) Run(ctx context.Context, emit func(mesh.Input)) error {
 	}
 }
 
-// session connects, makes sure that everything is read, and follows the changes until that fails.
+// session connects, reads everything, and follows the changes until that fails. Each step but the last ends
+// within callTimeout, so that a store that is back is found.
 func (s *Source) session(ctx context.Context, emit func(mesh.Input)) error {
 	client, err := s.store.connect(ctx)
 	if err != nil {
@@ -158,47 +156,31 @@ func (s *Source) session(ctx context.Context, emit func(mesh.Input)) error {
 	}
 	defer func() { _ = client.Close() }()
 	if err := s.probe(ctx, client); err != nil {
-		if !errors.Is(err, errOther) {
-			return err
-		}
-		s.cluster = 0
+		return err
 	}
-	if s.cluster == 0 {
-		if err := s.read(ctx, client); err != nil {
-			return err
-		}
+	ctx, cancel := whileConnected(ctx, client)
+	defer cancel(nil)
+	at, err := s.read(ctx, client)
+	if err == nil {
+		s.found()
+		s.emit(emit)
+		err = s.follow(ctx, client, at+1, emit)
 	}
-	s.found()
-	s.emit(emit)
-	err = s.follow(ctx, client, emit)
-	if errors.Is(err, rpctypes.ErrCompacted) || errors.Is(err, errOther) {
-		s.log.Info("reading everything again", "reason", err)
-		s.cluster = 0
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
 	}
 	return err
 }
 
-// errOther says that what was read is no part of the store's past.
-var errOther = errors.New("the store is another one, or was put back to an earlier state")
-
-// probe asks whether the store is there, and still the one that was read.
+// probe asks whether the store is there: a watch alone would stay silent.
 func (s *Source) probe(ctx context.Context, client *clientv3.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	r, err := client.Get(ctx, s.roots[0].prefix, clientv3.WithCountOnly())
-	if err != nil {
-		return err
-	}
-	for _, root := range s.roots {
-		if s.cluster != 0 && (r.Header.ClusterId != s.cluster || r.Header.Revision < root.revision) {
-			return errOther
-		}
-	}
-	return nil
+	_, err := client.Get(ctx, s.roots[0].prefix, clientv3.WithCountOnly())
+	return err
 }
 
-// miss notes and tells that the store is out of reach. What it said last stays; if it never said
-// anything, nothing is told.
+// miss notes and tells that the store is out of reach. What it said last stays.
 func (s *Source) miss(err error, emit func(mesh.Input)) {
 	if s.lost == nil {
 		s.log.Warn("cannot follow the store; what it said last stays", "error", err)
@@ -220,10 +202,13 @@ func (s *Source) emit(emit func(mesh.Input)) {
 		in := s.input()
 		s.said = &in
 	}
-	if s.said == nil {
+	if s.said == nil && s.lost == nil {
 		return
 	}
-	in := *s.said
+	in := mesh.Input{Source: sourceName, Pending: true}
+	if s.said != nil {
+		in = *s.said
+	}
 	if s.lost != nil {
 		in.Problems = append([]mesh.Problem{{
 			Source: sourceName, Object: "etcd " + strings.Join(s.store.Endpoints, " "),

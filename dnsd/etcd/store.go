@@ -67,9 +67,10 @@ func (s *Store) connect(ctx context.Context) (*clientv3.Client, error) {
 	return client, nil
 }
 
-// why returns the reason behind a question that nobody answered in time, if there is one to be had.
+// why returns the reason behind a question that nobody answered in time, or behind the end of a connection,
+// if there is one to be had.
 func (s *Store) why(ctx context.Context, err error) error {
-	if !errors.Is(err, context.DeadlineExceeded) {
+	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, errLost) {
 		return err
 	}
 	return cmp.Or(s.reach(context.WithoutCancel(ctx)), err)

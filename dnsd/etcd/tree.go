@@ -20,10 +20,10 @@ type tree struct {
 
 // node is a name.
 type node struct {
-	name     string // "" for the root
-	record   *record
-	children map[string]*node
-	count    int // records here and below
+	name     string           // "" for the root
+	records  []*record        // by key: of several, which differ in the case of letters only
+	children map[string]*node // by label, in lower case
+	count    int              // records here and below
 
 	made bool       // host is what follows from the records as they are
 	host *mesh.Host // nil for a name with nothing to answer
@@ -56,8 +56,8 @@ func (t *tree) zone(name string) (within, apex bool) {
 
 // put enters a key's record, or takes the key out if r is nil, and forgets what followed from it.
 func (t *tree) put(key string, r *record) {
-	parts := strings.Split(strings.TrimPrefix(key, t.path), "/")
-	if r == nil && !t.has(parts) {
+	parts := t.partsOf(key)
+	if r == nil && !t.has(parts, key) {
 		return
 	}
 	n := &t.root
@@ -65,7 +65,7 @@ func (t *tree) put(key string, r *record) {
 	for _, part := range parts {
 		child := n.children[part]
 		if child == nil {
-			child = &node{name: strings.TrimSuffix(strings.ToLower(part)+"."+n.name, ".")}
+			child = &node{name: strings.TrimSuffix(part+"."+n.name, ".")}
 			if part == "" {
 				child.name = n.name
 			}
@@ -77,13 +77,7 @@ func (t *tree) put(key string, r *record) {
 		n = child
 		path = append(path, n)
 	}
-	change := 0
-	if n.record != nil {
-		change--
-	}
-	if n.record = r; r != nil {
-		change++
-	}
+	change := n.keep(key, r)
 	for i, n := range path {
 		n.made, n.count = false, n.count+change
 		if i+1 < len(path) && path[i+1].count+change == 0 {
@@ -92,17 +86,35 @@ func (t *tree) put(key string, r *record) {
 	}
 }
 
-func (t *tree) has(parts []string) bool {
+// keep has r be the record of key, none if it is nil, and returns by how many they have become more.
+func (n *node) keep(key string, r *record) (change int) {
+	before := len(n.records)
+	n.records = slices.DeleteFunc(n.records, func(r *record) bool { return r.key == key })
+	if r != nil {
+		n.records = append(n.records, r)
+		slices.SortFunc(n.records, compareKeys)
+	}
+	return len(n.records) - before
+}
+
+func compareKeys(a, b *record) int { return strings.Compare(a.key, b.key) }
+
+// partsOf are the labels of a key's node, from the root on. DNS knows no case.
+func (t *tree) partsOf(key string) []string {
+	return strings.Split(strings.ToLower(strings.TrimPrefix(key, t.path)), "/")
+}
+
+func (t *tree) has(parts []string, key string) bool {
 	n := &t.root
 	for _, part := range parts {
 		if n = n.children[part]; n == nil {
 			return false
 		}
 	}
-	return n.record != nil
+	return slices.ContainsFunc(n.records, func(r *record) bool { return r.key == key })
 }
 
-// at returns the node of a name, or nil.
+// at returns the node of a name in lower case, or nil.
 func (t *tree) at(name string) *node {
 	n := &t.root
 	labels := strings.Split(name, ".")
@@ -117,32 +129,20 @@ func (t *tree) at(name string) *node {
 // below returns the records below n in the order of their keys, or n's own if there are none. More than
 // an answer could carry count as none.
 func (n *node) below() []*record {
-	own := n.count
-	if n.record != nil {
-		own--
-	}
+	own := n.count - len(n.records)
 	if own == 0 || own > most {
-		return n.own()
+		return n.records
 	}
 	all := make([]*record, 0, own)
 	for _, child := range n.children {
 		all = child.gather(all)
 	}
-	slices.SortFunc(all, func(a, b *record) int { return strings.Compare(a.key, b.key) })
+	slices.SortFunc(all, compareKeys)
 	return all
 }
 
-func (n *node) own() []*record {
-	if n.record == nil {
-		return nil
-	}
-	return []*record{n.record}
-}
-
 func (n *node) gather(all []*record) []*record {
-	if n.record != nil {
-		all = append(all, n.record)
-	}
+	all = append(all, n.records...)
 	for _, child := range n.children {
 		all = child.gather(all)
 	}

@@ -228,6 +228,40 @@ func TestTreeIncrementally(t *testing.T) {
 	}
 }
 
+// TestCircles: aliases that lead to each other many times over are followed once each.
+func TestCircles(t *testing.T) {
+	tree := newTree("/skydns/", []string{"sky.test"})
+	for i := range 30 {
+		fill(tree, fmt.Sprintf(`/skydns/test/sky/x/a%d {"host":"y.sky.test"}
+			/skydns/test/sky/y/a%d {"host":"x.sky.test"}`, i, i))
+	}
+	fill(tree, `/skydns/test/sky/y/z {"host":"10.0.0.7"}
+		/skydns/test/sky/w/1 {"host":"x.sky.test"}
+		/skydns/test/sky/w/2 {"host":"y.sky.test"}`)
+	if got := hosts(tree); !strings.Contains(got, "\nw.sky.test 30 10.0.0.7 ") {
+		t.Errorf("%s", got)
+	}
+}
+
+// TestCapitals: DNS knows no case, and two keys that differ in nothing else are two values of a name.
+func TestCapitals(t *testing.T) {
+	tree := newTree("/skydns/", []string{"sky.test"})
+	fill(tree, `/skydns/test/sky/Web {"host":"10.0.0.1"}
+		/skydns/test/sky/web {"host":"10.0.0.2"}
+		/skydns/test/sky/w/1 {"host":"web.sky.test"}
+		/skydns/test/sky/w/2 {"host":"Web.sky.test."}
+		/skydns/test/sky/w/3 {"host":"nowhere.sky.test"}`)
+	for _, want := range []string{"\nweb.sky.test 30 10.0.0.1 10.0.0.2 ", "\nw.sky.test 30 10.0.0.1 10.0.0.2 "} {
+		if got := hosts(tree); !strings.Contains(got, want) {
+			t.Errorf("%s, want %q", got, want)
+		}
+	}
+	tree.put("/skydns/test/sky/Web", nil)
+	if got := hosts(tree); !strings.Contains(got, "\nweb.sky.test 30 10.0.0.2 ") {
+		t.Errorf("%s", got)
+	}
+}
+
 func TestManyBelow(t *testing.T) {
 	tree := newTree("/skydns/", []string{"sky.test"})
 	for i := range most + 1 {

@@ -27,8 +27,13 @@ func TestCompilerForgetsNothing(t *testing.T) {
 		for step := range 12 {
 			for range 1 + g.IntN(2) {
 				i := g.IntN(3)
-				in[i] = g.next(in[i])
-				c.Take(in[i])
+				next := g.next(in[i])
+				c.Take(next)
+				if next.Pending {
+					in[i].Problems = next.Problems // and nothing else of it counts
+					continue
+				}
+				in[i] = next
 			}
 			got, want := c.Compile(), Compile(in, fresh)
 			if !reflect.DeepEqual(got, want) {

@@ -123,6 +123,18 @@ func TestPartial(t *testing.T) {
 	}
 }
 
+// TestPendingTellsWhy: who cannot speak yet says why, and what it said in an earlier life stays.
+func TestPendingTellsWhy(t *testing.T) {
+	c := NewCompiler(newVIPs(t), []string{"file"})
+	c.Take(input("file", auto("a.test", 80)))
+	why := Problem{Source: "file", Object: "x", Reason: "no password"}
+	c.Take(Input{Source: "file", Pending: true, Problems: []Problem{why}})
+	plan := c.Compile()
+	if len(plan.Names) != 1 || plan.Partial || !slices.Contains(plan.Problems, why) {
+		t.Errorf("%d names, partial %t, problems %v", len(plan.Names), plan.Partial, plan.Problems)
+	}
+}
+
 func TestScheduleDefaults(t *testing.T) {
 	const s = time.Second
 	for _, tc := range []struct{ in, want Schedule }{

@@ -18,7 +18,8 @@ import (
 type Input struct {
 	// Source is the source's name: "file", "xds", "resolve".
 	Source string
-	// Pending means the source has not spoken yet: nothing may be concluded from what is missing.
+	// Pending means the source has not spoken yet: nothing may be concluded from what is missing, and what it
+	// said in an earlier life stays. Only Problems count of such an Input.
 	Pending bool `json:",omitempty"`
 	// Hosts are names and what stands behind their ports.
 	Hosts []Host `json:",omitempty"`

@@ -52,8 +52,12 @@ func hostKey(h *Host) (string, bool) {
 	return name, err == nil
 }
 
-// take makes in what the source says from now on.
+// take makes in what the source says from now on. One that has not spoken yet tells at most why.
 func (s *source) take(in *Input, vips *VIPs) {
+	if in.Pending {
+		s.report(in.Problems)
+		return
+	}
 	if s.pending != in.Pending {
 		s.pending, s.news.any = in.Pending, true
 	}
@@ -76,11 +80,8 @@ func (s *source) take(in *Input, vips *VIPs) {
 	if zones := sortZones(s.name, in.Zones); !sameSlice(zones, s.zones, sameZone) {
 		s.zones, s.news.zones = zones, true
 	}
-	problems := s.findProblems(in.Problems)
-	if !slices.Equal(problems, s.problems) {
-		s.problems, s.news.problems = problems, true
-	}
-	s.news.any = s.news.any || s.news.problems || s.news.routes || s.news.zones || hosts != nil || clusters != nil || listeners != nil || lookups != nil
+	s.report(in.Problems)
+	s.news.any = s.news.any || s.news.routes || s.news.zones || hosts != nil || clusters != nil || listeners != nil || lookups != nil
 }
 
 func add[K comparable](to *map[K]bool, more map[K]bool) {
@@ -90,6 +91,14 @@ func add[K comparable](to *map[K]bool, more map[K]bool) {
 	}
 	for k := range more {
 		(*to)[k] = true
+	}
+}
+
+// report keeps what is wrong, by the source's own word and by ours.
+func (s *source) report(said []Problem) {
+	problems := s.findProblems(said)
+	if !slices.Equal(problems, s.problems) {
+		s.problems, s.news.problems, s.news.any = problems, true, true
 	}
 }
 
