@@ -52,8 +52,15 @@ func (b *binDir) is(program []byte) error {
 }
 
 func (b *binDir) remove() error {
-	if err := b.disk.Remove(b.path()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	err := b.disk.Remove(b.path())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = b.disk.SyncDir(b.dir)
+	}
+	if err != nil {
 		return fmt.Errorf("remove the plugin: %w", err)
 	}
-	return b.disk.SyncDir(b.dir)
+	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -40,6 +41,57 @@ func TestClaims(t *testing.T) {
 	is("the older one", first, false)
 	third.release()
 	is("the one that is left", first, true)
+}
+
+// A claim that was cleared away with its folder is made again, in its old place: the newer one stays the newer.
+func TestClaimsComeBack(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "installers")
+	old, err := stake(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.release()
+	next, err := stake(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.release()
+	for _, remove := range []string{dir, filepath.Join(dir, old.name), filepath.Join(dir, next.name)} {
+		if err := os.RemoveAll(remove); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // whoever looks first sees nobody; each is there after it has looked
+			_, _ = next.newest()
+			_, _ = old.newest()
+		}
+		if newest, err := next.newest(); err != nil || !newest {
+			t.Errorf("the newer one after %s was removed: %v, %v", remove, newest, err)
+		}
+		if newest, err := old.newest(); err != nil || newest {
+			t.Errorf("the older one after %s was removed: %v, %v", remove, newest, err)
+		}
+	}
+}
+
+// What takes nodens off, or installs once, neither crosses the work of an installer that stays nor is crossed.
+func TestAlone(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "installers")
+	stays, err := stake(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := alone(dir); !errors.Is(err, errBusy) {
+		t.Errorf("%v, want to be refused", err)
+	}
+	if newest, err := stays.newest(); err != nil || !newest {
+		t.Errorf("the one that stays was relieved: %v", err)
+	}
+	stays.release()
+	only, err := alone(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	only.release()
 }
 
 // TestNewestInstallerHasTheSay runs two at once on one node, as an update does: the file is the newer

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // disk is what is done to the node's folders, one system call or two at a time, so that a test can cut
@@ -18,7 +19,8 @@ type disk interface {
 	// List returns the names of a folder's files and folders, sorted.
 	List(dir string) ([]string, error)
 	Read(path string) (file, error)
-	// Create makes a new file; its contents may be lost until Sync.
+	// Create makes a new file; its contents may be lost until Sync. Its owner is who makes it where another
+	// may not be had.
 	Create(path string, f file) error
 	Sync(path string) error
 	Mkdir(dir string) error // there already is fine
@@ -28,11 +30,13 @@ type disk interface {
 	SyncDir(dir string) error
 }
 
-// file is a regular file: what is in it, its permissions and its owner.
+// file is a regular file: what is in it, its permissions and its owner; of one that was read, also when it
+// was written.
 type file struct {
 	data     []byte
 	mode     fs.FileMode
 	uid, gid int
+	written  time.Time
 }
 
 // tempMark is in the name of every temporary file. Such a name begins with a dot and ends in none of the
@@ -96,7 +100,7 @@ func (node) Read(path string) (file, error) {
 	if !info.Mode().IsRegular() {
 		return file{}, &fs.PathError{Op: "read", Path: path, Err: errors.New("not a regular file")}
 	}
-	f := file{mode: info.Mode().Perm()}
+	f := file{mode: info.Mode().Perm(), written: info.ModTime()}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		f.uid, f.gid = int(st.Uid), int(st.Gid)
 	}
@@ -114,7 +118,10 @@ func (node) Create(path string, f file) error {
 		err = out.Chmod(f.mode) // not subject to the umask
 	}
 	if err == nil && (f.uid != os.Geteuid() || f.gid != os.Getegid()) {
-		err = out.Chown(f.uid, f.gid)
+		// Without CAP_CHOWN the file is root's, whom every runtime reads as. Better than none.
+		if err = out.Chown(f.uid, f.gid); errors.Is(err, syscall.EPERM) {
+			err = nil
+		}
 	}
 	return errors.Join(err, out.Close())
 }

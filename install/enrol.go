@@ -80,11 +80,17 @@ func (k kept) netns() string {
 	return ""
 }
 
-// alive says whether the pod is there: libcni's files outlive a reboot.
-func (k kept) alive() bool {
+// alive says whether the pod is there: libcni's files, of which this one was written then, outlive a
+// reboot, and a DEL that was lost.
+func (k kept) alive(written time.Time) bool {
 	path := k.netns()
 	if path == "" {
 		return false
+	}
+	if process, ok := strings.CutSuffix(path, "/ns/net"); ok && strings.HasPrefix(path, "/proc/") {
+		// Numbers of processes are given again. One that began after the pod was made is not the pod's.
+		began, err := startTime(process)
+		return err == nil && began.Before(written.Add(time.Second))
 	}
 	_, err := os.Stat(path)
 	return err == nil
@@ -101,9 +107,9 @@ func (e *enroller) run(ctx context.Context, network string, entry []byte) error 
 	seen := map[string]string{}
 	for _, name := range names {
 		path := filepath.Join(e.cache, name.Name())
-		data, err := os.ReadFile(path)
-		k, ok := readKept(data)
-		if err != nil || !ok || k.NetworkName != network || !k.alive() || ctx.Err() != nil {
+		f, err := node{}.Read(path)
+		k, ok := readKept(f.data)
+		if err != nil || !ok || k.NetworkName != network || !k.alive(f.written) || ctx.Err() != nil {
 			continue
 		}
 		was, known := e.seen[path]

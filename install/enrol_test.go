@@ -10,6 +10,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // noting is a plugin that notes pods in the folder it lies in, and what it was called with.
@@ -157,4 +160,53 @@ func TestEnrolWithoutARuntime(t *testing.T) {
 	if err := e.run(t.Context(), "pods", []byte(enrolEntry)); err != nil {
 		t.Error(err)
 	}
+}
+
+// The number of a pod's process may be somebody else's by now: after a reboot, or a DEL that was lost.
+func TestEnrolsNobodyElse(t *testing.T) {
+	e, dir, _ := before(t)
+	began, err := startTime("/proc/self")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now := time.Now(); began.After(now) || began.Before(now.Add(-24*time.Hour)) {
+		t.Errorf("this process began at %v", began)
+	}
+	for _, pod := range []string{"new", "old", "noted"} {
+		if err := os.Chtimes(filepath.Join(e.cache, pod), time.Time{}, began.Add(-time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.run(t.Context(), "pods", []byte(enrolEntry)); err != nil {
+		t.Fatal(err)
+	}
+	if got := calls(t, dir); got != "" {
+		t.Errorf("called\n%s", got)
+	}
+}
+
+// A plugin that takes its time with the pods from before keeps nobody from mending the list.
+func TestChainIsMendedWhilePodsAreEnrolled(t *testing.T) {
+	e, dir, _ := before(t)
+	in := onNode(t)
+	in.old = enroller{cache: e.cache, plugin: in.bin.path(), log: quiet}
+	gate := filepath.Join(dir, "gate")
+	if err := unix.Mkfifo(gate, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	in.program = []byte("#!/bin/sh\necho >" + dir + "/called; exec cat " + gate + "\n") // until somebody writes there
+	list := in.write(t, "10-pods.conflist", testList, 0o600)
+	chained := in.runs(t)
+	chained("10-pods.conflist")
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(filepath.Join(dir, "called")); err == nil {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatal("no pod is being enrolled")
+		}
+	}
+	if err := os.WriteFile(list, []byte(testList), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	chained("10-pods.conflist")
 }

@@ -31,15 +31,22 @@ func main() {
 	}
 }
 
-// options are where things are. The defaults are those of most Kubernetes nodes; the plugin and the stub
-// lie beside this program.
+// options are where things are on the node. The defaults are those of most Kubernetes nodes; the plugin
+// and the stub lie beside this program.
 type options struct {
-	netDir, binDir, cacheDir string
-	plugin, stub             string
-	dropIn                   bool
-	nameservers              []string
-	stateDir, bpfPath        string
-	cgroup, dnsd             string
+	netDir, binDir, cacheDir, plugin string
+	entry                            entry
+	dropIn                           bool
+}
+
+// entry is the plugin's section of a network's list.
+type entry struct {
+	Type         string          `json:"type"`
+	Capabilities map[string]bool `json:"capabilities"`
+	Nameservers  []string        `json:"nameservers,omitempty"`
+	StateDir     string          `json:"stateDir,omitempty"`
+	BPFPath      string          `json:"bpfPath,omitempty"`
+	Cgroup       string          `json:"cgroup,omitempty"`
 }
 
 func command() *cobra.Command {
@@ -51,17 +58,30 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	here := "."
-	if exe, err := os.Executable(); err == nil {
-		here = filepath.Dir(exe)
+	root.AddCommand(installCommand(&o), uninstallCommand(&o), statusCommand(&o))
+	for _, cmd := range root.Commands() {
+		o.folders(cmd)
 	}
-	f := root.PersistentFlags()
+	return root
+}
+
+// folders are the flags all commands of a node with a runtime have.
+func (o *options) folders(cmd *cobra.Command) {
+	f := cmd.Flags()
 	f.StringVar(&o.netDir, "net-dir", "/etc/cni/net.d", "the runtime's folder of network configurations")
 	f.StringVar(&o.binDir, "bin-dir", "/opt/cni/bin", "the runtime's folder of plugins")
-	f.StringVar(&o.plugin, "plugin", filepath.Join(here, "nodens"), "the plugin to install")
 	f.StringVar(&o.cacheDir, "cache-dir", "/var/lib/cni/results", "where the runtime keeps what it did for each sandbox")
-	root.AddCommand(installCommand(&o), uninstallCommand(&o, here), statusCommand(&o))
-	return root
+	f.StringVar(&o.plugin, "plugin", sibling("nodens"), "the plugin to install")
+	f.StringVar(&o.entry.StateDir, "state-dir", "", "dnsd's runDir where that is not /run/nodens")
+}
+
+// sibling is the path of another program of ours.
+func sibling(name string) string {
+	exe, err := os.Executable()
+	if err != nil {
+		return name
+	}
+	return filepath.Join(filepath.Dir(exe), name)
 }
 
 func installCommand(o *options) *cobra.Command {
@@ -76,59 +96,56 @@ func installCommand(o *options) *cobra.Command {
 				return err
 			}
 			if once {
-				if _, err := in.settle(); err != nil {
-					return err
-				}
-				return in.enrol(cmd.Context())
+				return in.once(cmd.Context())
 			}
-			in.claims = filepath.Join(cmp.Or(o.stateDir, "/run/nodens"), "installers")
 			return in.run(cmd.Context())
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVar(&once, "once", false, "return when it is done")
-	o.entryFlags(cmd)
+	f.BoolVar(&o.dropIn, "drop-in", false, "leave the network's list alone and use its drop-in folder (containerd 2.1 and newer)")
+	f.StringSliceVar(&o.entry.Nameservers, "nameserver", nil, "captured in pods whose runtime does not tell their nameservers")
+	f.StringVar(&o.entry.BPFPath, "bpf-path", "", "dnsd's bpfPath where that is not the default")
+	f.StringVar(&o.entry.Cgroup, "cgroup", "", "dnsd's cgroup where that is set")
 	return cmd
 }
 
-// entryFlags are what the plugin's own keys are set from.
-func (o *options) entryFlags(cmd *cobra.Command) {
-	f := cmd.Flags()
-	f.BoolVar(&o.dropIn, "drop-in", false, "leave the network's list alone and use its drop-in folder (containerd 2.1 and newer)")
-	f.StringSliceVar(&o.nameservers, "nameserver", nil, "captured in pods whose runtime does not tell their nameservers")
-	f.StringVar(&o.stateDir, "state-dir", "", "dnsd's runDir where that is not /run/nodens")
-	f.StringVar(&o.bpfPath, "bpf-path", "", "dnsd's bpfPath where that is not the default")
-	f.StringVar(&o.cgroup, "cgroup", "", "dnsd's cgroup where that is set")
-}
-
-func uninstallCommand(o *options, here string) *cobra.Command {
-	var until until
+func uninstallCommand(o *options) *cobra.Command {
+	var stub string
+	var lists, free, stopped bool
 	cmd := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Take nodens out of the networks' lists; the plugin's file goes when no sandbox needs it",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			stub, err := os.ReadFile(o.stub)
+			program, err := os.ReadFile(stub)
 			if err != nil {
-				return fmt.Errorf("read the stub to leave behind: %w", err)
+				return fmt.Errorf("read the stub to leave behind: %w; --stub says where it is", err)
 			}
-			log := logger()
 			u := uninstaller{
 				bin: binDir{node{}, o.binDir}, net: netd{disk: node{}, dir: o.netDir},
-				cache: o.cacheDir, stub: stub, log: log,
+				cache: o.cacheDir, stub: program, claims: o.claims(), log: logger(),
 			}
-			return u.run(cmd.Context(), until)
+			till := tillTried
+			for s, set := range map[stay]bool{tillListed: lists, tillFree: free, tillStopped: stopped} {
+				if set {
+					till = s
+				}
+			}
+			return u.run(cmd.Context(), till)
 		},
 	}
-	cmd.Flags().BoolVar(&until.lists, "leave-stub", false, "be content when the lists are done, though sandboxes need the stub")
-	cmd.Flags().BoolVar(&until.stub, "wait", false, "stay until no sandbox needs the plugin's file")
-	cmd.Flags().BoolVar(&until.stopped, "stay", false, "as --wait, and then until SIGTERM: where what ends is started again")
+	f := cmd.Flags()
+	f.BoolVar(&lists, "leave-stub", false, "be content when the lists are done, though sandboxes need the stub")
+	f.BoolVar(&free, "wait", false, "stay until no sandbox needs the plugin's file")
+	f.BoolVar(&stopped, "stay", false, "as --wait, then do nothing until SIGTERM: for a container, which would be started again if it ended")
 	cmd.MarkFlagsMutuallyExclusive("leave-stub", "wait", "stay")
-	cmd.Flags().StringVar(&o.stub, "stub", filepath.Join(here, "nodens-stub"), "what stands in for the plugin until then")
+	f.StringVar(&stub, "stub", sibling("nodens-stub"), "what stands in for the plugin until then")
 	return cmd
 }
 
 func statusCommand(o *options) *cobra.Command {
+	var dnsd string
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Say whether plugin, chain and dnsd are as they should be; fails if one is not",
@@ -138,19 +155,19 @@ func statusCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return show(cmd.OutOrStdout(), in.status(cmd.Context(), o.dnsd))
+			return show(cmd.OutOrStdout(), in.status(cmd.Context(), dnsd))
 		},
 	}
-	cmd.Flags().StringVar(&o.dnsd, "dnsd", "127.0.0.1:9553", "where dnsd's health is (its listen)")
+	cmd.Flags().StringVar(&dnsd, "dnsd", "127.0.0.1:9553", "where dnsd's health is (its listen)")
 	return cmd
 }
 
 func (o *options) installer() (*installer, error) {
 	program, err := os.ReadFile(o.plugin)
 	if err != nil {
-		return nil, fmt.Errorf("read the plugin to install: %w", err)
+		return nil, fmt.Errorf("read the plugin to install: %w; --plugin says where it is", err)
 	}
-	entry, err := o.entry()
+	entry, err := o.entry.text()
 	if err != nil {
 		return nil, err
 	}
@@ -160,34 +177,30 @@ func (o *options) installer() (*installer, error) {
 		net:     netd{disk: node{}, dir: o.netDir, dropIn: o.dropIn, entry: entry},
 		old:     enroller{cache: o.cacheDir, plugin: filepath.Join(o.binDir, pluginType), log: log},
 		program: program,
+		claims:  o.claims(),
 		log:     log,
 	}, nil
 }
 
-// entry is the plugin's section of a network's list.
-func (o *options) entry() ([]byte, error) {
-	e := struct {
-		Type         string          `json:"type"`
-		Capabilities map[string]bool `json:"capabilities"`
-		Nameservers  []string        `json:"nameservers,omitempty"`
-		StateDir     string          `json:"stateDir,omitempty"`
-		BPFPath      string          `json:"bpfPath,omitempty"`
-		Cgroup       string          `json:"cgroup,omitempty"`
-	}{
-		Type:         pluginType,
-		Capabilities: map[string]bool{"dns": true, "io.kubernetes.cri.pod-annotations": true},
-		Nameservers:  o.nameservers, StateDir: o.stateDir, BPFPath: o.bpfPath, Cgroup: o.cgroup,
-	}
-	for _, s := range o.nameservers {
+// claims is the folder in which those who work on the node say so.
+func (o *options) claims() string {
+	return filepath.Join(cmp.Or(o.entry.StateDir, "/run/nodens"), "installers")
+}
+
+// text is the entry as it stands in a list.
+func (e entry) text() ([]byte, error) {
+	for _, s := range e.Nameservers {
 		if _, err := netip.ParseAddr(s); err != nil {
 			return nil, fmt.Errorf("--nameserver %q is not an IP address", s)
 		}
 	}
-	for flag, path := range map[string]string{"state-dir": o.stateDir, "bpf-path": o.bpfPath, "cgroup": o.cgroup} {
+	for flag, path := range map[string]string{"state-dir": e.StateDir, "bpf-path": e.BPFPath, "cgroup": e.Cgroup} {
 		if path != "" && !filepath.IsAbs(path) {
 			return nil, fmt.Errorf("--%s %q is not an absolute path", flag, path)
 		}
 	}
+	e.Type = pluginType
+	e.Capabilities = map[string]bool{"dns": true, "io.kubernetes.cri.pod-annotations": true}
 	return json.Marshal(e)
 }
 

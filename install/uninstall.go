@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -15,62 +16,58 @@ import (
 // when no sandbox was made with a list that named it. A runtime that cannot find a plugin it used can
 // neither make pods nor take them down.
 type uninstaller struct {
-	bin   binDir
-	net   netd
-	cache string // where libcni keeps what it did for each sandbox
-	stub  []byte
-	log   *slog.Logger
+	bin    binDir
+	net    netd
+	cache  string // where libcni keeps what it did for each sandbox
+	stub   []byte
+	claims string // as an installer's
+	log    *slog.Logger
+	said   string
 }
 
-// until is what an uninstaller stays for: nothing (what is left then is an error), or one of these.
-type until struct{ lists, stub, stopped bool }
+// stay is how long an uninstaller stays.
+type stay int
 
-// run returns when what it is to stay for has come; unless that is only the lists, everything is gone then.
-func (u *uninstaller) run(ctx context.Context, until until) error {
-	wrote, err := u.net.unchain()
-	for _, path := range wrote {
-		u.log.Info("nodens is out of the list", "file", path)
-	}
+const (
+	tillTried   stay = iota // not at all; that sandboxes need the stub is an error
+	tillListed              // until the lists are done
+	tillFree                // until no sandbox needs the stub, and it is gone
+	tillStopped             // and then until it is told to end
+)
+
+// errInstalled means that somebody has installed nodens while it was to be taken off.
+var errInstalled = errors.New("nodens-install install was started meanwhile: nodens stays on the node")
+
+// run returns when what it is to stay for has come. It refuses to begin while an installer stays, which
+// would put everything back behind it.
+func (u *uninstaller) run(ctx context.Context, till stay) error {
+	claim, err := alone(u.claims)
 	if err != nil {
 		return err
 	}
-	_, err = u.bin.disk.Read(u.bin.path())
-	if !errors.Is(err, fs.ErrNotExist) {
-		if _, err := u.bin.put(u.stub); err != nil {
-			return err
-		}
-		if until.lists {
-			return nil
-		}
-		err = u.retire(ctx, until.stub || until.stopped)
-		if until.stopped && ctx.Err() != nil {
-			return nil // that is how it ends
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if until.stopped {
+	defer claim.release()
+	err = u.work(ctx, claim, till)
+	if till == tillStopped && (err == nil || ctx.Err() != nil) {
 		<-ctx.Done()
+		return nil // that is how it ends
 	}
-	return nil
+	return err
 }
 
-// retire removes the stub when no sandbox needs it. Without wait it fails if one does.
-func (u *uninstaller) retire(ctx context.Context, wait bool) error {
+// work looks once a second at what is left to do, until there is nothing.
+func (u *uninstaller) work(ctx context.Context, claim *claim, till stay) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
-		needed, err := u.needed()
+		newest, err := claim.newest()
 		if err != nil {
 			return err
 		}
-		if needed == 0 {
-			u.log.Info("nodens is off the node", "file", u.bin.path())
-			return u.bin.remove()
+		if !newest {
+			return errInstalled
 		}
-		if !wait {
-			return fmt.Errorf("%d sandboxes were made with nodens in their list; %s lets them go and stays until then: run uninstall again (or with --wait) when they are gone", needed, u.bin.path())
+		if done, err := u.round(till); done || err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -80,28 +77,88 @@ func (u *uninstaller) retire(ctx context.Context, wait bool) error {
 	}
 }
 
-// needed counts the sandboxes whose list, as the runtime keeps it, names the plugin.
-func (u *uninstaller) needed() (int, error) {
-	names, err := u.bin.disk.List(u.cache)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+// round does what can be done now and says whether that is all.
+func (u *uninstaller) round(till stay) (done bool, err error) {
+	wrote, err := u.net.unchain()
+	for _, path := range wrote {
+		u.log.Info("nodens is out of the list", "file", path)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("read what the runtime keeps of its sandboxes: %w", err)
+		return false, err
 	}
-	n := 0
+	needed, err := u.needed()
+	if err != nil {
+		return false, err
+	}
+	_, err = u.bin.disk.Read(u.bin.path())
+	if there := !errors.Is(err, fs.ErrNotExist); there || len(needed) > 0 {
+		if _, err := u.bin.put(u.stub); err != nil {
+			return false, err
+		}
+	}
+	switch {
+	case till == tillListed:
+		return true, nil
+	case len(needed) > 0 && till == tillTried:
+		return false, fmt.Errorf("%s; %s lets them go and stays until then: run uninstall again (or with --wait) when they are gone", needed, u.bin.path())
+	case len(needed) > 0:
+		if now := needed.String(); now != u.said {
+			u.log.Info("waiting to remove the stub: "+now, "folder", u.cache)
+			u.said = now
+		}
+		return false, nil
+	case len(wrote) > 0:
+		return false, nil // the runtime may be at work with the list it had; a round later it has the new one
+	}
+	if err := u.bin.remove(); err != nil {
+		return false, err
+	}
+	u.log.Info("nodens is off the node", "file", u.bin.path())
+	return true, nil
+}
+
+// sandboxes are the names of libcni's files of those that need the plugin.
+type sandboxes []string
+
+func (s sandboxes) String() string {
+	const named = 3
+	if len(s) == 1 {
+		return "1 sandbox was made with nodens in its list: " + s[0]
+	}
+	text := strings.Join(s[:min(len(s), named)], ", ")
+	if len(s) > named {
+		text += ", ..."
+	}
+	return fmt.Sprintf("%d sandboxes were made with nodens in their list: %s", len(s), text)
+}
+
+// needed are the sandboxes whose list, as the runtime keeps it, names the plugin. What was kept before
+// the machine started and has no namespace any more, no runtime comes for.
+func (u *uninstaller) needed() (sandboxes, error) {
+	names, err := u.bin.disk.List(u.cache)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read what the runtime keeps of its sandboxes: %w", err)
+	}
+	started, err := bootTime()
+	if err != nil {
+		return nil, err
+	}
+	var found sandboxes
 	for _, name := range names {
 		f, err := u.bin.disk.Read(filepath.Join(u.cache, name))
 		if err != nil {
 			continue // gone meanwhile
 		}
 		k, ok := readKept(f.data)
-		if !ok {
+		if !ok || f.written.Before(started) && !k.alive(f.written) {
 			continue
 		}
 		if l, err := k.list(); err == nil && len(l.ours) > 0 {
-			n++
+			found = append(found, name)
 		}
 	}
-	return n, nil
+	return found, nil
 }

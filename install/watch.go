@@ -24,7 +24,7 @@ type installer struct {
 	net     netd
 	old     enroller
 	program []byte // of the plugin
-	claims  string // the folder in which installers that stay say that they are there; empty means this is alone
+	claims  string // the folder in which installers say that they are at work
 	log     *slog.Logger
 }
 
@@ -57,6 +57,19 @@ func (in *installer) enrol(ctx context.Context) error {
 	return in.old.run(ctx, net.list.name, in.net.entry)
 }
 
+// once settles one time.
+func (in *installer) once(ctx context.Context) error {
+	c, err := alone(in.claims)
+	if err != nil {
+		return err
+	}
+	defer c.release()
+	if _, err := in.settle(); err != nil {
+		return err
+	}
+	return in.enrol(ctx)
+}
+
 // run settles until ctx is done, and then leaves everything as it is: pods that exist need the plugin to
 // be taken down. What somebody else undoes is put back, at longer and longer intervals; to a newer
 // installer it is left.
@@ -66,18 +79,15 @@ func (in *installer) run(ctx context.Context) error {
 		return fmt.Errorf("watch folders: %w", err)
 	}
 	defer func() { _ = w.Close() }()
-	settle := in.settle
-	if in.claims != "" {
-		c, err := stake(in.claims)
-		if err != nil {
-			return err
-		}
-		defer c.release()
-		_ = w.Add(in.claims)
-		settle = func() (bool, error) { return in.settleAs(c) }
+	c, err := stake(in.claims)
+	if err != nil {
+		return err
 	}
+	defer c.release()
 	sweep(in.bin.disk, in.bin.dir)
 	sweep(in.net.disk, in.net.dir)
+	older := in.enrolBeside(ctx)
+	defer older.end()
 	var said string
 	var fight fight
 	for {
@@ -85,9 +95,10 @@ func (in *installer) run(ctx context.Context) error {
 		// not there yet is watched when the next look finds it.
 		_ = w.Add(in.net.dir)
 		_ = w.Add(in.bin.dir)
-		wrote, err := settle()
+		_ = w.Add(in.claims)
+		wrote, err := in.settleAs(c)
 		if err == nil {
-			_ = in.enrol(ctx) // it has said so itself
+			older.again()
 		}
 		said = in.report(err, said)
 		if fight.round(wrote) == fighting {
@@ -98,6 +109,40 @@ func (in *installer) run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// beside is the enrolment of pods from before, which goes on beside the installer's own work: a pod takes
+// seconds where dnsd hangs, and a list that has lost nodens is to be mended meanwhile.
+type beside struct {
+	ask  chan struct{}
+	done chan struct{}
+}
+
+func (in *installer) enrolBeside(ctx context.Context) *beside {
+	b := &beside{make(chan struct{}, 1), make(chan struct{})}
+	go func() {
+		defer close(b.done)
+		for range b.ask {
+			if ctx.Err() == nil {
+				_ = in.enrol(ctx) // it has said so itself
+			}
+		}
+	}()
+	return b
+}
+
+// again has all pods looked at, once more if they are being looked at.
+func (b *beside) again() {
+	select {
+	case b.ask <- struct{}{}:
+	default:
+	}
+}
+
+// end waits for what is being done; the installer's context must have ended.
+func (b *beside) end() {
+	close(b.ask)
+	<-b.done
 }
 
 // errNewer means that this installer has nothing to say any more.

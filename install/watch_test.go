@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -11,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -22,7 +19,7 @@ func onNode(t *testing.T) *installer {
 	in := &installer{
 		bin:     binDir{node{}, filepath.Join(dir, "bin")},
 		net:     netd{disk: node{}, dir: filepath.Join(dir, "net.d"), entry: []byte(testEntry)},
-		program: []byte("#!/bin/true\n"), log: quiet,
+		program: []byte("#!/bin/true\n"), claims: filepath.Join(dir, "run", "installers"), log: quiet,
 	}
 	for _, dir := range []string{in.bin.dir, in.net.dir} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
@@ -207,52 +204,6 @@ func TestReadOnlyFolder(t *testing.T) {
 	}
 }
 
-func TestUninstall(t *testing.T) {
-	in := onNode(t)
-	list := in.write(t, "10-pods.conflist", testList, 0o600)
-	if _, err := in.settle(); err != nil {
-		t.Fatal(err)
-	}
-	patched, err := os.ReadFile(list)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cache := t.TempDir()
-	sandbox, err := json.Marshal(map[string]string{"kind": "cniCacheV1", "config": base64.StdEncoding.EncodeToString(patched)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	kept := filepath.Join(cache, "pods-1234-eth0")
-	if err := os.WriteFile(kept, sandbox, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	u := uninstaller{bin: in.bin, net: in.net, cache: cache, stub: []byte("stub"), log: quiet}
-	if err := u.run(t.Context(), until{}); err == nil || !strings.Contains(err.Error(), "1 sandboxes") {
-		t.Errorf("%v, want to be told of the sandbox", err)
-	}
-	if data, err := os.ReadFile(list); err != nil || string(data) != testList {
-		t.Errorf("the list is %s (%v)", data, err)
-	}
-	if err := u.run(t.Context(), until{lists: true}); err != nil {
-		t.Errorf("the lists are done: %v", err)
-	}
-	if err := in.bin.is(u.stub); err != nil {
-		t.Error(err)
-	}
-	if err := os.Remove(kept); err != nil {
-		t.Fatal(err)
-	}
-	if err := u.run(t.Context(), until{stub: true}); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Stat(in.bin.path()); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the plugin's file: %v", err)
-	}
-	if err := u.run(t.Context(), until{}); err != nil {
-		t.Errorf("uninstall of nothing: %v", err)
-	}
-}
-
 func TestStatus(t *testing.T) {
 	in := onNode(t)
 	healthy := false
@@ -279,44 +230,4 @@ func TestStatus(t *testing.T) {
 	if err := show(&out, in.status(t.Context(), addr)); err != nil {
 		t.Errorf("%v\n%s", err, &out)
 	}
-}
-
-// The stub must be let go by itself: a wait that is called off says so.
-func TestUninstallWaitEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPlatter(map[string]file{
-			"/bin/nodens":   {data: []byte("old"), mode: 0o755},
-			"/cache/x-eth0": {data: []byte(`{"kind":"cniCacheV1","config":"` + base64.StdEncoding.EncodeToString([]byte(`{"name":"n","plugins":[`+testEntry+`]}`)) + `"}`)},
-		})
-		u := uninstaller{bin: binDir{p, "/bin"}, net: netd{disk: p, dir: "/net"}, cache: "/cache", stub: []byte("stub"), log: quiet}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		if err := u.run(ctx, until{stub: true}); !errors.Is(err, context.DeadlineExceeded) {
-			t.Error(err)
-		}
-	})
-}
-
-// Where what ends is started again, an uninstaller stays when all is done, and its end is no failure.
-func TestUninstallStays(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPlatter(map[string]file{"/bin/nodens": {data: []byte("old"), mode: 0o755}})
-		u := uninstaller{bin: binDir{p, "/bin"}, net: netd{disk: p, dir: "/net"}, cache: "/cache", stub: []byte("stub"), log: quiet}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- u.run(ctx, until{stopped: true}) }()
-		synctest.Wait()
-		if _, err := p.Read("/bin/nodens"); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("the plugin's file: %v", err)
-		}
-		select {
-		case err := <-done:
-			t.Errorf("it ended: %v", err)
-		default:
-		}
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
 }

@@ -50,10 +50,10 @@ func (w *World) Uninstalled() error {
 
 // installArgs are nodens-install's for this world.
 func (w *World) installArgs(args []string) ([]string, error) {
-	args = append(args, "--net-dir", w.netDir(), "--bin-dir", w.pluginDir(), "--plugin", w.Program("nodens"))
+	args = append(args, "--net-dir", w.netDir(), "--bin-dir", w.pluginDir(), "--plugin", w.Program("nodens"), "--state-dir", w.runDir())
 	switch args[0] {
 	case "install":
-		args = append(args, "--nameserver", Nameservers[0].String(), "--state-dir", w.runDir(), "--bpf-path", w.Pins(), "--cgroup", w.Cgroup())
+		args = append(args, "--nameserver", Nameservers[0].String(), "--bpf-path", w.Pins(), "--cgroup", w.Cgroup())
 	case "uninstall":
 		cache, err := w.ownSandboxes()
 		args = append(args, "--stub", w.Program("nodens-stub"), "--cache-dir", cache)
