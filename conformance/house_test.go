@@ -20,6 +20,8 @@ var mayImport = map[string][]string{
 	"cni":          {"cni/attach", "ebpf"},
 	"dnsd/pods":    {"dnsd/serve", "dnsd/names", "dnsd/upstream", "ebpf", "cni/attach"},
 	"dnsd/config":  {"dnsd/upstream"},
+	"dnsd/keep":    {"dnsd/mesh"},
+	"dnsd/machine": {"cni/attach", "dnsd/upstream", "ebpf"},
 	"dnsd/lb":      {"dnsd/mesh", "ebpf"},
 	"dnsd/resolve": {"dnsd/mesh", "dnsd/upstream"},
 	"dnsd/serve":   {"dnsd/names", "dnsd/upstream"},

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nodens-dns/nodens/dnsd/keep"
 	"github.com/nodens-dns/nodens/dnsd/kube"
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 )
@@ -15,7 +16,7 @@ import (
 type clusters struct {
 	sources    []*kube.Source
 	localFirst bool
-	keep       *keeper
+	keep       *keep.Inputs
 	log        *slog.Logger
 
 	mu      sync.Mutex // guards members, and what follows from them until it is emitted
@@ -26,7 +27,7 @@ type clusters struct {
 // also over a restart; as long as nothing was ever heard of this node's own, nothing is said.
 func (c *clusters) run(ctx context.Context, emit func(mesh.Input)) error {
 	for i := range c.members {
-		kept, err := c.keep.load(c.kept(i))
+		kept, err := c.keep.Load(c.kept(i))
 		if err != nil {
 			c.log.Warn("what the cluster's API last said is lost; waiting for it", "cluster", c.members[i].Cluster, "error", err)
 		}
@@ -51,7 +52,7 @@ func (c *clusters) hear(i int, in mesh.Input, emit func(mesh.Input)) {
 	defer c.mu.Unlock()
 	c.members[i].Input = in
 	in.Source = c.kept(i)
-	c.keep.save(in)
+	c.keep.Save(in)
 	var spoken []kube.Member
 	for _, m := range c.members {
 		if !m.Input.Pending {

@@ -12,6 +12,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/nodens-dns/nodens/dnsd/keep"
 	"github.com/nodens-dns/nodens/dnsd/lb"
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 	"github.com/nodens-dns/nodens/dnsd/names"
@@ -51,7 +52,7 @@ type hub struct {
 	balancer *lb.Balancer // writes services
 	server   *serve.Server
 	resolver *resolve.Resolver
-	keep     *keeper
+	keep     *keep.Inputs
 	names    names.Options
 	answers  *answers
 	told     []func(*mesh.Plan) // who else wants to know; none of them blocks
@@ -77,9 +78,9 @@ type said struct {
 }
 
 // newHub starts with what each source said before the last stop; a source that never spoke is pending.
-func newHub(log *slog.Logger, vips *mesh.VIPs, sources []string, keep *keeper) *hub {
+func newHub(log *slog.Logger, vips *mesh.VIPs, sources []string, kept *keep.Inputs) *hub {
 	h := &hub{
-		log: log, sources: sources, keep: keep, vips: vips, answers: &answers{log: log},
+		log: log, sources: sources, keep: kept, vips: vips, answers: &answers{log: log},
 		compiler: mesh.NewCompiler(vips, sources),
 		emitted:  make(chan mesh.Input),
 		ended:    make(chan struct{}),
@@ -87,7 +88,7 @@ func newHub(log *slog.Logger, vips *mesh.VIPs, sources []string, keep *keeper) *
 	h.compiler.Yield, h.names.Yield = breathe, breathe
 	h.state.Store(&hubState{plan: &mesh.Plan{Partial: true}, said: map[string]said{}, spoke: map[string]time.Time{}})
 	for _, name := range sources {
-		in, err := keep.load(name)
+		in, err := kept.Load(name)
 		if err != nil {
 			log.Warn("what the source last said is lost; waiting for it to speak", "source", name, "error", err)
 		}
@@ -152,7 +153,7 @@ func (h *hub) run(ctx context.Context, due time.Time) error {
 
 // take hears a source and remembers, also on disk, that it has spoken.
 func (h *hub) take(in mesh.Input) {
-	h.keep.save(in)
+	h.keep.Save(in)
 	next := h.hear(in)
 	if in.Pending {
 		return // it only tells why it cannot speak yet

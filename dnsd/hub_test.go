@@ -16,6 +16,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/nodens-dns/nodens/dnsd/keep"
 	"github.com/nodens-dns/nodens/dnsd/lb"
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 	"github.com/nodens-dns/nodens/dnsd/names"
@@ -69,7 +70,7 @@ func (r *recorder) Apply(f map[ebpf.Frontend]string, _ map[string]ebpf.Service) 
 func testHub(t *testing.T, dir string, kernel *recorder, sources ...string) *hub {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	keep, err := newKeeper(filepath.Join(dir, "inputs"), log)
+	kept, err := keep.Open(filepath.Join(dir, "inputs"), log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +79,7 @@ func testHub(t *testing.T, dir string, kernel *recorder, sources ...string) *hub
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := newHub(log, vips, append(sources, "resolve"), keep)
+	h := newHub(log, vips, append(sources, "resolve"), kept)
 	h.balancer = lb.New(kernel, lb.Options{})
 	h.server = serve.New(serve.Options{})
 	h.resolver = resolve.New(resolve.Options{
@@ -162,7 +163,7 @@ func TestRestartKnowsEverything(t *testing.T) {
 	h.take(input("a.example"))
 	h.pass()
 	want := address(t, h, "a.example")
-	h.keep.flush()
+	h.keep.Flush()
 
 	again := testHub(t, dir, &recorder{}, "file")
 	again.pass()
@@ -183,7 +184,7 @@ func TestNothingPilesUp(t *testing.T) {
 	}
 	h.take(input("a.example"))
 	h.pass()
-	h.keep.flush()
+	h.keep.Flush()
 	var left []string
 	for _, pattern := range []string{"*", "*/*"} { // with names that begin with a dot
 		found, err := filepath.Glob(filepath.Join(dir, pattern))
@@ -215,7 +216,7 @@ func TestNegativeIsNotBelievedOverARestart(t *testing.T) {
 		said.Resolutions = append(said.Resolutions, mesh.Resolution{Lookup: w.Lookup, Addresses: known, Negative: true})
 	}
 	h.take(said)
-	h.keep.flush()
+	h.keep.Flush()
 
 	again := testHub(t, dir, &recorder{}, "file")
 	again.pass()

@@ -50,7 +50,7 @@ func TestUnchangedAnswersCostNothing(t *testing.T) {
 		})
 		go func() { _ = h.run(ctx, h.pass()) }()
 		go func() { _ = h.resolver.Run(ctx) }()
-		go func() { _ = h.keep.run(ctx) }()
+		go func() { _ = h.keep.Run(ctx) }()
 		in := input("a.example", "b.example")
 		in.Clusters[0].Discovery, in.Clusters[0].DNS = mesh.StrictDNS, &mesh.DNS{Family: mesh.V4Only}
 		in.Clusters[0].Localities[0].Endpoints[0].Address = "db.example"

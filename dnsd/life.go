@@ -17,6 +17,7 @@ import (
 	"github.com/nodens-dns/nodens/dnsd/config"
 	"github.com/nodens-dns/nodens/dnsd/handover"
 	"github.com/nodens-dns/nodens/dnsd/pods"
+	"github.com/nodens-dns/nodens/dnsd/process"
 )
 
 // run is the life of this process: one daemon until ctx is done, or until another process takes over. Then it
@@ -47,7 +48,7 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
 			return e.err
 		}
 		if anew.is(e.heir) {
-			notify(fmt.Sprintf("MAINPID=%d", e.heir))
+			process.Notify(fmt.Sprintf("MAINPID=%d", e.heir))
 			return nil
 		}
 		log.Info("relieved; standing by until told to end, or until the other one ends")
@@ -90,7 +91,7 @@ func live(ctx context.Context, c *config.Config, log *slog.Logger, l *lease) end
 	w := d.write(ctx, due)
 	s := newGroup(context.WithoutCancel(ctx))
 	s.Go(d.beat)
-	s.Go(func(ctx context.Context) error { return tidy(ctx, log) })
+	s.Go(func(ctx context.Context) error { return process.Tidy(ctx, log) })
 	s.Go(d.logQueries)
 	e := d.reign(ctx, w, s)
 	close(d.ended)
@@ -130,7 +131,7 @@ func (g *group) end() error {
 func (d *daemon) write(ctx context.Context, due time.Time) *group {
 	w := newGroup(ctx)
 	w.Go(func(ctx context.Context) error { return d.hub.run(ctx, due) })
-	w.Go(d.keep.run)
+	w.Go(d.keep.Run)
 	w.Go(d.resolve)
 	w.Go(d.pods.Run)
 	w.Go(d.endSockets)
@@ -163,7 +164,7 @@ func (d *daemon) reign(ctx context.Context, w, s *group) (e ending) {
 		return end(err)
 	}
 	s.Go(d.admin.Serve)
-	notify("READY=1")
+	process.Notify("READY=1")
 	door, err := handover.Listen(d.config.Door(), version)
 	if err != nil {
 		return end(err)
@@ -192,7 +193,7 @@ func (d *daemon) reign(ctx context.Context, w, s *group) (e ending) {
 // stopWriting ends what writes, with all that is to be remembered on disk.
 func (d *daemon) stopWriting(w *group) error {
 	err := w.end()
-	d.keep.flush() // what the hub took while the keeper ended
+	d.keep.Flush() // what the hub took while the keeper ended
 	return err
 }
 

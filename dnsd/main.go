@@ -17,6 +17,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nodens-dns/nodens/dnsd/config"
+	"github.com/nodens-dns/nodens/dnsd/machine"
+	"github.com/nodens-dns/nodens/dnsd/process"
 )
 
 func main() {
@@ -67,7 +69,10 @@ func runCommand() *cobra.Command {
 				// Who waits for queries keeps a processor while he does, unless it is the only one.
 				runtime.GOMAXPROCS(2)
 			}
-			if err := wakeSoon(); err != nil {
+			if c.CaptureHost {
+				machine.LookUpMarked()
+			}
+			if err := process.WakeSoon(); err != nil {
 				log.Warn("queries wait longer for a processor", "error", err)
 			}
 			return run(cmd.Context(), c, log)

@@ -3,11 +3,9 @@ package main
 import (
 	"context"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
-	"strings"
 	"sync/atomic"
 	"syscall"
 )
@@ -54,17 +52,3 @@ func (r *renewal) follow(ctx context.Context, log *slog.Logger) {
 
 // is reports whether pid is the process that was started.
 func (r *renewal) is(pid int) bool { return pid != 0 && int64(pid) == r.pid.Load() }
-
-// notify tells systemd something about this service, sd_notify(3). Nobody else listens.
-func notify(lines ...string) {
-	socket := os.Getenv("NOTIFY_SOCKET")
-	if socket == "" {
-		return
-	}
-	conn, err := net.Dial("unixgram", socket) // with "@" for an abstract one, as systemd writes it
-	if err != nil {
-		return
-	}
-	defer func() { _ = conn.Close() }()
-	_, _ = conn.Write([]byte(strings.Join(lines, "\n")))
-}

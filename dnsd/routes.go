@@ -14,6 +14,7 @@ import (
 	"github.com/nodens-dns/nodens/dnsd/admin"
 	"github.com/nodens-dns/nodens/dnsd/config"
 	"github.com/nodens-dns/nodens/dnsd/etcd"
+	"github.com/nodens-dns/nodens/dnsd/machine"
 	"github.com/nodens-dns/nodens/dnsd/routes"
 )
 
@@ -64,7 +65,7 @@ func routeStore(path string) (*etcd.Routes, error) {
 		return nil, fmt.Errorf("%s does not serve routes: set routes.file there", path)
 	}
 	store := &etcd.Routes{Store: etcdStore(c.Etcd), Path: c.Etcd.Path}
-	store.Address, err = ownAddress(c.Routes.Address)()
+	store.Address, err = machine.Own(c.Routes.Address)()
 	return store, err
 }
 

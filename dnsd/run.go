@@ -8,10 +8,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nodens-dns/nodens/cni/attach"
 	"github.com/nodens-dns/nodens/dnsd/admin"
 	"github.com/nodens-dns/nodens/dnsd/config"
 	"github.com/nodens-dns/nodens/dnsd/handover"
+	"github.com/nodens-dns/nodens/dnsd/keep"
 	"github.com/nodens-dns/nodens/dnsd/lb"
+	"github.com/nodens-dns/nodens/dnsd/machine"
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 	"github.com/nodens-dns/nodens/dnsd/pods"
 	"github.com/nodens-dns/nodens/dnsd/resolve"
@@ -36,7 +39,7 @@ type daemon struct {
 	pods     *pods.Pods
 	resolver *resolve.Resolver
 	adopted  chan struct{} // closed when the pods that were there before are known
-	keep     *keeper
+	keep     *keep.Inputs
 	hub      *hub
 	sources  []source
 	drain    drainer
@@ -53,7 +56,7 @@ type daemon struct {
 func wire(ctx context.Context, c *config.Config, log *slog.Logger, l *lease) (*daemon, error) {
 	d := &daemon{config: c, log: log, started: time.Now(), lease: l, settled: make(chan struct{}), left: make(chan struct{}), ended: make(chan struct{})}
 	var err error
-	if d.keep, err = newKeeper(c.Inputs(), log); err != nil {
+	if d.keep, err = keep.Open(c.Inputs(), log); err != nil {
 		return nil, err
 	}
 	if d.vips, err = mesh.OpenVIPs(c.VIPFile(), c.VIPs.V4, c.VIPs.V6); err != nil {
@@ -71,11 +74,11 @@ func wire(ctx context.Context, c *config.Config, log *slog.Logger, l *lease) (*d
 		}
 	}
 
-	attach := ebpf.Upgrade
+	load := ebpf.Upgrade
 	if l.from != nil {
-		attach = ebpf.Stage
+		load = ebpf.Stage
 	}
-	if d.datapath, err = attach(d.ebpfOptions()); err != nil {
+	if d.datapath, err = load(d.ebpfOptions()); err != nil {
 		return nil, fmt.Errorf("attach the kernel half: %w", err)
 	}
 	if err := d.datapath.SetRanges(c.VIPs.V4, c.VIPs.V6); err != nil {
@@ -84,18 +87,22 @@ func wire(ctx context.Context, c *config.Config, log *slog.Logger, l *lease) (*d
 	if d.hub.services, err = d.datapath.Services(); err != nil {
 		return nil, fmt.Errorf("read back the kernel's services: %w", err)
 	}
-	d.upstream = upstream.New(upstream.Options{Zones: c.ForwardZones, Dial: marked})
+	d.upstream = upstream.New(upstream.Options{Zones: c.ForwardZones, Dial: machine.Marked})
 	d.hub.answers = newAnswers(c.KernelAnswers, d.datapath, log)
 	d.server = serve.New(serve.Options{Upstream: d.upstream, Learn: d.hub.answers.learn()})
 	d.resolver = resolve.New(resolve.Options{
 		Exchange: d.upstream.Ask, Servers: d.resolvers, Emit: d.hub.emit(ctx),
 		Initial: d.hub.resolved, Log: log,
 	})
+	var host func() (attach.Attachment, error)
+	if c.CaptureHost {
+		host = machine.Attachment
+	}
 	d.adopted = make(chan struct{})
 	adopted := sync.OnceFunc(func() { close(d.adopted) })
 	d.pods = pods.New(pods.Options{
 		Dir: c.Attachments(), Bell: c.Bell(), Kernel: d.datapath, Answers: d.hub.answers.attacher(d.namespaceOf), Light: c.Light, Serve: d.server,
-		Nameservers: c.Nameservers, ClusterDomain: c.ClusterDomain, Log: log, Host: host(c),
+		Nameservers: c.Nameservers, ClusterDomain: c.ClusterDomain, Log: log, Host: host,
 		Changed:   func() { d.follow(); adopted(); d.resolver.Reask() },
 		Inherited: l.sockets, Doorbell: l.bell, Settled: func() { close(d.settled) },
 	})

@@ -10,7 +10,9 @@ import (
 	"github.com/nodens-dns/nodens/dnsd/config"
 	"github.com/nodens-dns/nodens/dnsd/etcd"
 	"github.com/nodens-dns/nodens/dnsd/file"
+	"github.com/nodens-dns/nodens/dnsd/keep"
 	"github.com/nodens-dns/nodens/dnsd/kube"
+	"github.com/nodens-dns/nodens/dnsd/machine"
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 	"github.com/nodens-dns/nodens/dnsd/routes"
 	"github.com/nodens-dns/nodens/dnsd/xds"
@@ -30,14 +32,14 @@ type source struct {
 }
 
 // sources are the configured ones in order of precedence: what a file says wins over the control plane.
-func sources(c *config.Config, log *slog.Logger, keep *keeper) []source {
+func sources(c *config.Config, log *slog.Logger, kept *keep.Inputs) []source {
 	var s []source
 	if c.File != nil {
 		f := file.New(file.Options{Dir: c.File.Dir, ClusterDomain: c.ClusterDomain, Node: c.Node(), Routes: c.Routes != nil, Log: log})
 		s = append(s, source{name: "file", run: f.Run})
 	}
 	if c.Kube != nil {
-		s = append(s, source{name: "kube", run: kubeSource(c, log, keep)})
+		s = append(s, source{name: "kube", run: kubeSource(c, log, kept)})
 	}
 	if c.Routes != nil {
 		r := routesSource(c, log)
@@ -58,7 +60,7 @@ func sources(c *config.Config, log *slog.Logger, keep *keeper) []source {
 }
 
 // kubeSource watches the cluster that this node is of, and the others there are.
-func kubeSource(c *config.Config, log *slog.Logger, keep *keeper) func(ctx context.Context, emit func(mesh.Input)) error {
+func kubeSource(c *config.Config, log *slog.Logger, kept *keep.Inputs) func(ctx context.Context, emit func(mesh.Input)) error {
 	open := func(api config.KubeAPI, name string, remote bool) *kube.Source {
 		return kube.New(kube.Options{
 			Name: name, Kubeconfig: api.Kubeconfig, Context: api.Context, Remote: remote,
@@ -70,7 +72,7 @@ func kubeSource(c *config.Config, log *slog.Logger, keep *keeper) func(ctx conte
 		return here.Run
 	}
 	all := &clusters{
-		sources: []*kube.Source{here}, localFirst: c.Kube.LocalFirst, keep: keep, log: log,
+		sources: []*kube.Source{here}, localFirst: c.Kube.LocalFirst, keep: kept, log: log,
 		members: []kube.Member{{Cluster: c.Kube.Cluster, Network: c.Kube.Network, Input: mesh.Input{Source: "kube"}}},
 	}
 	for _, r := range c.Kube.Remotes {
@@ -84,7 +86,7 @@ func kubeSource(c *config.Config, log *slog.Logger, keep *keeper) func(ctx conte
 // routesSource is the keeper of nginx's routes.
 func routesSource(c *config.Config, log *slog.Logger) *routes.Source {
 	return routes.New(routes.Options{
-		Address: ownAddress(c.Routes.Address), File: c.Routes.File, Command: c.Routes.Nginx, ClusterDomain: c.ClusterDomain, Log: log,
+		Address: machine.Own(c.Routes.Address), File: c.Routes.File, Command: c.Routes.Nginx, ClusterDomain: c.ClusterDomain, Log: log,
 	})
 }
 

@@ -1,4 +1,4 @@
-package main
+package process
 
 import (
 	"runtime"
@@ -15,7 +15,7 @@ func TestWakeSoon(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := wakeSoon(); err != nil {
+	if err := WakeSoon(); err != nil {
 		t.Fatal(err)
 	}
 	after, err := unix.SchedGetAttr(0, 0)

@@ -1,4 +1,6 @@
-package main
+// Package process makes dnsd a good guest of its node: it gives back memory, asks for a processor soon rather
+// than for long, and tells its supervisor how it is.
+package process
 
 import (
 	"bufio"
@@ -22,10 +24,10 @@ const (
 	tidyShare = 20
 )
 
-// tidy gives memory back to the node whenever a piece of work has left much of it unused. Left to itself,
+// Tidy gives memory back to the node whenever a piece of work has left much of it unused. Left to itself,
 // Go collects only when half as much again is needed, which may be never, and returns what it does not use
-// over minutes: a node would pay for its largest moment all day.
-func tidy(ctx context.Context, log *slog.Logger) error {
+// over minutes: a node would pay for its largest moment all day. It returns nil when ctx is done.
+func Tidy(ctx context.Context, log *slog.Logger) error {
 	tick := time.NewTicker(tidyEvery)
 	defer tick.Stop()
 	var least, last uint64 // that was more than in use when it had been tidied, and that was had when last looked at

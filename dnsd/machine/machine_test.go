@@ -1,4 +1,4 @@
-package main
+package machine
 
 import (
 	"net/netip"
@@ -36,7 +36,7 @@ func TestMachine(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			m := machine{resolvConf: filepath.Join(dir, "resolv.conf"), behindStub: filepath.Join(dir, "behind")}
+			m := files{resolvConf: filepath.Join(dir, "resolv.conf"), behindStub: filepath.Join(dir, "behind")}
 			for path, text := range map[string]string{m.resolvConf: c.resolvConf, m.behindStub: c.behindStub} {
 				if text == "" {
 					continue

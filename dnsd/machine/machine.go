@@ -1,4 +1,6 @@
-package main
+// Package machine says what dnsd's own machine is like: its nameservers and addresses, and how dnsd's own
+// sockets pass dnsd by.
+package machine
 
 import (
 	"context"
@@ -13,29 +15,30 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodens-dns/nodens/cni/attach"
-	"github.com/nodens-dns/nodens/dnsd/config"
 	"github.com/nodens-dns/nodens/dnsd/upstream"
 	"github.com/nodens-dns/nodens/ebpf"
 )
 
-// machine says what this machine's own network namespace is like, for its processes to be served as a
-// pod's are.
-type machine struct {
+// files are where a machine says whom it asks.
+type files struct {
 	// resolvConf is where the C library looks. When all it names is a stub on this machine, the stub's own
 	// servers are in behindStub, if the stub is systemd-resolved.
 	resolvConf, behindStub string
 }
 
-var thisMachine = machine{resolvConf: "/etc/resolv.conf", behindStub: "/run/systemd/resolve/resolv.conf"}
-
-// attachment names the servers that leave the machine, and the interface and addresses by which it
-// reaches them. It does not block.
+// Attachment says what this machine's own network namespace is like, for its processes to be served as a
+// pod's are: the servers that leave the machine, and the interface and addresses by which it reaches them. It
+// does not block.
 //
 // A stub is not captured itself: programs reach systemd-resolved by other ways, too (nss-resolve, D-Bus),
 // and all of them come to what it asks. Its questions are turned to dnsd, and dnsd's carry the mark and go
 // out, so none comes round again. With both captured a question would pass dnsd twice, and when the
 // servers fail, dnsd would ask the stub, which asks dnsd.
-func (m machine) attachment() (attach.Attachment, error) {
+func Attachment() (attach.Attachment, error) {
+	return files{resolvConf: "/etc/resolv.conf", behindStub: "/run/systemd/resolve/resolv.conf"}.attachment()
+}
+
+func (m files) attachment() (attach.Attachment, error) {
 	servers, search, err := upstream.ResolvConf(m.resolvConf)
 	if err != nil {
 		return attach.Attachment{}, err
@@ -75,7 +78,7 @@ func locate(a *attach.Attachment, towards []netip.Addr) error {
 	}
 	var first, others []netip.Prefix
 	for _, to := range towards {
-		from := addressTowards(to)
+		from := Towards(to)
 		if !from.IsValid() || from.IsLoopback() || slices.ContainsFunc(first, func(p netip.Prefix) bool { return p.Addr().Is4() == from.Is4() }) {
 			continue
 		}
@@ -106,9 +109,9 @@ func locate(a *attach.Attachment, towards []netip.Addr) error {
 	return nil
 }
 
-// addressTowards is the address this machine has towards to, invalid without a route. Nothing is sent.
-func addressTowards(to netip.Addr) netip.Addr {
-	c, err := marked.Dial("udp", netip.AddrPortFrom(to, 9).String()) // discard
+// Towards is the address this machine has towards to, invalid without a route. Nothing is sent.
+func Towards(to netip.Addr) netip.Addr {
+	c, err := Marked.Dial("udp", netip.AddrPortFrom(to, 9).String()) // discard
 	if err != nil {
 		return netip.Addr{}
 	}
@@ -116,16 +119,16 @@ func addressTowards(to netip.Addr) netip.Addr {
 	return c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
 }
 
-// ownAddress finds this node's address for routes: the configured one, else the one that packets to the world
+// Own finds this node's address for routes: the configured one, else the one that packets to the world
 // leave with. It is asked anew each time: a node may be started before it has a route, and be given another
 // address later.
-func ownAddress(configured netip.Addr) func() (netip.Addr, error) {
+func Own(configured netip.Addr) func() (netip.Addr, error) {
 	return func() (netip.Addr, error) {
 		if configured.IsValid() {
 			return configured, nil
 		}
 		for _, far := range everywhere {
-			if own := addressTowards(far); own.IsValid() {
+			if own := Towards(far); own.IsValid() {
 				return own, nil
 			}
 		}
@@ -133,8 +136,8 @@ func ownAddress(configured netip.Addr) func() (netip.Addr, error) {
 	}
 }
 
-// marked opens dnsd's own sockets, whose queries are never turned to dnsd.
-var marked = &net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+// Marked opens dnsd's own sockets, whose queries are never turned to dnsd.
+var Marked = &net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 	var err error
 	control := c.Control(func(fd uintptr) {
 		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(ebpf.Mark))
@@ -145,19 +148,10 @@ var marked = &net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 	return errors.Join(control, err)
 }}
 
-// lookUpMarked has names that dnsd itself needs, as its control plane's, looked up past dnsd: it must not
+// LookUpMarked has names that dnsd itself needs, as its control plane's, looked up past dnsd: it must not
 // wait for its own answers.
-func lookUpMarked() {
+func LookUpMarked() {
 	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-		return marked.DialContext(ctx, network, address)
+		return Marked.DialContext(ctx, network, address)
 	}}
-}
-
-// host is what pods asks about the machine itself, nil if it is to be left alone.
-func host(c *config.Config) func() (attach.Attachment, error) {
-	if !c.CaptureHost {
-		return nil
-	}
-	lookUpMarked()
-	return thisMachine.attachment
 }

@@ -1,4 +1,4 @@
-package main
+package process
 
 import (
 	"fmt"
@@ -13,10 +13,10 @@ import (
 // slice is how long a thread of ours wants a processor at a time.
 const slice = 300 * time.Microsecond
 
-// wakeSoon asks the scheduler for a processor sooner and for less time at once, and so for no more of it in
+// WakeSoon asks the scheduler for a processor sooner and for less time at once, and so for no more of it in
 // all: who answers in microseconds does not want to wait milliseconds for those who compute. Threads made
 // later inherit it. Linux before 6.12 takes no notice.
-func wakeSoon() error {
+func WakeSoon() error {
 	threads, err := filepath.Glob("/proc/self/task/*")
 	if err != nil {
 		return err

@@ -1,0 +1,142 @@
+// Package keep remembers on disk what each source last said, so that a daemon that starts while its control
+// plane or its DNS servers are down goes on with the last good state.
+package keep
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/nodens-dns/nodens/dnsd/mesh"
+)
+
+// every bounds how often a chatty source is written to disk; a kill loses at most this much news.
+const every = time.Second
+
+// Inputs is what the sources last said, in a folder with a file for each. It may be used from several
+// goroutines.
+type Inputs struct {
+	dir string
+	log *slog.Logger
+	new chan struct{} // holds one: something is dirty
+
+	mu    sync.Mutex // guards dirty
+	dirty map[string]mesh.Input
+}
+
+// Open makes the folder if need be.
+func Open(dir string, log *slog.Logger) (*Inputs, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder for what sources said: %w", err)
+	}
+	return &Inputs{dir: dir, log: log, new: make(chan struct{}, 1), dirty: map[string]mesh.Input{}}, nil
+}
+
+func (i *Inputs) path(source string) string { return filepath.Join(i.dir, source+".json") }
+
+// Load returns what the source last said; a source that never spoke, or whose file is broken, is
+// pending.
+func (i *Inputs) Load(source string) (mesh.Input, error) {
+	pending := mesh.Input{Source: source, Pending: true}
+	data, err := os.ReadFile(i.path(source))
+	if errors.Is(err, fs.ErrNotExist) {
+		return pending, nil
+	}
+	if err != nil {
+		return pending, err
+	}
+	var in mesh.Input
+	if err := json.Unmarshal(data, &in); err != nil {
+		return pending, fmt.Errorf("%s: %w", i.path(source), err)
+	}
+	if in.Source != source {
+		return pending, fmt.Errorf("%s holds source %q", i.path(source), in.Source)
+	}
+	return in, nil
+}
+
+// Save notes in for the next write; it never blocks on the disk.
+func (i *Inputs) Save(in mesh.Input) {
+	if in.Pending {
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.dirty[in.Source] = in
+	select {
+	case i.new <- struct{}{}:
+	default: // it is known already
+	}
+}
+
+// Run writes what is noted, at once and then again every every, and once more when ctx is done.
+func (i *Inputs) Run(ctx context.Context) error {
+	defer i.Flush()
+	for {
+		select {
+		case <-i.new:
+			i.Flush()
+		case <-ctx.Done():
+			return nil
+		}
+		select {
+		case <-time.After(every):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Flush writes what is noted now. What cannot be written is logged, and noted again.
+func (i *Inputs) Flush() {
+	i.mu.Lock()
+	dirty := i.dirty
+	i.dirty = map[string]mesh.Input{}
+	i.mu.Unlock()
+	for source, in := range dirty {
+		if err := i.write(in); err != nil {
+			// Tried again with the next thing the source says, and when the daemon stops.
+			i.log.Error("cannot keep what the source said; a restart would wait for it", "source", source, "error", err)
+			i.mu.Lock()
+			if _, newer := i.dirty[source]; !newer {
+				i.dirty[source] = in
+			}
+			i.mu.Unlock()
+		}
+	}
+}
+
+// write replaces the source's file by rename, so that a reader sees the old whole or the new whole. The
+// new one has a name of its own until then, always the same: what a kill leaves of it the next one
+// overwrites.
+func (i *Inputs) write(in mesh.Input) error {
+	data, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	tmp, err := os.OpenFile(i.path(in.Source)+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = tmp.Write(data)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if cerr := tmp.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(tmp.Name(), i.path(in.Source))
+	}
+	if err != nil {
+		_ = os.Remove(tmp.Name()) // what it takes of a full disk somebody else may need
+	}
+	return err
+}
