@@ -195,8 +195,12 @@ func (t *Table) settle(a *Answer, c *Client, v views, m *match, qtype uint16) {
 	}
 	if wantsCNAME(qtype) {
 		// ANY is the question of nobody who wants to connect: it gets no more than this (RFC 8482).
-		if e.alias && a.ncnames == 0 {
+		switch {
+		case a.ncnames > 0:
+		case e.alias:
 			a.follow(v.target(e))
+		case qtype == dns.TypeCNAME && !e.local:
+			a.Kind = Ask // who asks for a CNAME wants to know how the name is declared elsewhere
 		}
 		return
 	}

@@ -97,10 +97,10 @@ func reverseZone(q string, addr netip.Addr, bits int) string {
 // reverseAddr parses the owner name of a PTR record of an address (RFC 1035 section 3.5, RFC 3596
 // section 2.5). Nothing of q outlives the call, not even in an error.
 func reverseAddr(q string) (netip.Addr, bool) {
-	if labels, ok := strings.CutSuffix(q, "in-addr.arpa."); ok {
+	if labels, ok := strings.CutSuffix(q, ".in-addr.arpa."); ok {
 		return reverse4(labels)
 	}
-	if labels, ok := strings.CutSuffix(q, "ip6.arpa."); ok {
+	if labels, ok := strings.CutSuffix(q, ".ip6.arpa."); ok {
 		return reverse6(labels)
 	}
 	return netip.Addr{}, false
@@ -110,8 +110,8 @@ func reverseAddr(q string) (netip.Addr, bool) {
 func reverse4(labels string) (netip.Addr, bool) {
 	var a [4]byte
 	for i := 3; i >= 0; i-- {
-		label, rest, _ := strings.Cut(labels, ".")
-		if len(label) == 0 || len(label) > 3 || label[0] == '0' && label != "0" {
+		label, rest, more := strings.Cut(labels, ".")
+		if more != (i > 0) || len(label) == 0 || len(label) > 3 || label[0] == '0' && label != "0" {
 			return netip.Addr{}, false
 		}
 		n := 0
@@ -126,18 +126,18 @@ func reverse4(labels string) (netip.Addr, bool) {
 		}
 		a[i], labels = byte(n), rest
 	}
-	return netip.AddrFrom4(a), labels == ""
+	return netip.AddrFrom4(a), true
 }
 
 // reverse6 reads 32 labels of one nibble each, the last nibble first.
 func reverse6(labels string) (netip.Addr, bool) {
 	var a [16]byte
-	if len(labels) != 64 {
+	if len(labels) != 2*32-1 {
 		return netip.Addr{}, false
 	}
 	for i := range 32 {
 		nibble := strings.IndexByte("0123456789abcdef", labels[2*i])
-		if nibble < 0 || labels[2*i+1] != '.' {
+		if nibble < 0 || i < 31 && labels[2*i+1] != '.' {
 			return netip.Addr{}, false
 		}
 		a[15-i/2] |= byte(nibble) << (4 * (i % 2))

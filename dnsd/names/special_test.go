@@ -49,6 +49,11 @@ func TestUndeclared(t *testing.T) {
 		{"below names of the cluster", shop, "a.cart.shop.svc.cluster.local. A", "upstream's answer"},
 
 		{"pointer of loopback", shop, "1.0.0.127.in-addr.arpa. PTR", "localhost., for 30 s"},
+		{"no pointer", shop, "1.0.0.127in-addr.arpa. PTR", "upstream's answer"},
+		{"no pointer of a VIP", shop, "1.0.240.240in-addr.arpa. PTR", "upstream's answer"},
+		{"no pointer, IPv6", shop, "1." + strings.Repeat("0.", 30) + "0ip6.arpa. PTR", "upstream's answer"},
+		{"no address", shop, ".0.0.127.in-addr.arpa. PTR", "upstream's answer"},
+		{"five labels", shop, "1.1.0.0.127.in-addr.arpa. PTR", "upstream's answer"},
 		{"pointer of loopback, other type", shop, "1.0.0.127.in-addr.arpa. TXT", "NODATA for 5 s"},
 		{"pointer of loopback, IPv6", shop, "1." + strings.Repeat("0.", 31) + "ip6.arpa. PTR", "localhost., for 30 s"},
 		{"pointer of a VIP", shop, "1.0.240.240.in-addr.arpa. PTR", "api.partner.test., for 30 s"},
