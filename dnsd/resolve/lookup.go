@@ -133,6 +133,8 @@ func (l *lookup) apply(o outcome, many bool) (changed bool) {
 	l.res.Error = ""
 	if err != nil {
 		l.res.Error = err.Error()
+	}
+	if err != nil && !l.secondChoice(o) {
 		l.due = now.Add(backOff(l.schedules, l.failures))
 		l.failures++
 		l.bunched = true
@@ -148,6 +150,18 @@ func (l *lookup) apply(o outcome, many bool) (changed bool) {
 		l.again, l.due = false, now
 	}
 	return begins || changed || l.res.Negative != old.Negative
+}
+
+// secondChoice says whether o has the addresses that are used, though nothing is known of the family that is
+// asked first: there are servers that never answer for AAAA, and the name works all the same.
+func (l *lookup) secondChoice(o outcome) bool {
+	switch l.res.Lookup.Family {
+	case mesh.V4Preferred:
+		return len(l.v4) == 0 && len(o.v6.addresses) > 0
+	case mesh.Auto, "":
+		return len(l.v6) == 0 && len(o.v4.addresses) > 0
+	}
+	return false
 }
 
 // reschedule takes over the schedules of the clusters that now want the lookup. It is never put off by

@@ -289,3 +289,38 @@ func TestNewNameInAStorm(t *testing.T) {
 		})
 	})
 }
+
+// There are servers that have no answer for AAAA, ever: a name that has addresses all the same does not fail.
+func TestSecondChoiceIsKeptToTheSchedule(t *testing.T) {
+	for family, first := range map[mesh.LookupFamily]string{mesh.Auto: "db.example. AAAA", mesh.V4Preferred: "db.example. A"} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld()
+			second, answer := db, "db.example. 30 IN A 192.0.2.1"
+			if family == mesh.V4Preferred {
+				second, answer = "db.example. AAAA", "db.example. 30 IN AAAA 2001:db8::1"
+			}
+			w.set(first, dns.RcodeServerFailure)
+			w.set(second, answer)
+			run(t, w, func(r *Resolver) {
+				l := mesh.Lookup{Name: "db.example", Family: family}
+				r.Watch([]mesh.Watch{watch(l, mesh.Schedule{RefreshRate: 5 * time.Second, RespectTTL: true})})
+				time.Sleep(95 * time.Second)
+				const s = time.Second
+				if got := w.times(second); !slices.Equal(got, []time.Duration{0, 30 * s, 60 * s, 90 * s}) {
+					t.Errorf("%s: asked at %v", family, got)
+				}
+				if st := r.Status()[0]; st.Failures != 0 || st.Error == "" || !st.Success.Equal(w.began.Add(90*s)) {
+					t.Errorf("%s: status %+v", family, st)
+				}
+				// Once it has had an address of the first family, the failure of that is one.
+				w.set(first, map[bool]string{true: "db.example. 30 IN AAAA 2001:db8::2", false: "db.example. 30 IN A 192.0.2.2"}[family == mesh.Auto])
+				time.Sleep(30 * s)
+				w.set(first, dns.RcodeServerFailure)
+				time.Sleep(35 * s)
+				if st := r.Status()[0]; st.Failures == 0 {
+					t.Errorf("%s: status %+v", family, st)
+				}
+			})
+		})
+	}
+}
