@@ -155,7 +155,7 @@ func (d *daemon) outcomes() map[string]uint64 {
 	s := d.server.Stats()
 	return map[string]uint64{
 		"answered": s.Answered, "nodata": s.NoData, "completed": s.Completed, "forwarded": s.Forwarded,
-		"passed": s.Passed, "failed": s.Failed, "refused": s.Refused, "dropped": s.Dropped,
+		"passed": s.Passed, "failed": s.Failed, "refused": s.Refused, "dropped": s.Dropped, "busy": s.Busy,
 		"overflowed": s.Overflowed, "malformed": s.Malformed,
 	}
 }

@@ -249,7 +249,7 @@ type Query struct {
 	// Rcode is the answer's, "none" if there was none.
 	Rcode string
 	// Source is where the answer came from: a source of the mesh, "special", "cache", "stale",
-	// "upstream", "passed", "failed", "dropped" or "malformed".
+	// "upstream", "passed", "failed", "dropped", "busy" or "malformed".
 	Source string
 	// Object is what the name was declared by, Server the nameserver that answered.
 	Object string `json:",omitempty"`

@@ -51,12 +51,15 @@ func (q *query) ask(ctx context.Context, how exchanger, a *names.Answer) (*dns.M
 	if owner := a.Owner(name); owner != name {
 		question = q.msg.Copy()
 		question.Question[0].Name = owner
+		how = k.server.upstream.Exchange // the other way may know the answer to what was asked, and only that
 	}
 	var trace upstream.Trace
 	r, err := how(upstream.WithTrace(ctx, &trace), k.client.Upstream, question)
 	v := verdict{source: sources[trace.From], server: trace.Server}
 	switch {
-	case errors.Is(err, upstream.ErrBusy) || ctx.Err() != nil:
+	case errors.Is(err, upstream.ErrBusy):
+		return nil, k.busy()
+	case ctx.Err() != nil:
 		return nil, k.dropped()
 	case a.Kind == names.Ask && (err != nil || r.Rcode != dns.RcodeSuccess):
 		// The name exists here, whatever is thought of it elsewhere.

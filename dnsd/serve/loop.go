@@ -66,11 +66,14 @@ func (ls *loops) enter(d *datagrams) (l *loop, id int32, err error) {
 	}
 	if l == nil || len(ls.all) < min(maxLoops, max(1, runtime.GOMAXPROCS(0)/2)) {
 		client, _ := d.server.upstream.(*upstream.Client)
-		if l, err = newLoop(client); err != nil {
+		switch made, err := newLoop(client); {
+		case err == nil:
+			l = made
+			ls.all = append(ls.all, l)
+			go l.run()
+		case l == nil:
 			return nil, 0, err
 		}
-		ls.all = append(ls.all, l)
-		go l.run()
 	}
 	l.served++
 	id, err = l.add(d)
@@ -247,7 +250,9 @@ func (l *loop) resume(now time.Time) {
 
 // watch puts a socket into the set or takes it out. That it is gone is fine.
 func (l *loop) watch(id int32, op int) {
-	if d := l.find(id); d != nil {
+	l.mu.Lock() // so that it does not go in between: a descriptor would stay that belongs to nobody
+	defer l.mu.Unlock()
+	if d := l.sockets[id]; d != nil {
 		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: id}
 		_ = d.udp.Control(func(fd uintptr) error { return unix.EpollCtl(l.epoll, op, int(fd), &event) })
 	}

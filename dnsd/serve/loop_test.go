@@ -3,6 +3,7 @@ package serve
 import (
 	"errors"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -113,6 +114,69 @@ func TestSocketsComeAndGo(t *testing.T) {
 		}
 	})
 	all.Wait()
+}
+
+// Whatever moment a socket is taken out in, while it rests or begins to be read again, it is out of the set.
+func TestRemovedSocketIsNotWaitedFor(t *testing.T) {
+	l, err := newLoop(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	s := newServer(nil)
+	for range 200 {
+		u := take(t)
+		d := &datagrams{socket: s.enter(client(), "udp"), udp: u}
+		id, err := l.add(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.watch(id, unix.EPOLL_CTL_DEL)
+		u.mu.Lock() // both may find it there, and then go on in either order
+		var both sync.WaitGroup
+		for _, f := range []func(){func() { l.watch(id, unix.EPOLL_CTL_ADD) }, func() { l.remove(id) }} {
+			both.Go(f)
+			for range 10 {
+				runtime.Gosched()
+			}
+		}
+		u.mu.Unlock()
+		both.Wait()
+		err = u.Control(func(fd uintptr) error { return unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, int(fd), nil) })
+		if !errors.Is(err, unix.ENOENT) {
+			t.Fatalf("it is still waited for: %v", err)
+		}
+		_ = u.Close()
+	}
+}
+
+// A process that has no descriptor left for another loop has one that serves.
+func TestLoopsThereAreServeWhatNoOtherCan(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2 * maxLoops))
+	s := newServer(table())
+	start(t, s, client())
+	eventually(t, "there is a loop", func() bool {
+		s.loops.mu.Lock()
+		defer s.loops.mu.Unlock()
+		return len(s.loops.all) == 1
+	})
+	d := &datagrams{socket: s.enter(client(), "udp"), udp: take(t)}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	l, id, err := s.loops.enter(d)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.remove(id)
+	s.loops.leave(l)
 }
 
 func TestLoopsGoWithTheirSockets(t *testing.T) {

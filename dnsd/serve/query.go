@@ -58,6 +58,11 @@ func (k *socket) dropped() verdict {
 	return verdict{source: dropped, rcode: -1}
 }
 
+func (k *socket) busy() verdict {
+	k.gate.counts.busy.Add(1)
+	return verdict{source: busy, rcode: -1}
+}
+
 // wait does the work, and counts how long that has taken since it began.
 func (k *socket) wait(ctx context.Context, later work, began time.Time) ([]byte, verdict) {
 	reply, v := later(ctx)
@@ -139,8 +144,11 @@ func (k *socket) pass(packet []byte, m *dns.Msg) work {
 		if err == nil {
 			return reply, verdict{source: passed, server: k.client.Upstream.Addrs[0], rcode: int(reply[3] & maskRcode)}
 		}
+		if errors.Is(err, upstream.ErrBusy) {
+			return nil, k.busy()
+		}
 		counts.failed.Add(1)
-		if m == nil || errors.Is(err, upstream.ErrBusy) {
+		if m == nil {
 			return nil, verdict{source: failed, rcode: -1}
 		}
 		q := &query{socket: k, msg: m, opt: m.IsEdns0()}

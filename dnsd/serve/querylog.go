@@ -2,9 +2,11 @@ package serve
 
 import (
 	"bytes"
+	"cmp"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -166,7 +168,7 @@ func (k *socket) entry(v *verdict, a *arrival) *Entry {
 		Nameserver: k.client.Nameserver, Source: k.server.sourceName(v.source), Server: v.server, Rcode: rcodeName(noReply),
 	}
 	if v.rcode >= 0 {
-		e.Rcode = dns.RcodeToString[v.rcode]
+		e.Rcode = cmp.Or(dns.RcodeToString[v.rcode], "RCODE"+strconv.Itoa(v.rcode))
 	}
 	if v.row != nil {
 		e.Object = v.row.Object

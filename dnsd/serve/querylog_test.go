@@ -76,6 +76,12 @@ func TestQueryLog(t *testing.T) {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
 	}
+	k := s.enter(client(), "udp")
+	k.done(&verdict{source: passed, rcode: 12}, &arrival{at: time.Now(), from: netip.MustParseAddrPort("192.0.2.1:5353")})
+	if got := next(t, tap); got != "shop/pod udp   RCODE12 passed//-" {
+		t.Error(got)
+	}
+	s.leave(k)
 	raw(t, addr, []byte("short"), time.Millisecond)
 	if got := next(t, tap); got != "shop/pod udp   none malformed//-" {
 		t.Error(got)

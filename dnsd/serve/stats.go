@@ -25,6 +25,8 @@ type Stats struct {
 	Refused uint64
 	// Dropped were over the pod's limit; the client asks again. Connections over the limit count too.
 	Dropped uint64
+	// Busy were not asked upstream, for too many others of all pods were; the client asks again.
+	Busy uint64
 	// Overflowed came while the pod's socket was full, so that the kernel threw them away; what came there
 	// from outside the pod is counted, too.
 	Overflowed uint64
@@ -48,7 +50,7 @@ type AnswerCount struct {
 	Namespace string
 	// Source is that of the mesh whose object the name is of, or else: "special" for names that nobody is
 	// asked for, "cache", "stale", "upstream", "passed", "failed" where no upstream answered, "dropped",
-	// "malformed".
+	// "busy", "malformed".
 	Source string
 	// Rcode is the mnemonic of the reply's, "other" for one that is not in RFC 1035, "none" for no reply.
 	Rcode   string
@@ -74,12 +76,13 @@ const (
 	passed
 	failed
 	dropped
+	busy
 	malformed
 	firstOfTable // and from here on the table's sources, by their place in Server.sources
 	maxSources   = firstOfTable + 6
 )
 
-var sourceNames = [firstOfTable]string{"special", "cache", "stale", "upstream", "passed", "failed", "dropped", "malformed"}
+var sourceNames = [firstOfTable]string{"special", "cache", "stale", "upstream", "passed", "failed", "dropped", "busy", "malformed"}
 
 // What an rcode is counted as: itself up to REFUSED, which stubs know, or one of these.
 const (
@@ -104,7 +107,8 @@ type counters struct {
 	udp, tcp                     atomic.Uint64
 	answered, noData             atomic.Uint64
 	completed, forwarded, passed atomic.Uint64
-	failed, refused, dropped     atomic.Uint64
+	failed, refused              atomic.Uint64
+	dropped, busy                atomic.Uint64
 	malformed, truncated         atomic.Uint64
 	waited                       waits
 	answers                      [maxSources][rcodes]atomic.Uint64
@@ -157,7 +161,7 @@ func (c *counters) addTo(s *Stats, answers *[maxSources][rcodes]uint64) {
 	}{
 		{&s.UDP, &c.udp}, {&s.TCP, &c.tcp}, {&s.Answered, &c.answered}, {&s.NoData, &c.noData},
 		{&s.Completed, &c.completed}, {&s.Forwarded, &c.forwarded}, {&s.Passed, &c.passed},
-		{&s.Failed, &c.failed}, {&s.Refused, &c.refused}, {&s.Dropped, &c.dropped},
+		{&s.Failed, &c.failed}, {&s.Refused, &c.refused}, {&s.Dropped, &c.dropped}, {&s.Busy, &c.busy},
 		{&s.Malformed, &c.malformed}, {&s.Truncated, &c.truncated},
 	} {
 		*n.to += n.from.Load()
