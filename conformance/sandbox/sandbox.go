@@ -23,11 +23,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Root skips the test unless it runs as root: namespaces, cgroups and BPF need it.
+// Root fails the test unless it runs as root: namespaces, cgroups and BPF need it, and a test left out would
+// look like one that passed.
 func Root(t testing.TB) {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("needs root: network namespaces, cgroups and BPF")
+		t.Fatal("needs network namespaces, cgroups and BPF: run it as root")
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"strings"
+	"regexp"
 	"testing"
 	"time"
 
@@ -79,14 +79,13 @@ func NewWorld(t *testing.T) *world.World {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		log := w.DnsdLog()
+		checkLogs(t, w)
 		if t.Failed() {
-			t.Log("dnsd said:\n" + log)
+			t.Log("dnsd said:\n" + w.DnsdLog())
 		}
 		if err := w.Close(); err != nil {
 			t.Errorf("close the world: %v", err)
 		}
-		checkRaces(t, log)
 	})
 	return w
 }
@@ -111,8 +110,9 @@ func setenv(env *testscript.Env, w *world.World) {
 	env.Setenv("NGINXCONF", w.NginxConf())
 }
 
-// finish takes the world away; a failed script gets dnsd's log first, and a data race in dnsd fails it.
+// finish takes the world away; a failed script gets dnsd's log first.
 func finish(t *testing.T, env *testscript.Env, w *world.World) {
+	checkLogs(t, w)
 	log := w.DnsdLog()
 	failed, ok := env.T().(interface{ Failed() bool })
 	if ok && failed.Failed() && log != "" {
@@ -121,13 +121,18 @@ func finish(t *testing.T, env *testscript.Env, w *world.World) {
 	if err := w.Close(); err != nil {
 		t.Errorf("close the world: %v", err)
 	}
-	checkRaces(t, log)
 }
 
-func checkRaces(t *testing.T, log string) {
+// crash is how Go says that a program is wrong, whatever became of it.
+var crash = regexp.MustCompile(`(?m)^(WARNING: DATA RACE|panic: |fatal error: )`)
+
+// checkLogs fails the test if a daemon of the world has crashed, or raced, at any time.
+func checkLogs(t *testing.T, w *world.World) {
 	t.Helper()
-	if strings.Contains(log, "WARNING: DATA RACE") {
-		t.Errorf("dnsd has a data race:\n%s", log)
+	for name, log := range map[string]string{"dnsd": w.DnsdLog(), "nodens-install": w.InstallLog()} {
+		if at := crash.FindStringIndex(log); at != nil {
+			t.Errorf("%s has crashed:\n%s", name, log[at[0]:])
+		}
 	}
 }
 

@@ -248,7 +248,7 @@ func (w *World) RenewDnsd() error {
 	if err := old.end(syscall.SIGHUP, time.Minute); err != nil {
 		return fmt.Errorf("renew dnsd: %w\n%s", err, w.DnsdLog())
 	}
-	return old.err
+	return nil
 }
 
 // SecondDnsd runs another dnsd with the same configuration until it ends, ten seconds at most.

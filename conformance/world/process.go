@@ -149,13 +149,16 @@ func (p *process) alive() bool {
 	}
 }
 
-// end sends a signal and waits until the process has ended.
+// end sends a signal and waits until the process has ended; unless it is killed it has to end well.
 func (p *process) end(sig syscall.Signal, limit time.Duration) error {
 	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	select {
 	case <-p.done:
+		if sig != syscall.SIGKILL && p.err != nil {
+			return fmt.Errorf("%s, told to end by %v: %w", filepath.Base(p.cmd.Path), sig, p.err)
+		}
 		return nil
 	case <-time.After(limit):
 		return fmt.Errorf("%s did not end within %v of %v", filepath.Base(p.cmd.Path), limit, sig)
