@@ -36,8 +36,8 @@ test: deps ## Unit, kernel and conformance tests, with the race detector.
 
 FUZZTIME ?= 60s
 .PHONY: fuzz
-fuzz: ## Fuzz targets of the DNS packages, FUZZTIME (60s) each.
-	@grep -o '^func Fuzz[A-Za-z]*' dnsd/*/*_test.go | sed 's/\/[^/]*:func / /' | while read -r dir target; do \
+fuzz: ## All fuzz targets, FUZZTIME (60s) each.
+	@set -o pipefail; grep -o '^func Fuzz[A-Za-z]*' dnsd/*/*_test.go install/*_test.go | sed 's/\/[^/]*:func / /' | while read -r dir target; do \
 	  echo "$$dir $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./$$dir || exit 1; done
 
 .PHONY: cases

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
-	"strings"
 )
 
 // netd is a runtime's folder of network configurations.
@@ -29,8 +28,14 @@ type network struct {
 	list *list // nil for a .conf, which has room for one plugin only
 }
 
+// change is what was done to the folder.
+type change struct {
+	path  string   // the file written last; empty for nothing
+	notes []string // what there is to say about it
+}
+
 // network returns the configuration the runtime loads: the first by name, as every runtime sorts. One
-// that cannot be read is passed over, as CRI-O does; containerd stops there, and says so itself.
+// that is no configuration is passed over, as CRI-O does; containerd stops there, and says so itself.
 func (n *netd) network() (*network, error) {
 	names, err := n.disk.List(n.dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -48,6 +53,9 @@ func (n *netd) network() (*network, error) {
 		found, err := n.read(path)
 		if err == nil {
 			return found, nil
+		}
+		if errors.Is(err, fs.ErrPermission) { // to us; the runtime may read it
+			return nil, fmt.Errorf("%w; the file is another user's: give nodens-install CAP_DAC_OVERRIDE", err)
 		}
 		bad = append(bad, fmt.Errorf("%s: %w", path, err))
 	}
@@ -68,12 +76,12 @@ func (n *netd) read(path string) (*network, error) {
 	return found, err
 }
 
-// chain sees to it that the network the runtime loads ends in nodens, and says what it wrote, empty for
-// nothing. It writes nothing that is as it should be: others watch the folder too.
-func (n *netd) chain() (wrote string, err error) {
+// chain sees to it that the network the runtime loads ends in nodens, and says what it wrote. It writes
+// nothing that is as it should be: others watch the folder too.
+func (n *netd) chain() (change, error) {
 	net, err := n.network()
 	if err != nil {
-		return "", err
+		return change{}, err
 	}
 	switch {
 	case net.list == nil:
@@ -82,62 +90,35 @@ func (n *netd) chain() (wrote string, err error) {
 		return n.drop(net)
 	}
 	if err := n.unDrop(net.list.name); err != nil {
-		return "", err
+		return change{}, err
 	}
 	return n.write(net, net.list.with(n.entry))
 }
 
-// promote makes a list of a single plugin's .conf. The list comes first and the .conf goes after it, so
-// that there is a network at every moment; the network's own plugin may write the .conf again, which
-// sorts before the list, and is then promoted again.
-func (n *netd) promote(net *network) (string, error) {
-	data, err := wrap(net.file.data)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", net.path, err)
-	}
-	l, err := parseList(data)
-	if err != nil {
-		return "", fmt.Errorf("%s as a list: %w", net.path, err)
-	}
-	if !n.dropIn {
-		data = l.with(n.entry)
-	}
-	f := net.file
-	f.data = data
-	path := strings.TrimSuffix(net.path, filepath.Ext(net.path)) + ".conflist"
-	if err := place(n.disk, path, f); err != nil {
-		return "", err
-	}
-	if err := n.remove(net.path); err != nil {
-		return "", err
-	}
-	return path, nil
-}
-
 // drop puts the entry into the network's folder, and takes it out of the list.
-func (n *netd) drop(net *network) (string, error) {
+func (n *netd) drop(net *network) (change, error) {
 	path := n.dropPath(net.list.name)
-	wrote := ""
+	var wrote change
 	if f, err := n.disk.Read(path); err != nil || !sameJSON(f.data, n.entry) {
 		if err := n.disk.Mkdir(filepath.Dir(path)); err != nil {
-			return "", fmt.Errorf("make the network's folder: %w", err)
+			return change{}, fmt.Errorf("make the network's folder: %w", err)
 		}
 		if err := place(n.disk, path, file{data: append(slices.Clone(n.entry), '\n'), mode: 0o600}); err != nil {
-			return "", err
+			return change{}, err
 		}
-		wrote = path
+		wrote.path = path
 	}
 	data, err := net.list.without()
 	if err != nil {
 		return wrote, fmt.Errorf("%s: %w", net.path, err)
 	}
-	if patched, err := n.write(net, data); err != nil || patched != "" {
+	if patched, err := n.write(net, data); err != nil || patched.path != "" {
 		return patched, err // that made the runtime look
 	}
-	if wrote != "" {
+	if wrote.path != "" {
 		return wrote, n.poke()
 	}
-	return "", nil
+	return change{}, nil
 }
 
 func (n *netd) dropPath(network string) string {
@@ -158,13 +139,26 @@ func (n *netd) unDrop(network string) error {
 }
 
 // write replaces a network's list, keeping permissions and owner, if it is to be another.
-func (n *netd) write(net *network, data []byte) (string, error) {
+func (n *netd) write(net *network, data []byte) (change, error) {
 	if string(data) == string(net.file.data) {
-		return "", nil
+		return change{}, nil
 	}
 	f := net.file
 	f.data = data
-	return net.path, place(n.disk, net.path, f)
+	return n.place(net.path, f)
+}
+
+// place writes a file, and says so if it could not be given its owner.
+func (n *netd) place(path string, f file) (change, error) {
+	if err := place(n.disk, path, f); err != nil {
+		return change{}, err
+	}
+	wrote := change{path: path}
+	if have, err := n.disk.Read(path); err == nil && (have.uid != f.uid || have.gid != f.gid) {
+		wrote.notes = append(wrote.notes, fmt.Sprintf(
+			"%s belonged to %d:%d and now to %d:%d; to have that kept, give nodens-install CAP_CHOWN", path, f.uid, f.gid, have.uid, have.gid))
+	}
+	return wrote, nil
 }
 
 func (n *netd) remove(path string) error {
@@ -209,20 +203,26 @@ func (n *netd) unchain() (wrote []string, err error) {
 		done, err := n.leave(net)
 		if err != nil {
 			errs = append(errs, err)
-		} else if done != "" {
-			wrote = append(wrote, done)
+		} else if done.path != "" {
+			wrote = append(wrote, done.path)
 		}
+	}
+	if errs == nil {
+		errs = append(errs, n.forget(names))
 	}
 	return wrote, errors.Join(errs...)
 }
 
-func (n *netd) leave(net *network) (string, error) {
+func (n *netd) leave(net *network) (change, error) {
 	if err := n.unDrop(net.list.name); err != nil {
-		return "", err
+		return change{}, err
 	}
 	data, err := net.list.without()
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", net.path, err)
+		return change{}, fmt.Errorf("%s: %w", net.path, err)
+	}
+	if conf, ok := n.promoted(net.path, data); ok {
+		return n.demote(net.path, conf)
 	}
 	return n.write(net, data)
 }

@@ -153,49 +153,130 @@ func installOn(d disk, program string) *installer {
 	}
 }
 
-// Whenever the power goes, the node comes back with a network, with a plugin that is whole, and with
-// nothing the next start does not mend.
+// nodes are what an installation may begin with.
+var nodes = map[string]map[string]file{
+	"list": {"/net/10-pods.conflist": {data: []byte(testList), mode: 0o600}, "/bin/nodens": {data: []byte("old"), mode: 0o755}},
+	"conf": {"/net/10-pods.conf": {data: []byte(testConf), mode: 0o644}},
+	"conf and somebody's list": {
+		"/net/10-pods.conf":     {data: []byte(testConf), mode: 0o644},
+		"/net/10-pods.conflist": {data: []byte(strings.Replace(testList, "pods", "others", 1)), mode: 0o600},
+	},
+}
+
+// Whenever the power goes, the node comes back with a network, with a plugin that is whole where a list
+// names it, and with nothing the next start does not mend; and what it was can be had back.
 func TestPowerCut(t *testing.T) {
-	for name, files := range map[string]map[string]file{
-		"list": {"/net/10-pods.conflist": {data: []byte(testList), mode: 0o600}, "/bin/nodens": {data: []byte("old"), mode: 0o755}},
-		"conf": {"/net/10-pods.conf": {data: []byte(testConf), mode: 0o644}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			for cut := 0; ; cut++ {
-				p := newPlatter(files)
-				p.steps = cut
-				_, err := installOn(p, "new").settle()
-				for _, after := range p.afterwards() {
-					checkAfterCut(t, fmt.Sprintf("cut after %d steps", cut), after)
+	for name, files := range nodes {
+		for _, dropIn := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, drop-in %v", name, dropIn), func(t *testing.T) {
+				start := func(p *platter) *installer {
+					in := installOn(p, "new")
+					in.net.dropIn = dropIn
+					return in
 				}
-				if err == nil {
-					return
-				}
-				if !errors.Is(err, errPower) {
-					t.Fatal(err)
-				}
-			}
-		})
+				cutEverywhere(t, func() *platter { return newPlatter(files) },
+					func(p *platter) error { _, err := start(p).settle(); return err },
+					func(when string, p *platter) {
+						checkAfterCut(t, when, start(p), p)
+						checkUninstalled(t, when, p, files)
+					})
+			})
+		}
 	}
 }
 
-func checkAfterCut(t *testing.T, when string, p *platter) {
-	t.Helper()
-	for path, i := range p.names {
-		if strings.HasSuffix(path, ".conf") || strings.HasSuffix(path, ".conflist") {
-			if !bytes.Contains(i.data, []byte(`"bridge"`)) || plain(i.data) == nil {
-				t.Fatalf("%s: %s is %q", when, path, i.data)
-			}
+// Taking nodens off may be cut as well, and is then done to the end: every file is what it was.
+func TestPowerCutWhileUninstalling(t *testing.T) {
+	for name, files := range nodes {
+		for _, dropIn := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, drop-in %v", name, dropIn), func(t *testing.T) {
+				installed := func() *platter {
+					p := newPlatter(files)
+					in := installOn(p, "new")
+					in.net.dropIn = dropIn
+					if _, err := in.settle(); err != nil {
+						t.Fatal(err)
+					}
+					p.durable = maps.Clone(p.names)
+					p.pending = nil
+					return p
+				}
+				cutEverywhere(t, installed, func(p *platter) error { return takeOff(t, p) },
+					func(when string, p *platter) { checkUninstalled(t, when, p, files) })
+			})
 		}
 	}
-	if i, ok := p.names["/bin/nodens"]; ok && string(i.data) != "old" && string(i.data) != "new" {
+}
+
+// cutEverywhere does something on a fresh disk with the power cut after each of its steps, and has every
+// state looked at that the disk may be in then.
+func cutEverywhere(t *testing.T, fresh func() *platter, do func(*platter) error, check func(when string, p *platter)) {
+	t.Helper()
+	for cut := 0; ; cut++ {
+		p := fresh()
+		p.steps = cut
+		err := do(p)
+		for _, after := range p.afterwards() {
+			when := fmt.Sprintf("cut after %d steps", cut)
+			checkNetworks(t, when, after)
+			check(when, after)
+		}
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, errPower) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// takeOff does an uninstaller's rounds until all is done.
+func takeOff(t *testing.T, p *platter) error {
+	t.Helper()
+	u := uninstaller{bin: binDir{p, "/bin"}, net: netd{disk: p, dir: "/net"}, cache: "/cache", stub: []byte("stub"), log: quiet}
+	for range 5 {
+		if done, err := u.round(tillFree); done || err != nil {
+			return err
+		}
+	}
+	t.Fatal("it comes to no end")
+	return nil
+}
+
+// checkNetworks: there is a network, all of them are whole, and what they name is there.
+func checkNetworks(t *testing.T, when string, p *platter) {
+	t.Helper()
+	if _, err := (&netd{disk: p, dir: "/net"}).network(); err != nil {
+		t.Fatalf("%s: no network: %v", when, err)
+	}
+	named := false
+	for path, i := range p.names {
+		if ext := filepath.Ext(path); ext != ".conf" && ext != ".conflist" {
+			continue
+		}
+		named = named || bytes.Contains(i.data, []byte(`"nodens"`))
+		if plain(i.data) == nil || filepath.Dir(path) == "/net" && !bytes.Contains(i.data, []byte(`"bridge"`)) {
+			t.Fatalf("%s: %s is %q", when, path, i.data)
+		}
+	}
+	i, there := p.names["/bin/nodens"]
+	if there && !slices.Contains([]string{"old", "new", "stub"}, string(i.data)) {
 		t.Fatalf("%s: the plugin is %q", when, i.data)
 	}
-	in := installOn(p, "new")
+	if named && !there {
+		t.Fatalf("%s: a list names the plugin, which is not there", when)
+	}
+}
+
+func checkAfterCut(t *testing.T, when string, in *installer, p *platter) {
+	t.Helper()
 	sweep(p, "/bin")
 	sweep(p, "/net")
-	if _, err := in.settle(); err != nil {
-		t.Fatalf("%s: the next start: %v", when, err)
+	sweep(p, "/net/pods")
+	for range 2 { // a list is made of a .conf first
+		if _, err := in.settle(); err != nil {
+			t.Fatalf("%s: the next start: %v", when, err)
+		}
 	}
 	if wrote, err := in.settle(); wrote || err != nil {
 		t.Fatalf("%s: the next start was not enough: %v", when, err)
@@ -206,6 +287,32 @@ func checkAfterCut(t *testing.T, when string, p *platter) {
 	for path := range p.names {
 		if strings.Contains(path, tempMark) {
 			t.Fatalf("%s: %s was left", when, path)
+		}
+	}
+}
+
+// checkUninstalled takes nodens off and wants every file as it was, and no other.
+func checkUninstalled(t *testing.T, when string, p *platter, files map[string]file) {
+	t.Helper()
+	if err := takeOff(t, p); err != nil {
+		t.Fatalf("%s: uninstall: %v", when, err)
+	}
+	checkNetworks(t, when, p)
+	sweep(p, "/net") // as the next start does
+	sweep(p, "/net/pods")
+	sweep(p, "/bin")
+	for path, want := range files {
+		if path == "/bin/nodens" {
+			continue
+		}
+		have, err := p.Read(path)
+		if err != nil || !bytes.Equal(have.data, want.data) || have.mode != want.mode {
+			t.Fatalf("%s: uninstall left %s as %q, mode %o (%v); want %q", when, path, have.data, have.mode, err, want.data)
+		}
+	}
+	for path := range p.names {
+		if _, was := files[path]; !was || path == "/bin/nodens" {
+			t.Fatalf("%s: uninstall left %s", when, path)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"log/slog"
 	"strings"
 	"testing"
@@ -112,6 +113,12 @@ func FuzzList(f *testing.F) {
 		with, err := parseList(l.with([]byte(testEntry)))
 		if err != nil || len(with.ours) != 1 || len(with.plugins)-1 != len(l.plugins)-len(l.ours) {
 			t.Fatalf("%q became %v: %v", data, with, err)
+		}
+		if len(l.ours) > 0 {
+			return
+		}
+		if back, err := with.without(); err != nil || !bytes.Equal(back, data) {
+			t.Fatalf("%q came back as %q: %v", data, back, err)
 		}
 	})
 }

@@ -38,11 +38,14 @@ func (in *installer) settle() (wrote bool, err error) {
 	if wrote {
 		in.log.Info("the plugin is in place", "file", in.bin.path())
 	}
-	path, err := in.net.chain()
-	if path != "" {
-		in.log.Info("nodens is chained", "file", path)
+	done, err := in.net.chain()
+	for _, note := range done.notes {
+		in.log.Warn(note)
 	}
-	return wrote || path != "", err
+	if done.path != "" {
+		in.log.Info("nodens is chained", "file", done.path)
+	}
+	return wrote || done.path != "", err
 }
 
 // enrol has the pods noted that the network the runtime loads had before nodens.
