@@ -19,6 +19,8 @@ const module = "github.com/nodens-dns/nodens/"
 var mayImport = map[string][]string{
 	"cni":          {"cni/attach", "ebpf"},
 	"dnsd/pods":    {"dnsd/serve", "dnsd/names", "dnsd/upstream", "ebpf", "cni/attach"},
+	"dnsd/answers": {"dnsd/names", "dnsd/pods", "dnsd/serve", "ebpf"},
+	"dnsd/show":    {"dnsd/admin", "dnsd/answers", "dnsd/mesh", "dnsd/names", "dnsd/pods", "dnsd/resolve", "dnsd/serve", "dnsd/upstream", "ebpf"},
 	"dnsd/config":  {"dnsd/upstream"},
 	"dnsd/keep":    {"dnsd/mesh"},
 	"dnsd/machine": {"cni/attach", "dnsd/upstream", "ebpf"},
@@ -43,7 +45,7 @@ var owners = map[string][]string{
 	"github.com/vishvananda/netns":           {"dnsd/pods", "cni"},
 	"github.com/miekg/dns":                   {"dnsd/names", "dnsd/serve", "dnsd/upstream", "dnsd/resolve"},
 	"github.com/containernetworking/":        {"cni", "install"},
-	"github.com/prometheus/client_golang":    {"dnsd", "dnsd/admin"},
+	"github.com/prometheus/client_golang":    {"dnsd/show", "dnsd/admin"},
 	"go.etcd.io/etcd":                        {"dnsd/etcd"},
 	"go.uber.org/zap":                        {"dnsd/etcd"},
 	"github.com/spf13/cobra":                 {"dnsd", "install"},

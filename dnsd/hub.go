@@ -12,12 +12,14 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/nodens-dns/nodens/dnsd/answers"
 	"github.com/nodens-dns/nodens/dnsd/keep"
 	"github.com/nodens-dns/nodens/dnsd/lb"
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 	"github.com/nodens-dns/nodens/dnsd/names"
 	"github.com/nodens-dns/nodens/dnsd/resolve"
 	"github.com/nodens-dns/nodens/dnsd/serve"
+	"github.com/nodens-dns/nodens/dnsd/show"
 	"github.com/nodens-dns/nodens/ebpf"
 )
 
@@ -54,39 +56,22 @@ type hub struct {
 	resolver *resolve.Resolver
 	keep     *keep.Inputs
 	names    names.Options
-	answers  *answers
+	answers  *answers.Answers
 	told     []func(*mesh.Plan) // who else wants to know; none of them blocks
 
-	state atomic.Pointer[hubState]
-}
-
-// hubState is what the last pass of the hub left, for admin and metrics. It is never edited.
-type hubState struct {
-	plan   *mesh.Plan
-	vips   mesh.Usage
-	said   map[string]said
-	spoke  map[string]time.Time // when each source last said something in this process
-	err    error                // why the last pass is not wholly applied
-	passes uint64
-	took   time.Duration
-}
-
-// said is how much a source has told of.
-type said struct {
-	pending                   bool
-	hosts, clusters, problems int
+	state atomic.Pointer[show.State]
 }
 
 // newHub starts with what each source said before the last stop; a source that never spoke is pending.
 func newHub(log *slog.Logger, vips *mesh.VIPs, sources []string, kept *keep.Inputs) *hub {
 	h := &hub{
-		log: log, sources: sources, keep: kept, vips: vips, answers: &answers{log: log},
+		log: log, sources: sources, keep: kept, vips: vips, answers: &answers.Answers{},
 		compiler: mesh.NewCompiler(vips, sources),
 		emitted:  make(chan mesh.Input),
 		ended:    make(chan struct{}),
 	}
 	h.compiler.Yield, h.names.Yield = breathe, breathe
-	h.state.Store(&hubState{plan: &mesh.Plan{Partial: true}, said: map[string]said{}, spoke: map[string]time.Time{}})
+	h.state.Store(&show.State{Plan: &mesh.Plan{Partial: true}, Said: map[string]show.Said{}, Spoke: map[string]time.Time{}})
 	for _, name := range sources {
 		in, err := kept.Load(name)
 		if err != nil {
@@ -158,22 +143,22 @@ func (h *hub) take(in mesh.Input) {
 	if in.Pending {
 		return // it only tells why it cannot speak yet
 	}
-	next.spoke = maps.Clone(next.spoke)
-	next.spoke[in.Source] = time.Now()
+	next.Spoke = maps.Clone(next.Spoke)
+	next.Spoke[in.Source] = time.Now()
 	h.state.Store(next)
 }
 
 // hear hands an input to the compiler, and returns the state with what it amounts to.
-func (h *hub) hear(in mesh.Input) *hubState {
+func (h *hub) hear(in mesh.Input) *show.State {
 	h.compiler.Take(in)
 	next := *h.state.Load()
-	next.said = maps.Clone(next.said)
-	now := said{in.Pending, len(in.Hosts), len(in.Clusters), len(in.Problems)}
-	if before, spoken := next.said[in.Source]; in.Pending && spoken {
+	next.Said = maps.Clone(next.Said)
+	now := show.Said{Pending: in.Pending, Hosts: len(in.Hosts), Clusters: len(in.Clusters), Problems: len(in.Problems)}
+	if before, spoken := next.Said[in.Source]; in.Pending && spoken {
 		now = before
-		now.problems = len(in.Problems)
+		now.Problems = len(in.Problems)
 	}
-	next.said[in.Source] = now
+	next.Said[in.Source] = now
 	h.state.Store(&next)
 	return &next
 }
@@ -207,15 +192,15 @@ func (h *hub) pass() (due time.Time) {
 	took := time.Since(start)
 	if err != nil {
 		due = time.Now().Add(wait(took))
-		if old.err == nil || old.err.Error() != err.Error() {
+		if old.Err == nil || old.Err.Error() != err.Error() {
 			h.log.Error("the plan is not wholly applied; trying again", "error", err, "in", wait(took))
 		}
-	} else if old.err != nil {
+	} else if old.Err != nil {
 		h.log.Info("the plan is wholly applied again")
 	}
-	logProblems(h.log, old.plan.Problems, plan.Problems)
+	logProblems(h.log, old.Plan.Problems, plan.Problems)
 	next := *old
-	next.plan, next.vips, next.err, next.passes, next.took = plan, h.vips.Usage(), err, old.passes+1, took
+	next.Plan, next.VIPs, next.Err, next.Passes, next.Took = plan, h.vips.Usage(), err, old.Passes+1, took
 	h.state.Store(&next)
 	return due
 }
@@ -233,7 +218,7 @@ func (h *hub) apply(plan *mesh.Plan) (applied *mesh.Plan, due time.Time, err err
 	h.kernel.Lock()
 	// Nor is anybody told of a new host before it can be connected to. One that a dnsd before this one has
 	// told of, as the kernel shows, is not new.
-	plan = plan.Without(h.balancer.Unheld(plan, plan.Cold(h.state.Load().plan)))
+	plan = plan.Without(h.balancer.Unheld(plan, plan.Cold(h.state.Load().Plan)))
 	due, written := h.balancer.Apply(plan)
 	if written != nil {
 		// What DNS answers, connect() must reach.
@@ -241,11 +226,11 @@ func (h *hub) apply(plan *mesh.Plan) (applied *mesh.Plan, due time.Time, err err
 	}
 	h.kernel.Unlock()
 	old := h.state.Load()
-	if old.passes == 0 || unsafe.SliceData(old.plan.Names) != unsafe.SliceData(plan.Names) ||
-		len(old.plan.Names) != len(plan.Names) || unsafe.SliceData(old.plan.Zones) != unsafe.SliceData(plan.Zones) {
+	if old.Passes == 0 || unsafe.SliceData(old.Plan.Names) != unsafe.SliceData(plan.Names) ||
+		len(old.Plan.Names) != len(plan.Names) || unsafe.SliceData(old.Plan.Zones) != unsafe.SliceData(plan.Zones) {
 		h.store(plan)
 	}
-	if old.passes == 0 || unsafe.SliceData(old.plan.Watch) != unsafe.SliceData(plan.Watch) {
+	if old.Passes == 0 || unsafe.SliceData(old.Plan.Watch) != unsafe.SliceData(plan.Watch) {
 		h.resolver.Watch(plan.Watch) // a list that is not new it knows
 	}
 	for _, told := range h.told {
@@ -257,17 +242,17 @@ func (h *hub) apply(plan *mesh.Plan) (applied *mesh.Plan, due time.Time, err err
 // store makes a plan's names what is answered.
 func (h *hub) store(plan *mesh.Plan) {
 	t := names.Build(plan, h.names)
-	h.answers.store(t, plan.Partial)
+	h.answers.Store(t, plan.Partial)
 	h.server.Store(t)
 }
 
 // spreads says whether connections to a name are spread over addr now.
 func (h *hub) spreads(n *mesh.Name, addr netip.Addr) bool {
-	return h.state.Load().plan.Spreads(n, addr)
+	return h.state.Load().Plan.Spreads(n, addr)
 }
 
-// held counts what the kernel holds, lingering frontends among it.
-func (h *hub) held() (frontends, backends int) {
+// Held counts what the kernel holds, lingering frontends among it.
+func (h *hub) Held() (frontends, backends int) {
 	h.kernel.Lock()
 	defer h.kernel.Unlock()
 	return h.balancer.Held()
@@ -281,8 +266,8 @@ func (h *hub) look() error {
 	return h.balancer.Look()
 }
 
-// backends returns what is behind each assignment as the kernel has it.
-func (h *hub) backends() map[string][]ebpf.BackendState {
+// Backends returns what is behind each assignment as the kernel has it.
+func (h *hub) Backends() map[string][]ebpf.BackendState {
 	h.kernel.Lock()
 	defer h.kernel.Unlock()
 	m := map[string][]ebpf.BackendState{}

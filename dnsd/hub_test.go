@@ -170,7 +170,7 @@ func TestRestartKnowsEverything(t *testing.T) {
 	if got := address(t, again, "a.example"); got != want || !want.IsValid() {
 		t.Errorf("after a restart a.example is %v, was %v", got, want)
 	}
-	if again.state.Load().said["file"].pending {
+	if again.state.Load().Said["file"].Pending {
 		t.Error("the source is pending although it had spoken")
 	}
 }
@@ -211,7 +211,7 @@ func TestNegativeIsNotBelievedOverARestart(t *testing.T) {
 	h.take(in)
 	h.pass()
 	said := mesh.Input{Source: "resolve"}
-	for _, w := range h.state.Load().plan.Watch {
+	for _, w := range h.state.Load().Plan.Watch {
 		known := []netip.Addr{netip.MustParseAddr("192.0.2.9")}
 		said.Resolutions = append(said.Resolutions, mesh.Resolution{Lookup: w.Lookup, Addresses: known, Negative: true})
 	}
@@ -223,7 +223,7 @@ func TestNegativeIsNotBelievedOverARestart(t *testing.T) {
 	if len(said.Resolutions) == 0 || len(again.resolved) > 0 {
 		t.Errorf("goes on with %+v", again.resolved)
 	}
-	for _, a := range again.state.Load().plan.Assignments {
+	for _, a := range again.state.Load().Plan.Assignments {
 		if a.Cluster == "c" && !a.Warming {
 			t.Errorf("%s takes it that its name does not exist", a.Cluster)
 		}
@@ -240,7 +240,7 @@ func TestBrokenMemoryIsPending(t *testing.T) {
 	}
 	h := testHub(t, dir, &recorder{}, "file")
 	h.pass()
-	if !h.state.Load().said["file"].pending || !h.state.Load().plan.Partial {
+	if !h.state.Load().Said["file"].Pending || !h.state.Load().Plan.Partial {
 		t.Error("a source whose memory is broken must be waited for")
 	}
 }
@@ -264,7 +264,7 @@ func TestUnsavedAddressIsNotTold(t *testing.T) {
 	if address(t, h, "a.example").IsValid() {
 		t.Error("an address is answered that a restart would forget")
 	}
-	if due.IsZero() || h.state.Load().err == nil {
+	if due.IsZero() || h.state.Load().Err == nil {
 		t.Error("it is neither tried again nor shown")
 	}
 	// The others do not suffer: what there was is answered, and follows the sources.
@@ -298,7 +298,7 @@ func TestKernelErrorIsRetried(t *testing.T) {
 	h.pass()
 	kernel.err = errors.New("frontends: full")
 	h.take(input("a.example", "old.example"))
-	if due := h.pass(); due.IsZero() || h.state.Load().err == nil {
+	if due := h.pass(); due.IsZero() || h.state.Load().Err == nil {
 		t.Fatal("an error of the kernel is neither shown nor tried again")
 	}
 	if address(t, h, "a.example").IsValid() {
@@ -309,7 +309,7 @@ func TestKernelErrorIsRetried(t *testing.T) {
 	}
 	kernel.err = nil
 	h.pass()
-	if err := h.state.Load().err; err != nil {
+	if err := h.state.Load().Err; err != nil {
 		t.Error(err)
 	}
 	if !address(t, h, "a.example").IsValid() {

@@ -66,7 +66,7 @@ func TestUnchangedAnswersCostNothing(t *testing.T) {
 			synctest.Wait()
 			mu.Lock()
 			defer mu.Unlock()
-			return cost{h.state.Load().passes, kernel.calls, stat(t, filepath.Join(dir, "inputs", "resolve.json")).ModTime()}, asked
+			return cost{h.state.Load().Passes, kernel.calls, stat(t, filepath.Join(dir, "inputs", "resolve.json")).ModTime()}, asked
 		}
 		kept := func() string {
 			text, err := os.ReadFile(filepath.Join(dir, "inputs", "resolve.json"))

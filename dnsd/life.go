@@ -82,17 +82,17 @@ func live(ctx context.Context, c *config.Config, log *slog.Logger, l *lease) end
 	// asked elsewhere because its table was a moment late.
 	d.datapath.Beat()
 	due := d.hub.pass()
-	if err := d.hub.state.Load().err; err != nil && l.from != nil {
+	if err := d.hub.state.Load().Err; err != nil && l.from != nil {
 		d.pods.Close()
 		return ending{err: fmt.Errorf("not taking over, since this would not be well: %w", err)}
 	}
 	log.Info("started", "version", version, "sources", d.hub.sources,
-		"names", len(d.hub.state.Load().plan.Names), "took", time.Since(d.started).Round(time.Millisecond))
+		"names", len(d.hub.state.Load().Plan.Names), "took", time.Since(d.started).Round(time.Millisecond))
 	w := d.write(ctx, due)
 	s := newGroup(context.WithoutCancel(ctx))
 	s.Go(d.beat)
 	s.Go(func(ctx context.Context) error { return process.Tidy(ctx, log) })
-	s.Go(d.logQueries)
+	s.Go(d.show.LogQueries)
 	e := d.reign(ctx, w, s)
 	close(d.ended)
 	if e.err == nil && !e.relieved && e.next == nil {

@@ -37,12 +37,12 @@ func TestLook(t *testing.T) {
 			synctest.Wait()
 			h.kernel.Lock()
 			defer h.kernel.Unlock()
-			if got := h.state.Load().passes; kernel.calls != calls || got != passes {
+			if got := h.state.Load().Passes; kernel.calls != calls || got != passes {
 				t.Errorf("%s: the kernel was told %d times in %d passes, want %d in %d", what, kernel.calls, got, calls, passes)
 			}
 		}
 		time.Sleep(5 * time.Second)
-		calls, passes := kernel.calls, h.state.Load().passes
+		calls, passes := kernel.calls, h.state.Load().Passes
 		time.Sleep(5 * time.Second)
 		expect(calls, passes, "nothing is ejected")
 		dead.Store(true)

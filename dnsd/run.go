@@ -10,6 +10,7 @@ import (
 
 	"github.com/nodens-dns/nodens/cni/attach"
 	"github.com/nodens-dns/nodens/dnsd/admin"
+	"github.com/nodens-dns/nodens/dnsd/answers"
 	"github.com/nodens-dns/nodens/dnsd/config"
 	"github.com/nodens-dns/nodens/dnsd/handover"
 	"github.com/nodens-dns/nodens/dnsd/keep"
@@ -19,6 +20,7 @@ import (
 	"github.com/nodens-dns/nodens/dnsd/pods"
 	"github.com/nodens-dns/nodens/dnsd/resolve"
 	"github.com/nodens-dns/nodens/dnsd/serve"
+	"github.com/nodens-dns/nodens/dnsd/show"
 	"github.com/nodens-dns/nodens/dnsd/upstream"
 	"github.com/nodens-dns/nodens/ebpf"
 )
@@ -43,6 +45,7 @@ type daemon struct {
 	hub      *hub
 	sources  []source
 	drain    drainer
+	show     *show.Node
 	admin    *admin.Server
 
 	lease   *lease
@@ -88,8 +91,8 @@ func wire(ctx context.Context, c *config.Config, log *slog.Logger, l *lease) (*d
 		return nil, fmt.Errorf("read back the kernel's services: %w", err)
 	}
 	d.upstream = upstream.New(upstream.Options{Zones: c.ForwardZones, Dial: machine.Marked})
-	d.hub.answers = newAnswers(c.KernelAnswers, d.datapath, log)
-	d.server = serve.New(serve.Options{Upstream: d.upstream, Learn: d.hub.answers.learn()})
+	d.hub.answers = answers.New(c.KernelAnswers, d.datapath, log)
+	d.server = serve.New(serve.Options{Upstream: d.upstream, Learn: d.hub.answers.Learn()})
 	d.resolver = resolve.New(resolve.Options{
 		Exchange: d.upstream.Ask, Servers: d.resolvers, Emit: d.hub.emit(ctx),
 		Initial: d.hub.resolved, Log: log,
@@ -101,7 +104,7 @@ func wire(ctx context.Context, c *config.Config, log *slog.Logger, l *lease) (*d
 	d.adopted = make(chan struct{})
 	adopted := sync.OnceFunc(func() { close(d.adopted) })
 	d.pods = pods.New(pods.Options{
-		Dir: c.Attachments(), Bell: c.Bell(), Kernel: d.datapath, Answers: d.hub.answers.attacher(d.namespaceOf), Light: c.Light, Serve: d.server,
+		Dir: c.Attachments(), Bell: c.Bell(), Kernel: d.datapath, Answers: d.hub.answers.ForPods(d.namespaceOf), Light: c.Light, Serve: d.server,
 		Nameservers: c.Nameservers, ClusterDomain: c.ClusterDomain, Log: log, Host: host,
 		Changed:   func() { d.follow(); adopted(); d.resolver.Reask() },
 		Inherited: l.sockets, Doorbell: l.bell, Settled: func() { close(d.settled) },
@@ -111,7 +114,29 @@ func wire(ctx context.Context, c *config.Config, log *slog.Logger, l *lease) (*d
 	d.hub.names.Version = version
 	d.hub.names.ClusterDomain, d.hub.names.VIPs = c.ClusterDomain, []netip.Prefix{c.VIPs.V4, c.VIPs.V6}
 	d.hub.names.Elsewhere, d.hub.names.Endpoint = c.Elsewhere(), d.hub.spreads
+	d.show = d.shown()
 	return d, nil
+}
+
+// shown is what others may read of d.
+func (d *daemon) shown() *show.Node {
+	n := &show.Node{
+		Version: version, Started: d.started, Log: d.log, State: d.hub.state.Load, Kernel: d.hub, Answers: d.hub.answers,
+		Pods: d.pods, Server: d.server, Upstream: d.upstream, Resolver: d.resolver, Datapath: d.datapath, Attach: d.ebpfOptions(),
+		Draining: d.drain.waits.Load, V4: d.config.VIPs.V4, V6: d.config.VIPs.V6,
+	}
+	for _, s := range d.sources {
+		n.Sources = append(n.Sources, show.Source{Name: s.name, Idle: s.idle, Streams: s.streams})
+	}
+	return n
+}
+
+// openAdmin makes what answers health checks, metrics and the ask commands; d.admin.Serve must follow.
+func (d *daemon) openAdmin() (err error) {
+	o := d.show.Options()
+	o.Socket, o.Listen, o.Health = d.config.AdminSocket(), d.config.Listen, d.lease.health
+	d.admin, err = admin.Listen(o)
+	return err
 }
 
 func (d *daemon) ebpfOptions() ebpf.Options {
@@ -166,4 +191,14 @@ func (d *daemon) beat(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// namespaceOf is that of the pod whose network namespace has this cookie.
+func (d *daemon) namespaceOf(cookie uint64) string {
+	for _, p := range d.pods.List() {
+		if p.Cookie == cookie {
+			return p.Namespace
+		}
+	}
+	return ""
 }

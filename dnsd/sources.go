@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/nodens-dns/nodens/dnsd/admin"
 	"github.com/nodens-dns/nodens/dnsd/config"
 	"github.com/nodens-dns/nodens/dnsd/etcd"
 	"github.com/nodens-dns/nodens/dnsd/file"
@@ -25,7 +26,7 @@ type source struct {
 	// follow says which namespaces have pods here, streams is what comes of it, and idle that nothing can
 	// be expected from the source now; nil where a source does not care.
 	follow  func(namespaces []string)
-	streams func() []xds.Stream
+	streams func() []admin.Stream
 	idle    func() bool
 	// told hears each new plan, and does not block; nil where a source does not care.
 	told func(*mesh.Plan)
@@ -51,7 +52,7 @@ func sources(c *config.Config, log *slog.Logger, kept *keep.Inputs) []source {
 	if c.XDS != nil {
 		x := xdsSource(c.XDS, log)
 		s = append(s, source{
-			name: "xds", run: x.Run, follow: x.Follow, streams: x.Streams,
+			name: "xds", run: x.Run, follow: x.Follow, streams: func() []admin.Stream { return streams(x) },
 			// Without a pod there is nobody to ask for.
 			idle: func() bool { return len(x.Streams()) == 0 },
 		})
@@ -119,4 +120,15 @@ func xdsSource(c *config.XDS, log *slog.Logger) *xds.Source {
 		o.TLS = &xds.TLS{CAFile: c.TLS.CAFile, CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile, ServerName: c.TLS.ServerName}
 	}
 	return xds.New(o)
+}
+
+// streams is how each stream of the control plane stands.
+func streams(x *xds.Source) (shown []admin.Stream) {
+	for _, st := range x.Streams() {
+		shown = append(shown, admin.Stream{
+			Namespace: st.Namespace, Protocol: st.Protocol, Connected: st.Connected, Versions: st.Versions,
+			Error: strings.ReplaceAll(st.Error, "\n", "; "),
+		})
+	}
+	return shown
 }

@@ -1,4 +1,4 @@
-package main
+package show
 
 import (
 	"cmp"
@@ -15,17 +15,17 @@ import (
 )
 
 // nameRows lists the names that contain filter.
-func (d *daemon) nameRows(filter string) []admin.NameRow {
+func (n *Node) nameRows(filter string) []admin.NameRow {
 	rows := []admin.NameRow{}
-	for _, n := range d.hub.state.Load().plan.Names {
-		if !strings.Contains(n.Host, strings.ToLower(filter)) {
+	for _, name := range n.State().Plan.Names {
+		if !strings.Contains(name.Host, strings.ToLower(filter)) {
 			continue
 		}
 		row := admin.NameRow{
-			Name: n.Host, View: n.View, VIP: n.Virtual, CNAME: n.CNAME, Source: n.Source, Object: n.Object,
-			Addresses: texts(slices.Concat(n.Addr4, n.Addr6)),
+			Name: name.Host, View: name.View, VIP: name.Virtual, CNAME: name.CNAME, Source: name.Source, Object: name.Object,
+			Addresses: texts(slices.Concat(name.Addr4, name.Addr6)),
 		}
-		for _, p := range n.Ports {
+		for _, p := range name.Ports {
 			row.Ports = append(row.Ports, strconv.Itoa(int(p.Number))+"/"+p.Protocol.String())
 		}
 		rows = append(rows, row)
@@ -45,23 +45,32 @@ func frontendText(f *mesh.Frontend) string {
 }
 
 // podRows lists the pods of this node.
-func (d *daemon) podRows() []admin.PodRow {
+func (n *Node) podRows() []admin.PodRow {
 	rows := []admin.PodRow{}
-	for _, p := range d.pods.List() {
+	for _, p := range n.Pods.List() {
 		row := admin.PodRow{
 			Pod: podName(p), Container: p.Key.ContainerID, Interface: p.Key.IfName, Netns: p.Netns, Cookie: p.Cookie,
-			State: string(p.State), Reason: p.Reason, Since: p.Since, Dropped: d.server.Dropped(asker(p)),
-			Kernel: d.hub.answers.kernelRow(p),
+			State: string(p.State), Reason: p.Reason, Since: p.Since, Dropped: n.Server.Dropped(asker(p)),
+			Kernel: n.kernelRow(p),
 		}
 		for _, a := range p.Addresses {
 			row.Addresses = append(row.Addresses, a.Addr().String())
 		}
-		for _, n := range p.Nameservers {
-			row.Nameservers = append(row.Nameservers, admin.NameserverRow{Address: n.Addr.String(), Port: n.Port})
+		for _, ns := range p.Nameservers {
+			row.Nameservers = append(row.Nameservers, admin.NameserverRow{Address: ns.Addr.String(), Port: ns.Port})
 		}
 		rows = append(rows, row)
 	}
 	return rows
+}
+
+// kernelRow says what the kernel has answered a pod; nil where it does not.
+func (n *Node) kernelRow(p pods.Pod) *admin.KernelRow {
+	o, ok := n.Answers.Of(p)
+	if !ok {
+		return nil
+	}
+	return &admin.KernelRow{Declared: o.Declared, Learned: o.Learned + o.Denied, Unknown: o.Unknown, Unusual: o.Unusual, Watched: o.Watched}
 }
 
 // asker is how the pod's queries are called.
@@ -89,27 +98,27 @@ func texts(addrs []netip.Addr) []string {
 }
 
 // explain says what a query for name from a pod meets, and what a connection to the answer does.
-func (d *daemon) explain(name, pod string) ([]string, error) {
-	p, err := d.pod(pod)
+func (n *Node) explain(name, pod string) ([]string, error) {
+	p, err := n.pod(pod)
 	if err = cmp.Or(err, names.Check(name)); err != nil {
 		return nil, err
 	}
 	lines := []string{fmt.Sprintf("pod %s is %s%s", podName(p), p.State, because(p.Reason))}
-	for _, n := range p.Nameservers {
-		lines = append(lines, fmt.Sprintf("queries to %s:53 are turned to port %d of the pod's own address; what is not ours is asked of %[1]s from the pod", n.Addr, n.Port))
+	for _, ns := range p.Nameservers {
+		lines = append(lines, fmt.Sprintf("queries to %s:53 are turned to port %d of the pod's own address; what is not ours is asked of %[1]s from the pod", ns.Addr, ns.Port))
 	}
-	table := d.server.Table()
+	table := n.Server.Table()
 	lines = append(lines, table.Explain(&p.Client, name)...)
-	if zone, servers, ok := d.upstream.Zone(name); ok {
+	if zone, servers, ok := n.Upstream.Zone(name); ok {
 		lines = append(lines, fmt.Sprintf("what is not ours of zone %s is asked of %v from the node, not of the pod's nameserver",
 			cmp.Or(strings.TrimSuffix(zone, "."), "."), servers))
 	}
-	lines = append(lines, d.hub.answers.explain(p, name))
+	lines = append(lines, n.Answers.Explain(p, name))
 	a := table.Lookup(&p.Client, name, 1) // RFC 1035
 	if row := table.Row(&a); row != nil {
-		lines = append(lines, conflicts(d.hub.state.Load().plan, row.Host)...)
+		lines = append(lines, conflicts(n.State().Plan, row.Host)...)
 	}
-	return append(lines, d.explainConnect(p, name)...), nil
+	return append(lines, n.explainConnect(p, name)...), nil
 }
 
 // conflicts says what objects claim in vain for a host.
@@ -123,19 +132,19 @@ func conflicts(plan *mesh.Plan, host string) (lines []string) {
 }
 
 // explainConnect says where connections to the addresses of name go.
-func (d *daemon) explainConnect(p pods.Pod, name string) []string {
-	st := d.hub.state.Load()
+func (n *Node) explainConnect(p pods.Pod, name string) []string {
+	st := n.State()
 	var lines []string
-	table := d.server.Table()
+	table := n.Server.Table()
 	const a, aaaa = 1, 28 // RFC 1035, RFC 3596
 	v4, v6 := table.Lookup(&p.Client, name, a), table.Lookup(&p.Client, name, aaaa)
 	for _, addr := range slices.Concat(v4.Addresses, v6.Addresses) {
-		for _, f := range st.plan.Frontends {
+		for _, f := range st.Plan.Frontends {
 			if f.Address != addr || (f.View != "" && f.View != p.Namespace) {
 				continue
 			}
 			line := "connect to " + frontendText(f) + ": " + f.Assignment
-			for _, a := range st.plan.Assignments {
+			for _, a := range st.Plan.Assignments {
 				if a.Name == f.Assignment {
 					line += endpointText(a)
 				}

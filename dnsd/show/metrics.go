@@ -1,4 +1,4 @@
-package main
+package show
 
 import (
 	"time"
@@ -11,7 +11,7 @@ import (
 )
 
 // metrics reads the counters its daemon's parts keep, when Prometheus asks and not before.
-type metrics struct{ d *daemon }
+type metrics struct{ n *Node }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("nodens_"+name, help, labels, nil)
@@ -60,13 +60,13 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstHistogram(d, h.Total(), h.Sum.Seconds(), h.Buckets(), labels...)
 	})
 	m.mesh(count, gauge)
-	if counters, err := m.d.datapath.Counters(); err == nil {
+	if counters, err := m.n.Datapath.Counters(); err == nil {
 		for event, n := range counters {
 			count(kernelDesc, float64(n), event)
 		}
 	}
-	gauge(drainingDesc, float64(m.d.drain.waits.Load()))
-	gauge(heartbeatDesc, m.d.datapath.Heartbeat().Seconds())
+	gauge(drainingDesc, float64(m.n.Draining()))
+	gauge(heartbeatDesc, m.n.Datapath.Heartbeat().Seconds())
 }
 
 type send func(d *prometheus.Desc, v float64, labels ...string)
@@ -74,10 +74,10 @@ type send func(d *prometheus.Desc, v float64, labels ...string)
 type sendAll func(d *prometheus.Desc, h *upstream.Histogram, labels ...string)
 
 func (m metrics) dns(count, gauge send, histogram sendAll) {
-	for outcome, n := range m.d.outcomes() {
+	for outcome, n := range m.n.outcomes() {
 		count(queriesDesc, float64(n), outcome)
 	}
-	s := m.d.server.Stats()
+	s := m.n.Server.Stats()
 	count(messagesDesc, float64(s.UDP), "udp")
 	count(messagesDesc, float64(s.TCP), "tcp")
 	count(truncatedDesc, float64(s.Truncated))
@@ -85,13 +85,13 @@ func (m metrics) dns(count, gauge send, histogram sendAll) {
 	for _, n := range s.Answers {
 		count(answersDesc, float64(n.Queries), n.Namespace, n.Source, n.Rcode)
 	}
-	for namespace, n := range m.d.answered() {
+	for namespace, n := range m.n.Answers.Outcomes(m.n.Pods.List()) {
 		count(answersDesc, float64(n.Declared+n.Learned), namespace, "kernel", "NOERROR")
 		count(answersDesc, float64(n.Denied), namespace, "kernel", "NXDOMAIN")
 	}
 	histogram(waitedDesc, &s.Waited)
 
-	u := m.d.upstream.Stats()
+	u := m.n.Upstream.Stats()
 	for result, n := range map[string]uint64{
 		"hit": u.Hits, "stale": u.Stale, "miss": u.Misses, "merged": u.Merged, "failure": u.Remembered, "cut": u.Cut,
 	} {
@@ -109,22 +109,22 @@ func (m metrics) dns(count, gauge send, histogram sendAll) {
 }
 
 func (m metrics) mesh(count, gauge send) {
-	st := m.d.hub.state.Load()
-	gauge(namesDesc, float64(len(st.plan.Names)))
-	gauge(frontendsDesc, float64(len(st.plan.Frontends)))
-	count(planDesc, float64(st.passes))
-	gauge(planSecondsDesc, st.took.Seconds())
-	gauge(planFailedDesc, truth(st.err != nil))
+	st := m.n.State()
+	gauge(namesDesc, float64(len(st.Plan.Names)))
+	gauge(frontendsDesc, float64(len(st.Plan.Frontends)))
+	count(planDesc, float64(st.Passes))
+	gauge(planSecondsDesc, st.Took.Seconds())
+	gauge(planFailedDesc, truth(st.Err != nil))
 	problems, conflicts := map[string]int{}, map[string]int{}
-	for _, s := range m.d.sources {
-		problems[s.name] = 0
+	for _, s := range m.n.Sources {
+		problems[s.Name] = 0
 		var spoke float64
-		if t := st.spoke[s.name]; !t.IsZero() {
+		if t := st.Spoke[s.Name]; !t.IsZero() {
 			spoke = float64(t.UnixNano()) / float64(time.Second)
 		}
-		gauge(sourceDesc, spoke, s.name)
+		gauge(sourceDesc, spoke, s.Name)
 	}
-	for _, p := range st.plan.Problems {
+	for _, p := range st.Plan.Problems {
 		problems[p.Source]++
 		if p.Conflict != "" {
 			conflicts[p.Source]++
@@ -135,7 +135,7 @@ func (m metrics) mesh(count, gauge send) {
 		gauge(conflictsDesc, float64(conflicts[source]), source)
 	}
 	states := map[pods.State]int{pods.Captured: 0, pods.Balanced: 0, pods.Shared: 0, pods.Opening: 0, pods.Failed: 0}
-	for _, p := range m.d.pods.List() {
+	for _, p := range m.n.Pods.List() {
 		states[p.State]++
 	}
 	for state, n := range states {
@@ -151,8 +151,8 @@ func truth(b bool) float64 {
 }
 
 // outcomes counts DNS queries by what became of them.
-func (d *daemon) outcomes() map[string]uint64 {
-	s := d.server.Stats()
+func (n *Node) outcomes() map[string]uint64 {
+	s := n.Server.Stats()
 	return map[string]uint64{
 		"answered": s.Answered, "nodata": s.NoData, "completed": s.Completed, "forwarded": s.Forwarded,
 		"passed": s.Passed, "failed": s.Failed, "refused": s.Refused, "dropped": s.Dropped, "busy": s.Busy,
@@ -160,13 +160,13 @@ func (d *daemon) outcomes() map[string]uint64 {
 	}
 }
 
-func (d *daemon) registry() *prometheus.Registry {
+func (n *Node) registry() *prometheus.Registry {
 	r := prometheus.NewRegistry()
-	r.MustRegister(metrics{d}, collectors.NewGoCollector(),
+	r.MustRegister(metrics{n}, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "nodens_build_info", Help: "Always 1; the version is the label.",
-		ConstLabels: prometheus.Labels{"version": version},
+		ConstLabels: prometheus.Labels{"version": n.Version},
 	})
 	build.Set(1)
 	r.MustRegister(build)

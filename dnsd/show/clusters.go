@@ -1,4 +1,4 @@
-package main
+package show
 
 import (
 	"net/netip"
@@ -12,19 +12,19 @@ import (
 )
 
 // clusterRows lists the plan's assignments with what the kernel does for each.
-func (d *daemon) clusterRows() []admin.ClusterRow {
-	st := d.hub.state.Load()
+func (n *Node) clusterRows() []admin.ClusterRow {
+	st := n.State()
 	lookups := make(map[mesh.Lookup]resolve.Status)
-	for _, l := range d.resolver.Status() {
+	for _, l := range n.Resolver.Status() {
 		lookups[l.Lookup] = l
 	}
-	frontends := make(map[string][]string, len(st.plan.Assignments))
-	for _, f := range st.plan.Frontends {
+	frontends := make(map[string][]string, len(st.Plan.Assignments))
+	for _, f := range st.Plan.Frontends {
 		frontends[f.Assignment] = append(frontends[f.Assignment], frontendText(f))
 	}
-	held := d.hub.backends()
-	rows := make([]admin.ClusterRow, 0, len(st.plan.Assignments))
-	for _, a := range st.plan.Assignments {
+	held := n.Kernel.Backends()
+	rows := make([]admin.ClusterRow, 0, len(st.Plan.Assignments))
+	for _, a := range st.Plan.Assignments {
 		rows = append(rows, clusterRow(a, frontends[a.Name], lookups, held[a.Name]))
 	}
 	return rows

@@ -1,4 +1,6 @@
-package main
+// Package answers keeps what the kernel answers by itself equal to the table of names, and counts what it has
+// answered.
+package answers
 
 import (
 	"context"
@@ -11,8 +13,9 @@ import (
 	"github.com/nodens-dns/nodens/ebpf"
 )
 
-// answers keeps what the kernel answers equal to the table of names.
-type answers struct {
+// Answers is what the kernel answers for one daemon. Where it answers nothing, since that is not wanted or it
+// cannot, as with the zero value, all methods work all the same. Store and Watched are for one goroutine each.
+type Answers struct {
 	log    *slog.Logger
 	kernel *ebpf.Answers // nil where it does not answer
 	off    error         // why not, where it should
@@ -22,16 +25,19 @@ type answers struct {
 	counted *counted // nil where kernel is
 }
 
-// answerer is what newAnswers needs of an *ebpf.Datapath.
+// Off is why the kernel answers nothing although it should; nil where it does, or is not wanted.
+func (a *Answers) Off() error { return a.off }
+
+// answerer is what New needs of an *ebpf.Datapath.
 type answerer interface {
 	Answers(ebpf.Authority) (*ebpf.Answers, error)
 	StopAnswering() error
 }
 
-// newAnswers loads what answers in the kernel, where that is wanted and the kernel can. Elsewhere it makes
+// New loads what answers in the kernel, where that is wanted and the kernel can. Elsewhere it makes
 // sure that nothing goes on answering what an earlier dnsd knew.
-func newAnswers(wanted bool, d answerer, log *slog.Logger) *answers {
-	a := &answers{log: log}
+func New(wanted bool, d answerer, log *slog.Logger) *Answers {
+	a := &Answers{log: log}
 	if wanted {
 		record, pointers := serve.Authority()
 		if a.kernel, a.off = d.Answers(ebpf.Authority{Record: record, Pointers: pointers}); a.off == nil {
@@ -45,10 +51,10 @@ func newAnswers(wanted bool, d answerer, log *slog.Logger) *answers {
 	return a
 }
 
-// store makes the kernel answer from t. To be called before anybody else answers from it: what was
+// Store makes the kernel answer from t. To be called before anybody else answers from it: what was
 // learned from the table before must not be given any more. But when dnsd has just started, and t is partial
 // since a source has not spoken yet, what the kernel knows of an earlier dnsd is better.
-func (a *answers) store(t *names.Table, partial bool) {
+func (a *Answers) Store(t *names.Table, partial bool) {
 	if a.kernel == nil {
 		return
 	}
@@ -80,8 +86,8 @@ func declared(t *names.Table) iter.Seq[ebpf.Declared] {
 	}
 }
 
-// learn is serve's Options.Learn; nil where nobody learns.
-func (a *answers) learn() func(serve.Learned) {
+// Learn is serve's Options.Learn; nil where nobody learns.
+func (a *Answers) Learn() func(serve.Learned) {
 	if a.kernel == nil {
 		return nil
 	}
@@ -94,22 +100,25 @@ func (a *answers) learn() func(serve.Learned) {
 	}
 }
 
-// watched has every query come to dnsd until ctx is done, for who watches: with what the kernel answers,
+// beat is how often the kernel is told that somebody watches.
+const beat = 500 * time.Millisecond
+
+// Watched has every query come to dnsd until ctx is done, for who watches: with what the kernel answers,
 // nobody could see it. Should dnsd die meanwhile, the kernel answers again a moment later.
-func (a *answers) watched(ctx context.Context) {
+func (a *Answers) Watched(ctx context.Context) {
 	if a.kernel == nil {
 		return
 	}
-	a.kernel.Leave(4 * beatEvery)
+	a.kernel.Leave(4 * beat)
 	go func() {
-		tick := time.NewTicker(beatEvery)
+		tick := time.NewTicker(beat)
 		defer tick.Stop()
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				a.kernel.Leave(4 * beatEvery)
+				a.kernel.Leave(4 * beat)
 			}
 		}
 	}()

@@ -1,11 +1,10 @@
-package main
+package answers
 
 import (
 	"fmt"
 	"strings"
 	"sync"
 
-	"github.com/nodens-dns/nodens/dnsd/admin"
 	"github.com/nodens-dns/nodens/dnsd/pods"
 	"github.com/nodens-dns/nodens/dnsd/serve"
 	"github.com/nodens-dns/nodens/ebpf"
@@ -23,8 +22,8 @@ type counted struct {
 // maxPast is of how many namespaces the counters are kept when their last pod here is gone.
 const maxPast = 256
 
-// attacher is nil where the kernel does not answer.
-func (a *answers) attacher(namespaceOf func(cookie uint64) string) pods.Answers {
+// ForPods is pods' Options.Answers; nil where the kernel does not answer.
+func (a *Answers) ForPods(namespaceOf func(cookie uint64) string) pods.Answers {
 	if a.kernel == nil {
 		return nil
 	}
@@ -46,24 +45,15 @@ func (c *counted) Detach(cookie uint64) error {
 	return c.Answers.Detach(cookie)
 }
 
-// namespaceOf is that of the pod whose network namespace has this cookie.
-func (d *daemon) namespaceOf(cookie uint64) string {
-	for _, p := range d.pods.List() {
-		if p.Cookie == cookie {
-			return p.Namespace
-		}
-	}
-	return ""
-}
-
-// answered counts what the kernel has answered, by the namespace of the pods; nil where it does not.
-func (d *daemon) answered() map[string]ebpf.Outcomes {
-	c := d.hub.answers.counted
+// Outcomes counts what the kernel has answered, by the namespace of the pods, those of list and those that are
+// gone; nil where it does not.
+func (a *Answers) Outcomes(list []pods.Pod) map[string]ebpf.Outcomes {
+	c := a.counted
 	if c == nil {
 		return nil
 	}
 	all := map[string]ebpf.Outcomes{}
-	for _, p := range d.pods.List() {
+	for _, p := range list {
 		if n, err := c.Outcomes(p.Cookie); err == nil {
 			all[p.Namespace] = sum(all[p.Namespace], n)
 		}
@@ -83,20 +73,17 @@ func sum(a, b ebpf.Outcomes) ebpf.Outcomes {
 	}
 }
 
-// kernelRow says what the kernel has answered a pod; nil where it does not.
-func (a *answers) kernelRow(p pods.Pod) *admin.KernelRow {
+// Of says what the kernel has answered a pod; false where it does not.
+func (a *Answers) Of(p pods.Pod) (ebpf.Outcomes, bool) {
 	if a.kernel == nil || p.Asker == 0 {
-		return nil
+		return ebpf.Outcomes{}, false
 	}
 	n, err := a.kernel.Outcomes(p.Cookie)
-	if err != nil {
-		return nil
-	}
-	return &admin.KernelRow{Declared: n.Declared, Learned: n.Learned + n.Denied, Unknown: n.Unknown, Unusual: n.Unusual, Watched: n.Watched}
+	return n, err == nil
 }
 
-// explain says whether the kernel would answer a pod's questions for the addresses of name, and why not.
-func (a *answers) explain(p pods.Pod, name string) string {
+// Explain says whether the kernel would answer a pod's questions for the addresses of name, and why not.
+func (a *Answers) Explain(p pods.Pod, name string) string {
 	switch {
 	case a.off != nil:
 		return "the kernel answers nothing by itself: " + oneLine(a.off)
@@ -125,3 +112,6 @@ func (a *answers) explain(p pods.Pod, name string) string {
 	}
 	return "in the kernel " + strings.Join(said, "; ")
 }
+
+// oneLine says what several errors joined say.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

@@ -1,4 +1,4 @@
-package main
+package answers
 
 import (
 	"errors"
@@ -28,16 +28,16 @@ func TestKernelDoesNotAnswer(t *testing.T) {
 	for _, wanted := range []bool{false, true} {
 		var log strings.Builder
 		k := &oldKernel{}
-		a := newAnswers(wanted, k, slog.New(slog.NewTextHandler(&log, nil)))
+		a := New(wanted, k, slog.New(slog.NewTextHandler(&log, nil)))
 		if k.stopped != 1 || (k.asked == 1) != wanted {
 			t.Errorf("wanted %t: asked %d times, stopped %d times", wanted, k.asked, k.stopped)
 		}
-		if a.learn() != nil || a.attacher(nil) != nil {
+		if a.Learn() != nil || a.ForPods(nil) != nil {
 			t.Errorf("wanted %t: somebody is told to answer in the kernel", wanted)
 		}
-		a.store(nil, false) // has nowhere to write to
-		if said := strings.Contains(log.String(), "netns_cookie"); said != wanted || (a.off != nil) != wanted {
-			t.Errorf("wanted %t: off since %v, logged %s", wanted, a.off, log.String())
+		a.Store(nil, false) // has nowhere to write to
+		if said := strings.Contains(log.String(), "netns_cookie"); said != wanted || (a.Off() != nil) != wanted {
+			t.Errorf("wanted %t: off since %v, logged %s", wanted, a.Off(), log.String())
 		}
 	}
 }
