@@ -1,8 +1,8 @@
 // Package kubeapi stands in for a Kubernetes API server, as far as those ask one who only list and watch:
 // it has objects, tells watchers what happens to them, and fails when told to.
 //
-// It checks nothing, and knows no streaming lists, so that clients list. A kind exists from its first object
-// on; those of Kubernetes itself always do.
+// It checks nothing. Lists are streamed to who asks for that, as Kubernetes does from 1.32 on, unless it is
+// told to be older. A kind exists from its first object on; those of Kubernetes itself always do.
 package kubeapi
 
 import (
@@ -43,9 +43,22 @@ type Server struct {
 	oldest  int                           // of the versions that a watch may begin at
 	objects map[string]map[string]*object // by resource, then namespace and name
 	events  []event
-	down    bool
+	failure Failure
+	old     bool
+	denied  map[string]bool
 	lists   map[string]int
 }
+
+// Failure is how a server fails.
+type Failure int
+
+// How a server may fail: it says that it is not available, it does not answer at all, it drops connections.
+const (
+	None Failure = iota
+	Unavailable
+	Silent
+	Broken
+)
 
 type object struct {
 	body json.RawMessage
@@ -61,7 +74,7 @@ type event struct {
 // Serve answers on ln, which it owns, until Close.
 func Serve(ln net.Listener) *Server {
 	s := &Server{
-		listener: ln, wake: make(chan struct{}), version: 1, lists: map[string]int{}, objects: map[string]map[string]*object{},
+		listener: ln, wake: make(chan struct{}), version: 1, lists: map[string]int{}, denied: map[string]bool{}, objects: map[string]map[string]*object{},
 	}
 	for kind, resource := range kinds {
 		if !strings.Contains(kind, "istio.io") && !strings.Contains(kind, "x-k8s.io") {
@@ -163,7 +176,23 @@ func (s *Server) keep(resource, key, verb string, o map[string]any) {
 }
 
 // Down has every request fail and every watch end, until it is told otherwise.
-func (s *Server) Down(down bool) { s.set(func() { s.down = down }) }
+func (s *Server) Down(down bool) {
+	if down {
+		s.Fail(Unavailable)
+	} else {
+		s.Fail(None)
+	}
+}
+
+// Fail has every watch end and every request fail in that way from now on; None has it answer again.
+func (s *Server) Fail(f Failure) { s.set(func() { s.failure = f }) }
+
+// Old has lists of all kinds not be streamed.
+func (s *Server) Old() { s.set(func() { s.old = true }) }
+
+// Deny has nobody read the kind of that resource ("serviceentries"), and ends its watches, until it is told
+// otherwise. The answer has no message, as those of some proxies have none.
+func (s *Server) Deny(resource string, denied bool) { s.set(func() { s.denied[resource] = denied }) }
 
 // Forget has watches that begin before now fail, as after a compaction.
 func (s *Server) Forget() { s.set(func() { s.events, s.oldest = nil, s.version }) }
@@ -175,20 +204,31 @@ func (s *Server) Lists(resource string) int {
 	return s.lists[resource]
 }
 
+// nameOf is what a resource is called: the end of its path.
+func nameOf(resource string) string { return resource[strings.LastIndexByte(resource, '/')+1:] }
+
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	s.mu.Lock()
-	down, there := s.down, s.objects[r.URL.Path] != nil
+	failure, there := s.failure, s.objects[r.URL.Path] != nil
+	denied, old := s.denied[nameOf(r.URL.Path)], s.old
 	s.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
 	switch {
-	case down:
-		status(w, http.StatusServiceUnavailable, "ServiceUnavailable")
+	case failure == Silent:
+		s.wait(r, func() bool { return s.failure == Silent })
+		panic(http.ErrAbortHandler)
+	case failure == Broken:
+		panic(http.ErrAbortHandler)
+	case failure == Unavailable:
+		status(w, http.StatusServiceUnavailable, "ServiceUnavailable", "not now")
+	case denied:
+		status(w, http.StatusForbidden, "Forbidden", "")
 	case !there:
-		status(w, http.StatusNotFound, "NotFound")
-	case query.Has("sendInitialEvents"):
-		status(w, http.StatusUnprocessableEntity, "Invalid")
+		status(w, http.StatusNotFound, "NotFound", "no such kind")
+	case old && query.Has("sendInitialEvents"):
+		status(w, http.StatusUnprocessableEntity, "Invalid", "sendInitialEvents is not known")
 	case query.Has("watch"):
 		s.watch(w, r)
 	default:
@@ -196,9 +236,26 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func status(w http.ResponseWriter, code int, reason string) {
+// wait waits until something is no longer so, or nobody waits for the answer.
+func (s *Server) wait(r *http.Request, so func() bool) {
+	for {
+		s.mu.Lock()
+		wake, goOn := s.wake, so()
+		s.mu.Unlock()
+		if !goOn {
+			return
+		}
+		select {
+		case <-wake:
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+func status(w http.ResponseWriter, code int, reason, message string) {
 	w.WriteHeader(code)
-	_, _ = fmt.Fprintf(w, `{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": %q, "code": %d}`, reason, code)
+	_, _ = fmt.Fprintf(w, `{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": %q, "code": %d, "message": %q}`, reason, code, message)
 }
 
 // selected says whether a request is for o: one may ask for a name.
@@ -211,7 +268,7 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	resource := r.URL.Path
-	s.lists[resource[strings.LastIndexByte(resource, '/')+1:]]++
+	s.lists[nameOf(resource)]++
 	items := []json.RawMessage{}
 	for _, o := range s.objects[resource] {
 		if selected(r, o) {
@@ -219,24 +276,50 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	list := map[string]any{"metadata": map[string]any{"resourceVersion": strconv.Itoa(s.version)}, "items": items}
-	for kind, of := range kinds {
+	apiVersion, kind := kindOf(resource)
+	list["apiVersion"], list["kind"] = apiVersion, kind+"List"
+	_ = json.NewEncoder(w).Encode(list)
+}
+
+// kindOf is the kind of a resource.
+func kindOf(resource string) (apiVersion, kind string) {
+	for k, of := range kinds {
 		if of == resource {
-			apiVersion, name, _ := strings.Cut(kind, " ")
-			list["apiVersion"], list["kind"] = apiVersion, name+"List"
+			apiVersion, kind, _ = strings.Cut(k, " ")
 		}
 	}
-	_ = json.NewEncoder(w).Encode(list)
+	return apiVersion, kind
+}
+
+// stream tells all there is, and of which version that is, and returns the version.
+func (s *Server) stream(r *http.Request, tell *json.Encoder) (from int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lists[nameOf(r.URL.Path)]++
+	for _, o := range s.objects[r.URL.Path] {
+		if selected(r, o) {
+			_ = tell.Encode(map[string]any{"type": "ADDED", "object": o.body})
+		}
+	}
+	apiVersion, kind := kindOf(r.URL.Path)
+	_ = tell.Encode(map[string]any{"type": "BOOKMARK", "object": map[string]any{"apiVersion": apiVersion, "kind": kind, "metadata": map[string]any{
+		"resourceVersion": strconv.Itoa(s.version), "annotations": map[string]any{"k8s.io/initial-events-end": "true"},
+	}}})
+	return s.version
 }
 
 func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 	from, _ := strconv.Atoi(r.URL.Query().Get("resourceVersion"))
 	tell := json.NewEncoder(w)
+	if r.URL.Query().Has("sendInitialEvents") {
+		from = s.stream(r, tell)
+	}
 	for {
 		s.mu.Lock()
-		wake, down, oldest, events := s.wake, s.down, s.oldest, s.events
+		wake, end, oldest, events := s.wake, s.failure != None || s.denied[nameOf(r.URL.Path)], s.oldest, s.events
 		s.mu.Unlock()
 		switch {
-		case down:
+		case end:
 			return
 		case from < oldest:
 			_ = tell.Encode(map[string]any{"type": "ERROR", "object": map[string]any{

@@ -29,14 +29,14 @@ type customList struct {
 	Items           []custom `json:"items"`
 }
 
-// DeepCopyObject is there for runtime.Object; nothing copies them.
+// DeepCopyObject is there for runtime.Object. Spec and Status are read only, so that copies share them.
 func (c *custom) DeepCopyObject() runtime.Object {
 	d := *c
 	d.ObjectMeta = *c.DeepCopy()
 	return &d
 }
 
-// DeepCopyObject is there for runtime.Object; nothing copies them.
+// DeepCopyObject is there for runtime.Object, as above.
 func (l *customList) DeepCopyObject() runtime.Object {
 	d := *l
 	d.Items = make([]custom, len(l.Items))

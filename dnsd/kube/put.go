@@ -15,26 +15,35 @@ func (w *watched) put(i *item) (news bool) {
 	s, key := w.source, i.Namespace+"/"+i.Name
 	w.held[key] = i.ResourceVersion
 	called := string(w.Kind) + " " + key
+	_, wasWrong := s.wrong[called]
 	delete(s.wrong, called)
 	switch {
 	case w.Kind == kindNamespace:
+		news = !s.namespaces[i.Name]
 		s.namespaces[i.Name] = true
 	case w.Kind == kindNode:
-		s.set.SetPlace(objects.Place{Node: s.options.Node, Zone: i.zone})
+		news = s.set.SetPlace(objects.Place{Node: s.options.Node, Zone: i.zone})
 	case i.err != nil:
 		s.wrong[called] = mesh.Problem{Source: s.options.Name, Object: called, Reason: i.err.Error()}
 		s.set.Delete(w.Kind, i.Namespace, i.Name)
+		return true
 	default:
-		return s.set.Put(i.object)
+		news = s.set.Put(i.object)
 	}
-	return true
+	return news || wasWrong
 }
 
-// complain has the source report what is wrong with a whole kind.
-func (s *Source) complain(w *watched, reason string) {
+// refused notes that a whole kind may not be read. Nothing is waited for then, and what was read stays: the
+// right to it may have been lost by mistake.
+func (s *Source) refused(w *watched, reason string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.wrong[w.resource] = mesh.Problem{Source: s.options.Name, Object: w.resource, Reason: reason}
+	p := mesh.Problem{Source: s.options.Name, Object: w.resource, Reason: reason}
+	if w.listed && s.wrong[w.resource] == p {
+		return
+	}
+	w.listed, w.failure = true, nil
+	s.wrong[w.resource] = p
 	s.changed()
 }
 

@@ -1,8 +1,9 @@
 // Package kube learns the mesh from the Kubernetes API, and says it in mesh words.
 //
 // It lists and watches Services, EndpointSlices, Namespaces and this node, and where their definitions exist
-// Istio's ServiceEntries, WorkloadEntries and DestinationRules, and the ServiceImports of a set of clusters; a definition that appears later is noticed. Of each object
-// only what counts is kept. Nothing is said before everything has been listed once.
+// Istio's ServiceEntries, WorkloadEntries and DestinationRules, and the ServiceImports of a set of clusters; a
+// definition that appears later is noticed. Of each object only what counts is kept. Before everything has
+// been listed once nothing is said, but why that is.
 //
 // While the API can be reached, its word on the cluster's domain is complete: what it does not know there
 // does not exist. While it cannot, what it said last stays, and others may know better.
@@ -54,7 +55,7 @@ type Source struct {
 
 	mu         sync.Mutex // guards what follows
 	set        *objects.Set
-	wrong      map[string]mesh.Problem // objects that cannot be used, by what they are called
+	wrong      map[string]mesh.Problem // what cannot be used, by what it is called: objects, kinds, the configuration
 	namespaces map[string]bool
 	kinds      []*watched
 }
@@ -70,6 +71,8 @@ type timing struct {
 	missing time.Duration
 	// patience is how long the API may be out of reach before others are believed to know better.
 	patience time.Duration
+	// answer is how long the API may take to begin an answer that is a stream, list how long for a whole one.
+	answer, list time.Duration
 }
 
 // New returns a source that has not asked anything yet.
@@ -82,7 +85,10 @@ func New(o Options) *Source {
 	}
 	s := &Source{
 		options: o, log: log.With("source", o.Name), ring: make(chan struct{}, 1),
-		timing:     timing{coalesce: 30 * time.Millisecond, restFor: 10, missing: 30 * time.Second, patience: 10 * time.Second},
+		timing: timing{
+			coalesce: 30 * time.Millisecond, restFor: 10, missing: 30 * time.Second, patience: 10 * time.Second,
+			answer: 30 * time.Second, list: 2 * time.Minute,
+		},
 		set:        objects.New(objects.Options{Source: o.Name, ClusterDomain: o.ClusterDomain, Place: objects.Place{Node: o.Node}, Live: true}),
 		wrong:      map[string]mesh.Problem{},
 		namespaces: map[string]bool{},
@@ -126,12 +132,14 @@ func (s *Source) Run(ctx context.Context, emit func(mesh.Input)) error {
 	}
 }
 
-// watch makes a client, and watches all kinds with it until ctx is done.
+// watch makes clients, and watches all kinds with them until ctx is done.
 func (s *Source) watch(ctx context.Context) {
-	var config *rest.Config
+	var clients []rest.Interface
 	for said := ""; ; {
 		var err error
-		if config, err = s.options.client(); err == nil {
+		clients, err = s.clients()
+		s.configured(err)
+		if err == nil {
 			break
 		}
 		if err.Error() != said {
@@ -144,8 +152,36 @@ func (s *Source) watch(ctx context.Context) {
 	}
 	var all sync.WaitGroup
 	defer all.Wait()
+	for i, w := range s.kinds {
+		all.Go(func() { w.run(ctx, clients[i]) })
+	}
+}
+
+// clients reads the configuration, and the files that it names.
+func (s *Source) clients() (all []rest.Interface, err error) {
+	config, err := s.options.client()
+	if err != nil {
+		return nil, err
+	}
 	for _, w := range s.kinds {
-		all.Go(func() { w.run(ctx, config) })
+		client, err := restClient(config, w.GroupVersion)
+		if err != nil {
+			return nil, fmt.Errorf("configuration of the Kubernetes API: %w", err)
+		}
+		all = append(all, client)
+	}
+	return all, nil
+}
+
+// configured notes whether the configuration can be used.
+func (s *Source) configured(err error) {
+	const object = "configuration of the Kubernetes API"
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.wrong, object)
+	if err != nil {
+		s.wrong[object] = mesh.Problem{Source: s.options.Name, Object: object, Reason: err.Error() + "; it is read again and again"}
+		s.changed()
 	}
 }
 
@@ -169,33 +205,33 @@ func (s *Source) changed() {
 	}
 }
 
-// input is all there is, unless something has never been listed.
+// input is all there is. As long as something has never been listed, it is at most why, and nothing where
+// there is no why.
 func (s *Source) input() (in mesh.Input, ready bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var lost []*watched
-	for _, w := range s.kinds {
-		if !w.listed {
-			return in, false
-		}
-		if w.failure != nil && time.Since(w.since) >= s.timing.patience {
-			lost = append(lost, w)
-		}
+	pending := slices.ContainsFunc(s.kinds, func(w *watched) bool { return !w.listed })
+	if in = (mesh.Input{Source: s.options.Name, Pending: true}); !pending {
+		in = s.set.Input()
 	}
-	in = s.set.Input()
 	for _, key := range slices.Sorted(maps.Keys(s.wrong)) {
 		in.Problems = append(in.Problems, s.wrong[key])
 	}
-	for _, w := range lost {
+	lost := false
+	for _, w := range s.kinds {
+		if w.failure == nil || time.Since(w.since) < s.timing.patience {
+			continue
+		}
+		lost = true
 		in.Problems = append(in.Problems, mesh.Problem{
 			Source: s.options.Name, Object: w.resource + " of the Kubernetes API",
 			Reason: fmt.Sprintf("out of reach: %v; what it said last stays", w.failure),
 		})
 	}
-	if len(lost) == 0 && !s.options.Remote {
+	if !lost && !pending && !s.options.Remote {
 		in.Zones = []mesh.Zone{{Name: strings.ToLower(s.options.ClusterDomain), Namespaces: slices.Sorted(maps.Keys(s.namespaces))}}
 	}
-	return in, true
+	return in, !pending || len(in.Problems) > 0
 }
 
 // reached notes how asking for a kind went; err is nil where it went well.

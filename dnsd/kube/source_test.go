@@ -2,8 +2,10 @@ package kube
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -59,8 +61,12 @@ func (a *api) run(t *testing.T) *watcher {
 	if err := a.WriteKubeconfig(kubeconfig); err != nil {
 		t.Fatal(err)
 	}
-	s := New(Options{Kubeconfig: kubeconfig, Node: "n1"})
+	return start(t, New(Options{Kubeconfig: kubeconfig, Node: "n1"}))
+}
+
+func start(t *testing.T, s *Source) *watcher {
 	s.timing.coalesce, s.timing.missing, s.timing.patience = time.Millisecond, 50*time.Millisecond, 100*time.Millisecond
+	s.timing.answer, s.timing.list = 2*time.Second, 2*time.Second
 	w := &watcher{Source: s, t: t, said: make(chan mesh.Input)}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -134,9 +140,17 @@ func endpoints(in mesh.Input) (all []string) {
 	return all
 }
 
-// A source follows its cluster, from the first list on.
+// A source follows its cluster, from the first list on, whether that is streamed or not.
 func TestFollow(t *testing.T) {
-	a := serveAPI(t)
+	t.Run("streamed", func(t *testing.T) { follow(t, serveAPI(t)) })
+	t.Run("listed", func(t *testing.T) {
+		a := serveAPI(t)
+		a.Old()
+		follow(t, a)
+	})
+}
+
+func follow(t *testing.T, a *api) {
 	a.put(namespace("shop"))
 	a.put(service("cart"))
 	a.put(slice("cart-1", "cart", "10.1.0.1"))
@@ -175,22 +189,80 @@ func TestDefinedLater(t *testing.T) {
 	w.until("a rule", func(in mesh.Input) bool { return in.Clusters[0].LbPolicy == mesh.Random })
 }
 
-// What was said last stays while the API is out of reach, but not that there is nothing else; and afterwards
-// it is not told anew what has not changed.
+// What was said last stays while the API is out of reach, however that shows, but not that there is nothing
+// else; and afterwards what has changed is made up for.
 func TestOutage(t *testing.T) {
+	for name, failure := range map[string]kubeapi.Failure{"unavailable": kubeapi.Unavailable, "silent": kubeapi.Silent, "broken": kubeapi.Broken} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := serveAPI(t)
+			a.put(service("cart"))
+			w := a.run(t)
+			w.until("the first list", has("cart.shop"))
+			a.Fail(failure)
+			w.until("out of reach", func(in mesh.Input) bool {
+				return hosts(in) == "cart.shop" && len(in.Zones) == 0 && len(in.Problems) > 0 && strings.Contains(in.Problems[0].Reason, "stays")
+			})
+			a.Fail(kubeapi.None)
+			a.put(service("stock"))
+			w.until("back again", func(in mesh.Input) bool {
+				return hosts(in) == "cart.shop stock.shop" && len(in.Zones) == 1 && len(in.Problems) == 0
+			})
+		})
+	}
+}
+
+// A kind that may not be read any more is as it was, also if the refusal has no words.
+func TestDenied(t *testing.T) {
+	t.Parallel()
 	a := serveAPI(t)
 	a.put(service("cart"))
+	a.put(`{"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "metadata": {"namespace": "shop", "name": "db"}, "spec": {"hosts": ["db.test"], "ports": [{"name": "tcp", "number": 3306}]}}`)
 	w := a.run(t)
-	w.until("the first list", has("cart.shop"))
-	a.Down(true)
-	w.until("out of reach", func(in mesh.Input) bool {
-		return hosts(in) == "cart.shop" && len(in.Zones) == 0 && len(in.Problems) > 0 && strings.Contains(in.Problems[0].Reason, "stays")
+	w.until("the first list", has("cart.shop db.test"))
+	a.Deny("serviceentries", true)
+	w.until("denied", func(in mesh.Input) bool {
+		return hosts(in) == "cart.shop db.test" && len(in.Problems) == 1 && strings.Contains(in.Problems[0].Reason, "stays: HTTP 403 Forbidden")
 	})
-	a.Down(false)
-	a.put(service("stock"))
-	w.until("back again", func(in mesh.Input) bool {
-		return hosts(in) == "cart.shop stock.shop" && len(in.Zones) == 1 && len(in.Problems) == 0
+	a.Deny("serviceentries", false)
+	w.until("allowed again", func(in mesh.Input) bool { return hosts(in) == "cart.shop db.test" && len(in.Problems) == 0 })
+	a.Deny("services", true) // without which there is no cluster
+	w.until("Kubernetes' own", func(in mesh.Input) bool {
+		return hosts(in) == "cart.shop db.test" && len(in.Zones) == 0 && len(in.Problems) == 1 && strings.Contains(in.Problems[0].Reason, "out of reach: HTTP 403 Forbidden")
 	})
+}
+
+// What says the same as before is no news: somebody writes status and annotations all the time.
+func TestNoNews(t *testing.T) {
+	written := []string{
+		`{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "annotations": {"a": %q}, "labels": {"topology.kubernetes.io/zone": "z"}}}`,
+		`{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "annotations": {"a": %q}}}`,
+		`{"apiVersion": "networking.istio.io/v1", "kind": "WorkloadEntry", "metadata": {"namespace": "shop", "name": "w", "annotations": {"a": %q}}, "spec": {"address": "10.0.0.1"}}`,
+		`{"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "metadata": {"namespace": "shop", "name": "db", "annotations": {"a": %q}}, "spec": {"hosts": ["db.test"], "ports": [{"name": "tcp", "number": 3306}]}}`,
+		`{"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"namespace": "shop", "name": "db", "annotations": {"a": %q}}, "spec": {"host": "db.test"}}`,
+	}
+	for _, o := range written {
+		s := New(Options{})
+		for _, k := range s.kinds {
+			if !strings.Contains(o, fmt.Sprintf(`"kind": %q`, k.Kind)) {
+				continue
+			}
+			for i, want := range []bool{true, false} {
+				object := k.example.DeepCopyObject()
+				text := fmt.Sprintf(o, fmt.Sprint(i))
+				if err := json.Unmarshal([]byte(text), object); err != nil {
+					t.Fatal(err)
+				}
+				item, err := k.item(object)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if news := k.put(item); news != want {
+					t.Errorf("%s: news %t", text, news)
+				}
+			}
+		}
+	}
 }
 
 // A watch that begins too far back has everything listed again, once.
@@ -216,18 +288,36 @@ func TestExpired(t *testing.T) {
 	}
 }
 
-// Without a configuration that can be used the source says nothing, and goes on trying.
+// Without a configuration that can be used the source says only why, and goes on trying: also where the files
+// that it names come later.
 func TestNoConfiguration(t *testing.T) {
-	s := New(Options{Kubeconfig: "/nonexistent"})
-	if _, err := s.options.client(); err == nil || !strings.Contains(err.Error(), "/nonexistent") {
-		t.Errorf("error %v", err)
+	t.Parallel()
+	a := serveAPI(t)
+	a.put(service("cart"))
+	dir := t.TempDir()
+	kubeconfig, token := filepath.Join(dir, "kubeconfig"), filepath.Join(dir, "cert")
+	w := start(t, New(Options{Kubeconfig: kubeconfig}))
+	why := func(part string) func(mesh.Input) bool {
+		return func(in mesh.Input) bool {
+			return in.Pending && len(in.Hosts) == 0 && len(in.Problems) == 1 && strings.Contains(in.Problems[0].Reason, part)
+		}
 	}
-	s.timing.missing = time.Millisecond
-	ctx, cancel := context.WithCancel(context.Background())
-	emitted := make(chan error, 1)
-	go func() { emitted <- s.Run(ctx, func(mesh.Input) { t.Error("it said something") }) }()
-	cancel()
-	if err := <-emitted; err != nil {
-		t.Error(err)
+	w.until("no file", why(kubeconfig))
+	if err := a.WriteKubeconfig(kubeconfig); err != nil {
+		t.Fatal(err)
 	}
+	text, err := os.ReadFile(kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := string(text)
+	bad := strings.Replace(good, "user: {}", fmt.Sprintf("user: {client-certificate: %q, client-key: %q}", token, token), 1)
+	if err := os.WriteFile(kubeconfig, []byte(bad), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.until("no certificate", why(token))
+	if err := os.WriteFile(kubeconfig, []byte(good), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.until("all is there", has("cart.shop"))
 }

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -74,12 +75,7 @@ type item struct {
 }
 
 // run watches until ctx is done. Kinds of others than Kubernetes itself exist where somebody has defined them.
-func (w *watched) run(ctx context.Context, config *rest.Config) {
-	client, err := restClient(config, w.GroupVersion)
-	if err != nil {
-		w.source.reached(w, err)
-		return
-	}
+func (w *watched) run(ctx context.Context, client rest.Interface) {
 	for {
 		session, stop := context.WithCancel(ctx)
 		w.stop = stop
@@ -101,15 +97,52 @@ func (w *watched) listWatch(client rest.Interface) *cache.ListWatch {
 	}
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			list, err := request(o).Do(ctx).Get()
+			ctx, cancel := context.WithTimeout(ctx, w.source.timing.list)
+			defer cancel()
+			list, err := request(o).MaxRetries(0).Do(ctx).Get()
 			return list, w.judge(err)
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.Watch = true
-			events, err := request(o).Timeout(time.Duration(value(o.TimeoutSeconds)+60) * time.Second).Watch(ctx)
+			events, err := w.open(ctx, request(o).MaxRetries(0).Timeout(time.Duration(value(o.TimeoutSeconds)+60)*time.Second))
 			return events, w.judge(err)
 		},
 	}
+}
+
+// open opens a stream of events, and fails where the server does not answer in time. The client library makes
+// an empty stream of a connection that breaks or times out; that is none.
+func (w *watched) open(ctx context.Context, request *rest.Request) (watch.Interface, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	late := time.AfterFunc(w.source.timing.answer, func() { cancel(errLate) })
+	events, err := request.Watch(ctx)
+	if _, open := events.(*watch.StreamWatcher); err == nil && !open {
+		err = errBroken
+	}
+	if !late.Stop() {
+		err = errLate
+	}
+	if err != nil {
+		cancel(err)
+		return nil, err
+	}
+	return &stream{events, cancel}, nil
+}
+
+var (
+	errLate   = errors.New("no answer in time")
+	errBroken = errors.New("the connection broke, or could not be made in time")
+)
+
+// stream is an open watch; who stops it ends its request.
+type stream struct {
+	watch.Interface
+	end context.CancelCauseFunc
+}
+
+func (s *stream) Stop() {
+	s.Interface.Stop()
+	s.end(nil)
 }
 
 func value(n *int64) int64 {
@@ -122,19 +155,29 @@ func value(n *int64) int64 {
 // judge notes what came of asking. What the server says of the version that was asked for, or of a way to
 // ask that it does not know, is an answer, too: the reflector then asks otherwise.
 func (w *watched) judge(err error) error {
+	err = worded(err)
 	switch {
 	case err == nil:
 		w.source.reached(w, nil)
 	case apierrors.IsNotFound(err) && w.defined():
 		w.absent()
-	case apierrors.IsResourceExpired(err), apierrors.IsGone(err), apierrors.IsInvalid(err), apierrors.IsTooManyRequests(err):
+	case apierrors.IsResourceExpired(err), apierrors.IsGone(err), apierrors.IsInvalid(err):
 	case apierrors.IsForbidden(err) && (w.defined() || w.Kind == kindNode):
-		w.absent()
-		w.source.complain(w, fmt.Sprintf("they are not read: %v", err))
+		w.source.refused(w, fmt.Sprintf("they are not read; what was read before stays: %v", err))
+		w.stop()
 	default:
 		w.source.reached(w, err)
 	}
 	return err
+}
+
+// worded gives words to a refusal without any, as proxies and aggregated API servers send them.
+func worded(err error) error {
+	var said apierrors.APIStatus
+	if err == nil || err.Error() != "" || !errors.As(err, &said) {
+		return err
+	}
+	return fmt.Errorf("HTTP %d %s%w", said.Status().Code, said.Status().Reason, err)
 }
 
 // defined says that the kind is not Kubernetes' own, and exists where somebody has defined it.

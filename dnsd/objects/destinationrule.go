@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	networking "istio.io/api/networking/v1alpha3"
 
@@ -29,6 +30,9 @@ func NewDestinationRule(m Meta, spec *networking.DestinationRule) Object {
 func (r *rule) put(s *Set) (news bool) {
 	if r.host != "" && r.host != "*" && !strings.Contains(r.host, ".") {
 		r.host += "." + r.Namespace + ".svc." + s.options.ClusterDomain
+	}
+	if old := s.rules[r.id()]; old != nil && old.Place == r.Place && proto.Equal(old.spec, r.spec) {
+		return false
 	}
 	s.rules[r.id()], s.ruling = r, nil
 	return true

@@ -12,15 +12,16 @@ type Place struct {
 	Zone string // topology.kubernetes.io/zone; empty where it is not known
 }
 
-// SetPlace says where the pods are that the objects are translated for.
-func (s *Set) SetPlace(p Place) {
+// SetPlace says where the pods are that the objects are translated for; it is false where they were there.
+func (s *Set) SetPlace(p Place) (news bool) {
 	if s.place == p {
-		return
+		return false
 	}
 	s.place = p
 	for _, svc := range s.services {
 		svc.stale = true
 	}
+	return true
 }
 
 // near leaves the endpoints that are meant for pods here. Slices say which by hints, which the cluster's

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/nodens-dns/nodens/dnsd/mesh"
@@ -49,6 +50,9 @@ func NewServiceEntry(m Meta, spec *networking.ServiceEntry, status *networking.S
 }
 
 func (e *serviceEntry) put(s *Set) (news bool) {
+	if old := s.entries[e.id()]; old != nil && old.Place == e.Place && old.out == e.out && proto.Equal(old.spec, e.spec) && proto.Equal(old.status, e.status) {
+		return false
+	}
 	s.entries[e.id()], s.units = e, nil
 	return true
 }

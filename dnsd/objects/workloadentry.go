@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 
+	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
 )
 
@@ -25,6 +26,9 @@ func NewWorkloadEntry(m Meta, spec *networking.WorkloadEntry) Object {
 }
 
 func (w *workload) put(s *Set) (news bool) {
+	if old := s.workloads[w.id()]; old != nil && old.Place == w.Place && maps.Equal(old.labels, w.labels) && proto.Equal(old.spec, w.spec) {
+		return false
+	}
 	s.workloads[w.id()] = w
 	s.reselect(w.Namespace)
 	return true
