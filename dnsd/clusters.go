@@ -50,16 +50,23 @@ func (c *clusters) kept(i int) string { return "kube-" + c.members[i].Cluster }
 func (c *clusters) hear(i int, in mesh.Input, emit func(mesh.Input)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.members[i].Input = in
+	own := &c.members[0].Input
+	if said := &c.members[i].Input; in.Pending && !said.Pending {
+		said.Problems = in.Problems // it only tells why it cannot speak yet; what it said in an earlier life stays
+	} else {
+		*said = in
+	}
 	in.Source = c.kept(i)
 	c.keep.Save(in)
+	if own.Pending {
+		emit(mesh.Input{Source: own.Source, Pending: true, Problems: own.Problems})
+		return
+	}
 	var spoken []kube.Member
 	for _, m := range c.members {
 		if !m.Input.Pending {
 			spoken = append(spoken, m)
 		}
 	}
-	if !c.members[0].Input.Pending {
-		emit(kube.Join(spoken, c.localFirst))
-	}
+	emit(kube.Join(spoken, c.localFirst))
 }
