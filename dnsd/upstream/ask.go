@@ -114,7 +114,7 @@ func (r *round) next(ctx context.Context) bool {
 func (r *round) goOn(ctx context.Context, w *call) {
 	last := slices.DeleteFunc(r.servers, func(s netip.AddrPort) bool { return s == w.server })
 	r.servers = append(last, w.server)
-	r.try(ctx, attempt{server: w.server, began: w.sent}, r.q.wire, w.wait)
+	r.try(ctx, attempt{server: w.server, began: w.asked}, r.q.wire, w.wait)
 }
 
 // try has packet sent by first, and what it takes to make an answer of what comes back done.

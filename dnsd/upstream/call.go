@@ -1,22 +1,69 @@
 package upstream
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
+	"net/netip"
 	"time"
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 )
 
+// call is a question of a Line.
+type call struct {
+	line    *Line
+	waiter  Waiter
+	s       Servers
+	sockets Sockets
+	server  netip.AddrPort
+	found   found // by us, who lead its flight
+	name    string
+	query   []byte // the packet that asks
+	id      uint16
+	began   time.Time
+
+	// The following are guarded by the Line's mu until the call is over. Then they do not change any more,
+	// but for the port and what comes to it.
+	state      state
+	asked      time.Time // when it was sent, if it was
+	got        received  // how its first try ended, if it has
+	twin       *call     // that it is held for, and the other way round
+	came       chan received
+	port       *port // while an answer may come
+	mismatched int
+
+	list       *calls // that it is in since then, between these
+	since      time.Time
+	prev, next *call
+}
+
+// state says who has a call, and what for.
+type state uint8
+
+const (
+	// held has the Line, until its twin is over, or for as long as patience.
+	held state = iota + 1 // at first it is none of these: whoever makes it has it
+	// sent has the Line, until a reply comes, or for as long as firstTry.
+	sent
+	// done has an answer. It is over: whoever moved it there ends it.
+	done
+	// left is over too, but others wait on, for what is yet to come, or came already.
+	left
+)
+
+func (w *call) over() bool { return w.state >= done }
+
 // received is how a first try ended: with one of these, or not yet.
 type received struct {
 	plain *outcome
 	reply *dns.Msg
 	err   error
+	at    time.Time
 }
 
-func (r received) nothing() bool { return r == received{} }
+func (r received) nothing() bool { return r.plain == nil && r.reply == nil && r.err == nil }
 
 // receive reads until there is a reply that fits the question, an error, or nothing more to read for now.
 func (w *call) receive(buf []byte) received {
@@ -34,6 +81,7 @@ func (w *call) receive(buf []byte) received {
 		if !errors.Is(r.err, errMismatch) {
 			return r
 		}
+		w.line.client.health.mismatched(w.server, 1)
 		if w.mismatched++; w.mismatched >= maxMismatched {
 			return received{err: errGuessed}
 		}
@@ -55,18 +103,37 @@ func (w *call) parse(packet []byte) (r received) {
 	return r
 }
 
-// deliver has whoever waits for w, which was left to him, know how its first try ended, if it has.
+// deliver has whoever waits for w know how its first try ended.
 func (w *call) deliver(r received) {
-	if r.plain != nil { // he knows nothing of those
+	select {
+	case w.came <- r:
+	default: // after an error
+	}
+}
+
+// wait is the first try of a call that was left: see Client.send.
+func (w *call) wait(ctx context.Context) (*dns.Msg, error) {
+	var r received
+	select {
+	case r = <-w.came:
+	case <-ctx.Done():
+		r.err = context.Cause(ctx)
+	}
+	if r.plain != nil {
 		r.reply, r.err = w.question().parse(r.plain.wire, w.id)
-		r.plain = nil
 	}
-	if !r.nothing() {
-		select {
-		case w.came <- r:
-		default: // after an error
-		}
+	w.line.mu.Lock()
+	if w.port != nil {
+		w.line.ports.close(w.port)
 	}
+	w.line.mu.Unlock()
+	return w.line.client.note(ctx, w.s, w.server, r.at.Sub(w.asked), r.reply, r.err)
+}
+
+// exchange is Client.Exchange for w, whose flight somebody else sees to.
+func (w *call) exchange(ctx context.Context, _ Servers, q *dns.Msg) (*dns.Msg, error) {
+	out, err := w.found.flight.wait(ctx, w.found.wire != nil)
+	return w.line.client.conclude(ctx, q, w.found, out, err)
 }
 
 // section is the question section of what was asked, in lower case.

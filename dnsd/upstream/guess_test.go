@@ -1,34 +1,13 @@
 package upstream
 
 import (
-	"context"
-	"net/netip"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/miekg/dns"
 )
-
-// counted is a Waiter that counts how often it was told of an end.
-type counted struct {
-	*waiting
-	ends atomic.Int64
-}
-
-func (w *counted) Answer(reply []byte, server netip.AddrPort) bool {
-	w.ends.Add(1)
-	if w.ends.Load() > 1 {
-		return true
-	}
-	return w.waiting.Answer(reply, server)
-}
-
-func (w *counted) Later(ask func(context.Context, Servers, *dns.Msg) (*dns.Msg, error)) {
-	if w.ends.Add(1) == 1 {
-		w.waiting.Later(ask)
-	}
-}
 
 func soaDenial(q *dns.Msg, code int) *dns.Msg {
 	m := rcode(q, code)
@@ -36,92 +15,96 @@ func soaDenial(q *dns.Msg, code int) *dns.Msg {
 	return compressed(m)
 }
 
-// A guess for AAAA that has waited long enough for the same for A is a question like any other from there on,
-// whatever becomes of either, and in whichever order.
-func TestGuessLosesPatience(t *testing.T) {
-	answers := map[string]func(*dns.Msg) *dns.Msg{
-		"there": func(q *dns.Msg) *dns.Msg {
-			return compressed(reply(q, map[uint16]string{dns.TypeA: a1, dns.TypeAAAA: "www.example.com. 60 IN AAAA 2001:db8::1"}[q.Question[0].Qtype]))
-		},
-		"empty":  func(q *dns.Msg) *dns.Msg { return soaDenial(q, dns.RcodeSuccess) },
-		"denied": func(q *dns.Msg) *dns.Msg { return soaDenial(q, dns.RcodeNameError) },
-		"silent": func(*dns.Msg) *dns.Msg { return nil },
+// A guess for AAAA is not sent when the same for A finds that there is no such name, and is when there is.
+func TestGuessWaits(t *testing.T) {
+	for name, denied := range map[string]bool{"denied": true, "there": false} {
+		t.Run(name, func(t *testing.T) {
+			var asked atomic.Int64
+			release := make(chan struct{})
+			s := serve(t, func(_ string, q *dns.Msg) *dns.Msg {
+				asked.Add(1)
+				<-release
+				if !denied {
+					return compressed(reply(q, map[uint16]string{dns.TypeA: a1, dns.TypeAAAA: "www.example.com. 60 IN AAAA 2001:db8::1"}[q.Question[0].Qtype]))
+				}
+				m := rcode(q, dns.RcodeNameError)
+				m.Ns = []dns.RR{rr("example.com. 60 IN SOA ns.example.com. h.example.com. 1 2 3 4 20")}
+				return compressed(m)
+			})
+			l := newLineLoop(t, New(Options{}))
+			a, aaaa := query("www.example.com.", dns.TypeA), query("www.example.com.", dns.TypeAAAA)
+			first, second := plainQuestion(a), plainQuestion(aaaa)
+			first.Guess, second.Guess = true, true
+			w1, w2 := l.ask(to(s.addr), first), l.ask(to(s.addr), second)
+			close(release)
+			m1, _, err1 := w1.end(t, a)
+			m2, _, err2 := w2.end(t, aaaa)
+			if must(t, m1, err1).Rcode != must(t, m2, err2).Rcode || m2.Question[0].Qtype != dns.TypeAAAA || len(m1.Answer) != len(m2.Answer) {
+				t.Errorf("%v\n%v", m1, m2)
+			}
+			if !denied && asked.Load() != 2 {
+				t.Errorf("asked %d times", asked.Load())
+			}
+		})
 	}
-	for a, answerA := range answers {
-		for aaaa, answerAAAA := range answers {
+}
+
+// A guess for AAAA that was held for long enough is a question like any other from there on, whatever becomes of
+// it and of the same for A, and in whichever order.
+func TestGuessIsReleased(t *testing.T) {
+	kinds := map[string]func(*dns.Msg) *dns.Msg{
+		"there": says[0], "denied": says[1], "empty": says[2], "silent": nil,
+	}
+	for a, answerA := range kinds {
+		for aaaa, answerAAAA := range kinds {
 			for _, first := range []uint16{dns.TypeA, dns.TypeAAAA} {
+				want := [2]int{dns.RcodeSuccess, dns.RcodeSuccess} // who is silent is asked again
+				if a == "denied" {
+					want[0] = dns.RcodeNameError
+				}
+				if aaaa == "denied" && (a == "denied" || a == "empty") {
+					want[1] = dns.RcodeNameError
+				}
 				t.Run("A "+a+" AAAA "+aaaa+" first "+dns.TypeToString[first], func(t *testing.T) {
-					t.Parallel()
-					losePatience(t, answerA, answerAAAA, first)
+					synctest.Test(t, func(t *testing.T) { released(t, answerA, answerAAAA, first, want) })
 				})
 			}
 		}
 	}
 }
 
-func losePatience(t *testing.T, answerA, answerAAAA func(*dns.Msg) *dns.Msg, first uint16) {
-	ended, sent := make(chan struct{}), make(chan struct{})
-	s := serve(t, func(_ string, q *dns.Msg) *dns.Msg {
-		answer := answerA
-		if q.Question[0].Qtype == dns.TypeAAAA {
-			answer = answerAAAA
-			select {
-			case <-sent:
-			default:
-				close(sent)
-			}
-		} else {
-			<-sent
-		}
-		if q.Question[0].Qtype != first {
-			<-ended
-		}
-		return answer(q)
-	})
-	f := newFleeting()
-	servers := to(s.addr)
-	servers.Dial = f
-	l := newLineLoop(t, New(Options{}))
-	questions := [2]*dns.Msg{query("www.example.com.", dns.TypeA), query("www.example.com.", dns.TypeAAAA)}
-	var waiters [2]*counted
-	for i, q := range questions {
-		waiters[i] = &counted{waiting: newWaiting()}
-		asked := plainQuestion(q)
-		asked.Guess = true
-		if !l.askFor(servers, asked, waiters[i]) {
-			t.Fatal("the line does not ask")
-		}
+func released(t *testing.T, answerA, answerAAAA func(*dns.Msg) *dns.Msg, first uint16, rcodes [2]int) {
+	p := newPlay(t)
+	p.ask(6)
+	p.ask(7)
+	if p.listen(); len(p.queries) != 1 {
+		t.Fatalf("%d queries while the guess is held", len(p.queries))
 	}
-	order := [2]int{0, 1}
+	time.Sleep(patience)
+	p.line.Tick(time.Now())
+	if p.listen(); len(p.queries) != 2 {
+		t.Fatalf("%d queries after that", len(p.queries))
+	}
 	if first == dns.TypeAAAA {
-		order = [2]int{1, 0}
+		p.queries[0], p.queries[1] = p.queries[1], p.queries[0]
 	}
-	go func() {
-		// What is first may be waiting for the other.
-		select {
-		case <-time.After(firstTry / 4):
-		case <-t.Context().Done():
+	for range 2 {
+		answer := answerA
+		if parse(p.queries[0].packet).Question[0].Qtype == dns.TypeAAAA {
+			answer = answerAAAA
 		}
-		close(ended)
-	}()
-	for _, i := range order {
-		_, _, _ = waiters[i].end(t, questions[i])
-	}
-	done := make(chan struct{})
-	l.post(func() {
-		l.Tick(time.Now().Add(2 * firstTry))
-		close(done)
-	})
-	<-done
-	l.stop()
-	for i, w := range waiters {
-		if n := w.ends.Load(); n != 1 {
-			t.Errorf("%s ended %d times", dns.TypeToString[questions[i].Question[0].Qtype], n)
+		if answer == nil {
+			p.queries = p.queries[1:]
+			continue
 		}
+		p.serve(0, answer, true)
+		p.ready()
+		time.Sleep(time.Millisecond)
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.open) != 0 || l.sent.first != nil || l.held.first != nil {
-		t.Errorf("%d sockets are open; sent %v, held %v", len(f.open), l.sent, l.held)
+	p.rest()
+	for i, w := range p.waiters {
+		if w.rcode != rcodes[i] {
+			t.Errorf("%s: rcode %d, want %d", dns.TypeToString[w.q.Question[0].Qtype], w.rcode, rcodes[i])
+		}
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/miekg/dns"
@@ -40,16 +40,11 @@ func newLineLoop(t testing.TB, c *Client) *lineLoop {
 	l := &lineLoop{Line: c.NewLine(epoll, 1), epoll: epoll, wake: wake, do: make(chan func(), 1000), ended: make(chan struct{})}
 	go l.run()
 	t.Cleanup(func() {
-		l.stop()
+		l.post(nil)
+		<-l.ended
 		_, _ = unix.Close(epoll), unix.Close(wake)
 	})
 	return l
-}
-
-// stop closes the Line.
-func (l *lineLoop) stop() {
-	l.post(nil)
-	<-l.ended
 }
 
 func (l *lineLoop) post(f func()) {
@@ -109,17 +104,12 @@ func (w *waiting) Later(ask func(context.Context, Servers, *dns.Msg) (*dns.Msg, 
 
 // ask has the Line ask; nil means that it does not.
 func (l *lineLoop) ask(s Servers, q Query) *waiting {
-	w := newWaiting()
-	if !l.askFor(s, q, w) {
+	w, asked := newWaiting(), make(chan bool)
+	l.post(func() { asked <- l.Ask(s, q, w) })
+	if !<-asked {
 		return nil
 	}
 	return w
-}
-
-func (l *lineLoop) askFor(s Servers, q Query, w Waiter) bool {
-	asked := make(chan bool)
-	l.post(func() { asked <- l.Ask(s, q, w) })
-	return <-asked
 }
 
 // end is what becomes of a question, and whether the Line answered it by itself.
@@ -208,19 +198,26 @@ func compressed(m *dns.Msg) *dns.Msg {
 
 // A silent server is asked again, and the next one too, as without a Line; whoever answers late is heard.
 func TestLineFailsOver(t *testing.T) {
-	t.Parallel()
-	live := serve(t, func(_ string, q *dns.Msg) *dns.Msg { return compressed(reply(q, a1)) })
-	q := query("www.example.com.", dns.TypeA)
-	l := newLineLoop(t, New(Options{}))
-	m, plain, err := l.ask(to(dead(t), live.addr), plainQuestion(q)).end(t, q)
-	if expectA(t, must(t, m, err), "192.0.2.1"); plain {
-		t.Error("answered by the first")
-	}
-	late := raw(t, func(send func([]byte), _ net.Addr, packet []byte) {
-		time.AfterFunc(firstTry+200*time.Millisecond, func() { send(pack(compressed(reply(parse(packet), a1)))) })
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlay(t)
+		p.ask(6) // which is there, for who is asked next
+		p.ask(0) // which is not
+		time.Sleep(firstTry)
+		p.line.Tick(time.Now())
+		synctest.Wait()
+		if p.asked.Load() != 2 {
+			t.Errorf("%d tries after the first", p.asked.Load())
+		}
+		time.Sleep(nextTry / 2)
+		p.serve(1, there, true)
+		p.ready()
+		p.rest()
+		for _, w := range p.waiters {
+			if w.rcode != dns.RcodeSuccess || w.answers != 0 {
+				t.Errorf("%s: rcode %d, %d answers by the first", w.q.Question[0].Name, w.rcode, w.answers)
+			}
+		}
 	})
-	m, _, err = l.ask(to(late), plainQuestion(q)).end(t, q)
-	expectA(t, must(t, m, err), "192.0.2.1")
 }
 
 // Who floods wrong IDs or questions gets nothing in, and each question has its own port.
@@ -259,40 +256,6 @@ func TestLineIsNotFooled(t *testing.T) {
 	}
 }
 
-// A guess for AAAA is not sent when the same for A finds that there is no such name, and is when there is.
-func TestGuessWaits(t *testing.T) {
-	for name, denied := range map[string]bool{"denied": true, "there": false} {
-		t.Run(name, func(t *testing.T) {
-			var asked atomic.Int64
-			release := make(chan struct{})
-			s := serve(t, func(_ string, q *dns.Msg) *dns.Msg {
-				asked.Add(1)
-				<-release
-				if !denied {
-					return compressed(reply(q, map[uint16]string{dns.TypeA: a1, dns.TypeAAAA: "www.example.com. 60 IN AAAA 2001:db8::1"}[q.Question[0].Qtype]))
-				}
-				m := rcode(q, dns.RcodeNameError)
-				m.Ns = []dns.RR{rr("example.com. 60 IN SOA ns.example.com. h.example.com. 1 2 3 4 20")}
-				return compressed(m)
-			})
-			l := newLineLoop(t, New(Options{}))
-			a, aaaa := query("www.example.com.", dns.TypeA), query("www.example.com.", dns.TypeAAAA)
-			first, second := plainQuestion(a), plainQuestion(aaaa)
-			first.Guess, second.Guess = true, true
-			w1, w2 := l.ask(to(s.addr), first), l.ask(to(s.addr), second)
-			close(release)
-			m1, _, err1 := w1.end(t, a)
-			m2, _, err2 := w2.end(t, aaaa)
-			if must(t, m1, err1).Rcode != must(t, m2, err2).Rcode || m2.Question[0].Qtype != dns.TypeAAAA || len(m1.Answer) != len(m2.Answer) {
-				t.Errorf("%v\n%v", m1, m2)
-			}
-			if !denied && asked.Load() != 2 {
-				t.Errorf("asked %d times", asked.Load())
-			}
-		})
-	}
-}
-
 // Nobody waits for a Line that is gone, and a pod's sockets go when it wants them gone.
 func TestLineLeaves(t *testing.T) {
 	release := make(chan struct{})
@@ -311,72 +274,34 @@ func TestLineLeaves(t *testing.T) {
 	}
 }
 
-// fleeting are sockets that are shut down when the test says so.
-type fleeting struct {
-	dialed
-	mu   sync.Mutex
-	open map[int]bool
-}
-
-func newFleeting() *fleeting { return &fleeting{dialed: dialed{&net.Dialer{}}, open: map[int]bool{}} }
-
-func (f *fleeting) OpenUDP(family int, fds []int) (int, error) {
-	n, err := f.dialed.OpenUDP(family, fds)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, fd := range fds[:n] {
-		f.open[fd] = true
-	}
-	return n, err
-}
-
-func (f *fleeting) CloseUDP(fd int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.open, fd)
-	f.dialed.CloseUDP(fd)
-}
-
 // A pod that goes takes the sockets of a Line with it, those that wait and those that idle, which is no
 // server's fault.
 func TestLineLosesItsSockets(t *testing.T) {
-	f := newFleeting()
-	c := New(Options{})
-	l := newLineLoop(t, c)
-	s := serve(t, func(_ string, q *dns.Msg) *dns.Msg {
-		if q.Question[0].Name == "www.example.com." {
-			return compressed(reply(q, a1))
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlay(t)
+		p.ask(4)
+		p.ask(6)
+		p.serve(0, there, true)
+		p.ready()
+		if len(p.open) != 2 {
+			t.Errorf("%d sockets", len(p.open))
 		}
-		return nil
+		for fd := range p.open {
+			_ = unix.Shutdown(fd, unix.SHUT_RDWR)
+		}
+		p.ready()
+		p.later.Wait()
+		if len(p.open) != 0 {
+			t.Errorf("%d sockets are still open", len(p.open))
+		}
+		if err := p.waiters[1].err; !errors.Is(err, errUnsent) {
+			t.Errorf("error %v", err)
+		}
+		for _, s := range p.c.health.servers {
+			if s.silent != 0 {
+				t.Error("blames the server")
+			}
+		}
+		p.rest()
 	})
-	servers := to(s.addr)
-	servers.Dial = f
-	idle, slow := query("www.example.com.", dns.TypeA), query("slow.example.com.", dns.TypeA)
-	lost := l.ask(servers, plainQuestion(slow))
-	m, _, err := l.ask(servers, plainQuestion(idle)).end(t, idle)
-	expectA(t, must(t, m, err), "192.0.2.1")
-	f.mu.Lock()
-	if len(f.open) != 2 {
-		t.Errorf("%d sockets", len(f.open))
-	}
-	for fd := range f.open {
-		_ = unix.Shutdown(fd, unix.SHUT_RDWR)
-	}
-	f.mu.Unlock()
-	_, _, err = lost.end(t, slow)
-	if !errors.Is(err, errUnsent) || c.health.servers[place{"", s.addr}].silent != 0 {
-		t.Errorf("blamed the server: %v", err)
-	}
-	for end := time.Now().Add(hang); ; {
-		f.mu.Lock()
-		n := len(f.open)
-		f.mu.Unlock()
-		if n == 0 {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%d sockets are still open", n)
-		}
-		time.Sleep(time.Millisecond)
-	}
 }

@@ -25,8 +25,8 @@ const (
 // Sockets is what a Dialer is that can make UDP sockets ahead of their use. It must be comparable.
 type Sockets interface {
 	// OpenUDP makes sockets of the address family, which do not block, and are neither bound nor connected.
-	// It fills fds from the front and returns how many it made, with an error if that is none. It is called
-	// by one goroutine that must not be kept waiting.
+	// It fills fds from the front and returns how many it made, with an error if that is none. A loop that
+	// others wait for calls it, so that it must not block.
 	OpenUDP(family int, fds []int) (int, error)
 	// CloseUDP closes one of them. Until then a Sockets that wants it closed may shut it down in both
 	// directions, and no more.
@@ -81,7 +81,8 @@ func (descriptor) Write(func(uintptr) bool) error   { return errors.ErrUnsupport
 type ports struct {
 	epoll int
 	tag   int32
-	all   []*port // by the number that epoll knows them by; nil is free
+	all   map[int32]*port // by the number that epoll knows them by
+	last  int32           // of these
 	idle  map[kind][]*port
 	swept time.Time
 	// ids are random bytes, of which so many are used up.
@@ -132,21 +133,11 @@ func (ps *ports) open(k kind, now time.Time) error {
 		return err
 	}
 	for _, fd := range fds[:n] {
-		p := &port{kind: k, fd: fd, since: now}
-		p.number = int32(len(ps.all))
-		for i, other := range ps.all {
-			if other == nil {
-				p.number = int32(i)
-				break
-			}
-		}
+		p := &port{kind: k, fd: fd, since: now, number: ps.number()}
 		event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: p.number, Pad: ps.tag}
 		if err = unix.EpollCtl(ps.epoll, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
 			k.sockets.CloseUDP(fd)
 			continue
-		}
-		if int(p.number) == len(ps.all) {
-			ps.all = append(ps.all, nil)
 		}
 		ps.all[p.number] = p
 		ps.idle[k] = append(ps.idle[k], p)
@@ -157,10 +148,22 @@ func (ps *ports) open(k kind, now time.Time) error {
 	return nil
 }
 
-// release takes a port back.
-func (ps *ports) release(p *port, now time.Time) {
-	p.call.port, p.call = nil, nil
-	if len(ps.idle[p.kind]) >= maxIdle || disconnect(p.fd) != nil {
+// number is one that no port has, nor has had for as long as an event may be on its way.
+func (ps *ports) number() int32 {
+	for ps.last++; ps.last <= 0 || ps.all[ps.last] != nil; ps.last++ {
+		ps.last = max(ps.last, 0)
+	}
+	return ps.last
+}
+
+// release takes back what was lent to w, if something still is.
+func (ps *ports) release(w *call, now time.Time) {
+	p := w.port
+	if p == nil {
+		return
+	}
+	p.call, w.port = nil, nil
+	if len(ps.idle[p.kind]) >= maxIdle || disconnect(p.fd) != nil || !drain(p.fd) {
 		ps.close(p)
 		return
 	}
@@ -173,7 +176,7 @@ func (ps *ports) close(p *port) {
 	if p.call != nil {
 		p.call.port, p.call = nil, nil
 	}
-	ps.all[p.number] = nil
+	delete(ps.all, p.number)
 	p.sockets.CloseUDP(p.fd)
 }
 
@@ -248,6 +251,18 @@ func connect(fd int, to netip.AddrPort) error {
 func disconnect(fd int) error {
 	var raw [unix.SizeofSockaddrInet6]byte // of no family
 	return rawConnect(fd, &raw, unix.SizeofSockaddrInet4)
+}
+
+// drain throws away what a socket that is disconnected still holds: duplicates, errors, and what was meant to
+// be taken for the answer to some other question. It reports false if that is too much.
+func drain(fd int) bool {
+	var b [1]byte
+	for range maxMismatched {
+		if _, err := unix.Read(fd, b[:]); errors.Is(err, unix.EAGAIN) {
+			return true
+		}
+	}
+	return false
 }
 
 func rawConnect(fd int, raw *[unix.SizeofSockaddrInet6]byte, size int) error {

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"encoding/binary"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -179,8 +180,16 @@ func (p *pipes) DialContext(ctx context.Context, network, address string) (net.C
 				return
 			}
 			p.asked.Add(1)
-			if m := p.handle(network, address, parse(buf[:n])); m != nil {
-				_, _ = far.Write(pack(m))
+			packet, frame := buf[:n], []byte(nil)
+			if network == "tcp" {
+				packet, frame = packet[2:], make([]byte, 2)
+			}
+			if m := p.handle(network, address, parse(packet)); m != nil {
+				wire := pack(m)
+				if frame != nil {
+					binary.BigEndian.PutUint16(frame, uint16(len(wire)))
+				}
+				_, _ = far.Write(append(frame, wire...))
 			}
 		}
 	}()

@@ -51,12 +51,14 @@ func (c *Client) send(ctx context.Context, s Servers, network string, server net
 		}
 		return err
 	})
-	return c.note(ctx, s, server, began, mismatched, reply, err)
+	if mismatched > 0 {
+		c.health.mismatched(server, mismatched)
+	}
+	return c.note(ctx, s, server, time.Since(began), reply, err)
 }
 
-// note has it remembered how a try ended that began then, with a reply or an error, and returns that.
-func (c *Client) note(ctx context.Context, s Servers, server netip.AddrPort, began time.Time, mismatched int, reply *dns.Msg, err error) (*dns.Msg, error) {
-	c.health.mismatched(server, mismatched)
+// note has it remembered how a try ended, with a reply after so long or with an error, and returns that.
+func (c *Client) note(ctx context.Context, s Servers, server netip.AddrPort, rtt time.Duration, reply *dns.Msg, err error) (*dns.Msg, error) {
 	if err == nil && ctx.Err() != nil {
 		// Too late to count. In a circle it is our own failure that comes back, and no sign of life.
 		err = context.Cause(ctx)
@@ -67,10 +69,15 @@ func (c *Client) note(ctx context.Context, s Servers, server netip.AddrPort, beg
 		}
 		return nil, err
 	}
-	if c.health.answered(s.Scope, server, time.Since(began), reply.Rcode) {
+	c.heard(s, server, rtt, reply.Rcode)
+	return reply, nil
+}
+
+// heard has it remembered that a server has answered, after so long.
+func (c *Client) heard(s Servers, server netip.AddrPort, rtt time.Duration, rcode int) {
+	if c.health.answered(s.Scope, server, rtt, rcode) {
 		c.cache.forgive() // what failed while the server was away need not fail now
 	}
-	return reply, nil
 }
 
 // Forward hands packet, a whole DNS message, to the first of the servers over network ("udp" or "tcp")
