@@ -2,7 +2,8 @@
 // could not be made or taken down.
 //
 // It needs nothing but the runtime's two folders: no API server, no credentials. `install` stays and
-// watches, since networks' own plugins rewrite, rename and replace their configuration.
+// watches, since networks' own plugins rewrite, rename and replace their configuration. `vm` is for a
+// machine that has no pods.
 package main
 
 import (
@@ -62,6 +63,7 @@ func command() *cobra.Command {
 	for _, cmd := range root.Commands() {
 		o.folders(cmd)
 	}
+	root.AddCommand(vmCommand())
 	return root
 }
 
