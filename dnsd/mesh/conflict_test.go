@@ -52,3 +52,41 @@ func TestConflicts(t *testing.T) {
 		}
 	}
 }
+
+// Who announces the address of a service for a host of his own, or another address for the service, has not
+// taken it over.
+func TestServicesKeepTheirAddresses(t *testing.T) {
+	addr := func(s string) []netip.Addr { return []netip.Addr{netip.MustParseAddr(s)} }
+	cluster := func(name, e string) Cluster {
+		return Cluster{Name: name, Discovery: Static, Localities: []Locality{{Endpoints: []Endpoint{{Address: e, Port: 80}}}}}
+	}
+	port := func(cluster string) []Port { return []Port{{Number: 80, Protocol: TCP, Cluster: cluster}} }
+	const service = "cart.shop.svc.cluster.local"
+	plan := Compile([]Input{{
+		Source: "kube", Clusters: []Cluster{cluster("cart", "203.0.113.1"), cluster("evil", "203.0.113.66")},
+		Hosts: []Host{
+			{Name: "aaa.test", Object: "ServiceEntry evil/a", Addresses: addr("10.96.0.7"), Ports: port("evil")},
+			{Name: service, Object: "Service shop/cart", Kubernetes: true, Addresses: addr("10.96.0.7"), Ports: port("cart")},
+			{Name: service, Object: "ServiceEntry evil/b", Addresses: addr("198.51.100.66"), Ports: port("cart")},
+		},
+	}}, newVIPs(t))
+	for _, f := range plan.Frontends {
+		if f.Address == addr("10.96.0.7")[0] && f.Host != service {
+			t.Errorf("%+v", *f)
+		}
+	}
+	for _, n := range plan.Names {
+		if n.Host == service && !slices.Equal(n.Addr4, addr("10.96.0.7")) {
+			t.Errorf("the service is answered as %v", n.Addr4)
+		}
+	}
+	conflicts := 0
+	for _, p := range plan.Problems {
+		if p.Conflict != "" {
+			conflicts++
+		}
+	}
+	if len(plan.Names) != 2 || conflicts != 2 {
+		t.Errorf("%d names, problems %v", len(plan.Names), plan.Problems)
+	}
+}

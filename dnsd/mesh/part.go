@@ -63,9 +63,12 @@ func (r *run) compile(p *part) {
 	}
 	slices.SortFunc(rows, func(a, b *row) int { return cmp.Or(cmp.Compare(a.host, b.host), cmp.Compare(a.view, b.view)) })
 	for _, s := range r.sources {
-		for _, row := range rows {
-			if row.source == s {
-				b.bindRow(row)
+		// The address of a service is the cluster's to give: whoever announces it for another host has none of it.
+		for _, kubernetes := range [...]bool{true, false} {
+			for _, row := range rows {
+				if row.source == s && row.kubernetes == kubernetes {
+					b.bindRow(row)
+				}
 			}
 		}
 		for _, addr := range p.addrs {

@@ -175,6 +175,7 @@ func (e *ear) unite(claims []*claim, view string) *row {
 		headless:     first.host.Headless,
 		externalName: first.host.ExternalName,
 	}
+	service := slices.ContainsFunc(claims, func(cl *claim) bool { return cl.host.Kubernetes })
 	for _, cl := range claims {
 		h := &cl.host
 		if h.Headless != r.headless || h.ExternalName != r.externalName {
@@ -186,7 +187,11 @@ func (e *ear) unite(claims []*claim, view string) *row {
 		}
 		r.kubernetes = r.kubernetes || h.Kubernetes
 		r.allocate = r.allocate || h.Allocate
-		r.addrs = append(r.addrs, h.Addresses...)
+		if service && !h.Kubernetes {
+			e.reportLost(r, []*claim{cl}) // a service has the addresses that the cluster gives it
+		} else {
+			r.addrs = append(r.addrs, h.Addresses...)
+		}
 		e.unitePorts(r, cl, first.seenBy(view) != cl.seenBy(view))
 		r.records = append(r.records, h.Records...)
 		r.uniteData(h)

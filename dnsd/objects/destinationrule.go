@@ -38,15 +38,19 @@ func (r *rule) put(s *Set) (news bool) {
 	return true
 }
 
+// rootNamespace is Istio's own, whose rules are for everybody's hosts.
+const rootNamespace = "istio-system"
+
 // rulebook is all rules, found by the hosts they are for.
 type rulebook struct {
+	live bool    // anybody may have written them; see binds
 	all  []*rule // in order
 	by   map[string][]*rule
 	wild []*rule
 }
 
 func (s *Set) newRulebook() *rulebook {
-	book := &rulebook{by: map[string][]*rule{}}
+	book := &rulebook{live: s.options.Live, by: map[string][]*rule{}}
 	for _, r := range s.rules {
 		book.all = append(book.all, r)
 	}
@@ -61,42 +65,61 @@ func (s *Set) newRulebook() *rulebook {
 	return book
 }
 
-// rule gives each host the rule that fits it best.
-func (book *rulebook) rule(said *content) (ruled content, by []*rule) {
+// rule gives each host the rule that fits it best, and says which rules were followed, and which would have
+// been were they of the host's namespace.
+func (book *rulebook) rule(said *content) (ruled content, by, foreign []*rule) {
+	best := make([]*rule, len(said.hosts))
 	for i := range said.hosts {
-		if r := book.best(&said.hosts[i]); r != nil {
-			by = append(by, r)
+		var others []*rule
+		if best[i], others = book.best(&said.hosts[i]); best[i] != nil {
+			by = append(by, best[i])
 		}
+		foreign = append(foreign, others...)
 	}
 	if len(by) == 0 {
-		return *said, nil
+		return *said, nil, foreign
 	}
 	ruled = content{hosts: slices.Clone(said.hosts), clusters: slices.Clone(said.clusters)}
-	for i := range ruled.hosts {
-		if r := book.best(&ruled.hosts[i]); r != nil {
+	for i, r := range best {
+		if r != nil {
 			ruled.apply(r, &ruled.hosts[i])
 		}
 	}
-	return ruled, by
+	return ruled, by, foreign
 }
 
 // best is the rule that fits a host best: its very name before a wildcard, the longer wildcard before
 // the shorter, then a rule of the host's own namespace, then the first by namespace and name.
-func (book *rulebook) best(h *mesh.Host) (best *rule) {
+func (book *rulebook) best(h *mesh.Host) (best *rule, foreign []*rule) {
 	for _, r := range book.by[h.Name] {
-		if best == nil || r.compare(best, h) < 0 {
-			best = r
-		}
+		best, foreign = book.better(r, best, h, foreign)
 	}
 	if best != nil {
-		return best
+		return best, foreign
 	}
 	for _, r := range book.wild {
-		if strings.HasSuffix(h.Name, r.host[1:]) && (best == nil || r.compare(best, h) < 0) {
-			best = r
+		if strings.HasSuffix(h.Name, r.host[1:]) {
+			best, foreign = book.better(r, best, h, foreign)
 		}
 	}
-	return best
+	return best, foreign
+}
+
+// better is r or best, and adds r to foreign where it may not say anything about h.
+func (book *rulebook) better(r, best *rule, h *mesh.Host, foreign []*rule) (*rule, []*rule) {
+	switch {
+	case !book.binds(r, h):
+		return best, append(foreign, r)
+	case best == nil || r.compare(best, h) < 0:
+		return r, foreign
+	}
+	return best, foreign
+}
+
+// binds says that r is followed for h by everybody. What somebody writes in another namespace is in Istio for
+// the clients there; here all pods of a node share what connections are spread over.
+func (book *rulebook) binds(r *rule, h *mesh.Host) bool {
+	return !book.live || r.Namespace == h.Namespace || r.Namespace == rootNamespace
 }
 
 // compare is negative if r fits h better than other does.
@@ -145,8 +168,11 @@ func (c *content) apply(r *rule, h *mesh.Host) {
 }
 
 // problems says what of a rule makes no difference here, if not all of it.
-func (r *rule) problems(o *Options, used bool) []mesh.Problem {
+func (r *rule) problems(o *Options, used, foreign bool) []mesh.Problem {
 	var c content
+	if foreign && !used {
+		c.problem(o, r.Meta, "not followed: %s is a host of another namespace, and only rules of its own one and of %s are for everybody", r.spec.GetHost(), rootNamespace)
+	}
 	if !used && !o.Live {
 		c.problem(o, r.Meta, "no host follows it: %s is not here or follows another rule", r.spec.GetHost())
 	}

@@ -74,7 +74,7 @@ func (s *Set) refresh(u *unit) {
 	}
 	if u.under != s.ruling {
 		before := u.ruled
-		u.ruled, u.by = s.ruling.rule(&u.said)
+		u.ruled, u.by, u.foreign = s.ruling.rule(&u.said)
 		u.under = s.ruling
 		if !sameNames(&before, &u.ruled) {
 			s.hosts = nil
@@ -124,11 +124,14 @@ func (s *Set) arrange() {
 // problems are those of all objects, in order.
 func (s *Set) problems() []mesh.Problem {
 	var all []mesh.Problem
-	used := map[*rule]bool{}
+	used, foreign := map[*rule]bool{}, map[*rule]bool{}
 	for _, u := range s.units {
 		all = append(all, u.said.problems...)
 		for _, r := range u.by {
 			used[r] = true
+		}
+		for _, r := range u.foreign {
+			foreign[r] = true
 		}
 	}
 	if !s.options.Live {
@@ -137,7 +140,7 @@ func (s *Set) problems() []mesh.Problem {
 		}
 	}
 	for _, r := range s.ruling.all {
-		all = append(all, r.problems(&s.options, used[r])...)
+		all = append(all, r.problems(&s.options, used[r], foreign[r])...)
 	}
 	return all
 }

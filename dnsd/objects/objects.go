@@ -75,8 +75,8 @@ type Set struct {
 	rules     map[id]*rule
 
 	units   []*unit // all, in order; nil when one has come or gone
-	hosts   []place // where all hosts and clusters are, in order; nil when one is called otherwise
-	members []place //
+	hosts   []place // where all hosts are, in order, and in members all clusters; nil when one is called otherwise
+	members []place
 	place   Place
 	ruling  *rulebook // nil when a rule has come or gone
 }
@@ -130,10 +130,11 @@ type unit struct {
 	stale     bool           // what it says has changed
 	crowded   bool           // another object serves a port of its hosts, and has the name of the cluster
 
-	said  content // what it says
-	ruled content // and with the rules that its hosts follow
-	by    []*rule // those, by host; nil where there is none
-	under *rulebook
+	said    content // what it says
+	ruled   content // and with the rules that its hosts follow
+	by      []*rule // those
+	foreign []*rule // those that they do not follow, since strangers have written them
+	under   *rulebook
 }
 
 // content is hosts, and the clusters they name.

@@ -133,6 +133,30 @@ func change(r *rand.Rand, s *Set, w world) {
 	w[key](s)
 }
 
+// What a stranger writes about a host says nothing to everybody, and he is told so; in a folder nobody is one.
+func TestStrangersRules(t *testing.T) {
+	for _, tc := range []struct {
+		namespace, host string
+		live, followed  bool
+	}{
+		{"evil", "cart.shop.svc.cluster.local", true, false},
+		{"evil", "*", true, false},
+		{"evil", "*.svc.cluster.local", true, false},
+		{"shop", "cart.shop.svc.cluster.local", true, true},
+		{rootNamespace, "*.svc.cluster.local", true, true},
+		{"evil", "cart.shop.svc.cluster.local", false, true},
+	} {
+		s := New(Options{Source: "test", Live: tc.live})
+		testService("shop", "cart", 80, false)(s)
+		testSlice("shop", "cart-1", "cart", "z", "10.1.0.1")(s)
+		testRule(tc.namespace, "r", tc.host)(s)
+		in := s.Input()
+		if followed := in.Clusters[0].LbPolicy == mesh.Random; followed != tc.followed || followed == (len(in.Problems) > 0) {
+			t.Errorf("%+v: followed %t, problems %v", tc, followed, in.Problems)
+		}
+	}
+}
+
 // One slice that changes leaves all other hosts and clusters as they are, memory and all.
 func TestOneOfMany(t *testing.T) {
 	s := New(Options{Source: "test", Live: true})
