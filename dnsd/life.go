@@ -76,7 +76,7 @@ func live(ctx context.Context, c *config.Config, log *slog.Logger, l *lease) end
 	if err != nil {
 		return ending{err: err}
 	}
-	defer func() { _ = d.datapath.Close() }()
+	defer d.letGo()
 
 	// The first pass comes before the first listener: a name known from the last run must not be
 	// asked elsewhere because its table was a moment late.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -85,10 +86,10 @@ func wire(ctx context.Context, c *config.Config, log *slog.Logger, l *lease) (*d
 		return nil, fmt.Errorf("attach the kernel half: %w", err)
 	}
 	if err := d.datapath.SetRanges(c.VIPs.V4, c.VIPs.V6); err != nil {
-		return nil, err
+		return nil, errors.Join(err, d.datapath.Close())
 	}
 	if d.hub.services, err = d.datapath.Services(); err != nil {
-		return nil, fmt.Errorf("read back the kernel's services: %w", err)
+		return nil, errors.Join(fmt.Errorf("read back the kernel's services: %w", err), d.datapath.Close())
 	}
 	d.upstream = upstream.New(upstream.Options{Zones: c.ForwardZones, Dial: machine.Marked})
 	d.hub.answers = answers.New(c.KernelAnswers, d.datapath, log)
@@ -116,6 +117,12 @@ func wire(ctx context.Context, c *config.Config, log *slog.Logger, l *lease) (*d
 	d.hub.names.Elsewhere, d.hub.names.Endpoint = c.Elsewhere(), d.hub.spreads
 	d.show = d.shown()
 	return d, nil
+}
+
+// letGo closes what is open of the kernel's half; it stays at work.
+func (d *daemon) letGo() {
+	_ = d.hub.answers.Close()
+	_ = d.datapath.Close()
 }
 
 // shown is what others may read of d.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"iter"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/nodens-dns/nodens/dnsd/names"
@@ -23,10 +24,24 @@ type Answers struct {
 	failed string        // the last error, empty after a success
 
 	counted *counted // nil where kernel is
+
+	mu     sync.Mutex // guards closed, for those who watch: nobody waits for them
+	closed bool
 }
 
 // Off is why the kernel answers nothing although it should; nil where it does, or is not wanted.
 func (a *Answers) Off() error { return a.off }
+
+// Close lets go of the kernel's half, which stays at work. Nobody may store or learn any more.
+func (a *Answers) Close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.kernel == nil || a.closed {
+		return nil
+	}
+	a.closed = true
+	return a.kernel.Close()
+}
 
 // answerer is what New needs of an *ebpf.Datapath.
 type answerer interface {
@@ -109,7 +124,9 @@ func (a *Answers) Watched(ctx context.Context) {
 	if a.kernel == nil {
 		return
 	}
-	a.kernel.Leave(4 * beat)
+	if !a.leave() {
+		return
+	}
 	go func() {
 		tick := time.NewTicker(beat)
 		defer tick.Stop()
@@ -118,8 +135,20 @@ func (a *Answers) Watched(ctx context.Context) {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				a.kernel.Leave(4 * beat)
+				if !a.leave() {
+					return
+				}
 			}
 		}
 	}()
+}
+
+// leave has the kernel leave every query to dnsd for a while. It reports false once a is closed.
+func (a *Answers) leave() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.closed {
+		a.kernel.Leave(4 * beat)
+	}
+	return !a.closed
 }

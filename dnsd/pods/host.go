@@ -2,6 +2,7 @@ package pods
 
 import (
 	"fmt"
+	"reflect"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -22,6 +23,12 @@ func (p *Pods) host() (attach.Attachment, error) {
 }
 
 func isHost(a attach.Attachment) bool { return a.Key() == hostKey }
+
+// sameHost reports whether nothing of the machine has changed that its processes are served by: interfaces
+// come and go all the time where containers run, and who asks must not notice.
+func (p *Pods) sameHost(was, is attach.Attachment) bool {
+	return isHost(was) && isHost(is) && was.Interface == is.Interface && reflect.DeepEqual(p.wish(was), p.wish(is))
+}
 
 // withHost adds the host to the attachments that have files, as it is now, or as it was when that cannot
 // be told.

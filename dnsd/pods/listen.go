@@ -133,3 +133,23 @@ func with(c syscall.Conn, f func(fd uintptr) error) error {
 	control := raw.Control(func(fd uintptr) { err = f(fd) })
 	return errors.Join(control, err)
 }
+
+// portOf is the port that stood for nameserver, or zero.
+func portOf(nameserver netip.Addr, row []ebpf.Nameserver) uint16 {
+	for _, n := range row {
+		if n.Addr == nameserver {
+			return n.Port
+		}
+	}
+	return 0
+}
+
+// sameStart reports whether the rows agree as far as both reach.
+func sameStart(a, b []ebpf.Nameserver) bool {
+	for i := range min(len(a), len(b)) {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}

@@ -106,6 +106,9 @@ func (p *Pods) fail(q *pod, err error) {
 // settled. What stands for an earlier state of the attachment is taken down first.
 func (p *Pods) adopt(a attach.Attachment, done chan<- error) {
 	q := p.pods[a.Key()]
+	if q != nil && p.sameHost(q.attachment, a) {
+		q.attachment = a
+	}
 	if q != nil && !reflect.DeepEqual(q.attachment, a) {
 		p.release(a.Key(), nil)
 		q = nil
@@ -377,24 +380,4 @@ func (p *Pods) deleteRow(cookie uint64) error {
 	}
 	delete(p.rows, cookie)
 	return nil
-}
-
-// portOf is the port that stood for nameserver, or zero.
-func portOf(nameserver netip.Addr, row []ebpf.Nameserver) uint16 {
-	for _, n := range row {
-		if n.Addr == nameserver {
-			return n.Port
-		}
-	}
-	return 0
-}
-
-// sameStart reports whether the rows agree as far as both reach.
-func sameStart(a, b []ebpf.Nameserver) bool {
-	for i := range min(len(a), len(b)) {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }

@@ -109,6 +109,7 @@ type Pods struct {
 	pods    map[attach.Key]*pod
 	leaving map[attach.Key]*pod // forgotten, while something of them still runs
 	rows    map[uint64]ebpf.Pod // what the kernel holds, as far as known
+	lost    map[uint64]ebpf.Pod // rows of pods whose files are lost, from before this start
 	files   attach.Reader       // of attachments
 	broken  []Problem           // files that cannot be read, and what else the last sweep could not do
 	swept   bool                // the files have been read
@@ -147,6 +148,7 @@ func (p *Pods) Run(ctx context.Context) error {
 	if p.rows, err = p.o.Kernel.Pods(); err != nil {
 		return fmt.Errorf("read the kernel's pods: %w", err)
 	}
+	p.lost = p.missing()
 	if p.home, p.own, err = home(); err != nil {
 		return err
 	}

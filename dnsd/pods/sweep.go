@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/nodens-dns/nodens/cni/attach"
+	"github.com/nodens-dns/nodens/ebpf"
 )
 
 // sweep compares everything: attachment files, pods, and rows of the kernel.
@@ -136,8 +138,17 @@ func (p *Pods) restore(q *pod) {
 	p.log.Warn("attachment file was removed without a DEL; it is written back", "pod", q.name(), "attachment", q.attachment.Key())
 }
 
+// missing returns the rows there are although there is no folder that could speak of their pods: no DEL takes
+// it away, so it is not the pods that have gone.
+func (p *Pods) missing() map[uint64]ebpf.Pod {
+	if _, err := os.Stat(p.o.Dir); errors.Is(err, fs.ErrNotExist) {
+		return maps.Clone(p.rows)
+	}
+	return nil
+}
+
 // deleteStrays deletes the rows of namespaces that no attachment speaks of: their DEL came while no
-// dnsd was there.
+// dnsd was there. Those that are lost stay.
 func (p *Pods) deleteStrays(list []attach.Attachment) {
 	known := map[uint64]bool{}
 	for _, a := range list {
@@ -149,6 +160,18 @@ func (p *Pods) deleteStrays(list []attach.Attachment) {
 	}
 	for _, q := range p.pods {
 		known[q.cookie] = true
+	}
+	lost := 0
+	for cookie := range p.lost {
+		if _, there := p.rows[cookie]; there && !known[cookie] {
+			known[cookie] = true
+			lost++
+		}
+	}
+	if lost > 0 {
+		p.broken = append(p.broken, Problem{Object: "attachment files", Reason: fmt.Sprintf(
+			"%d pods were in the kernel, and the folder %s was not there when dnsd started; is runDir the plugin's stateDir? They are balanced on, and not answered; those that are gone the next start forgets",
+			lost, p.o.Dir)})
 	}
 	for cookie := range p.rows {
 		if known[cookie] {

@@ -98,6 +98,35 @@ func TestFoldersThatAreEmptied(t *testing.T) {
 	}
 }
 
+// A folder that is gone when dnsd starts, as one that a new configuration names wrongly, says nothing of the
+// pods: what the kernel does for those that live goes on, and it is told what is wrong.
+func TestFolderThatIsGoneAtTheStart(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	_, a := n.bare("web-0")
+	_, b := n.bare("web-1")
+	n.must(n.add(a))
+	n.must(n.add(b))
+	n.stop()
+	n.must(os.RemoveAll(n.options.Dir))
+	n.start()
+	n.sweep()
+	if rows := n.rows(); len(rows) != 2 {
+		t.Errorf("rows %v", rows)
+	}
+	n.must(n.problem("2 pods were in the kernel"))
+	n.must(n.add(a))
+	n.sweep()
+	n.must(n.problem("1 pods were in the kernel"))
+	n.del(a)
+	n.stop()
+	n.start() // with a folder that knows nothing of the other one
+	n.sweep()
+	if rows := n.rows(); len(rows) != 0 {
+		t.Errorf("rows %v", rows)
+	}
+}
+
 func TestBrokenFileAmongGoodOnes(t *testing.T) {
 	n := newNode(t)
 	_, good := n.bare("good")
