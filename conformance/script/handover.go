@@ -35,7 +35,7 @@ func knockVerb(l *Line) (string, error) {
 	if n != handover.Protocol {
 		return stranger(l.w.Door(), n)
 	}
-	peer, err := handover.Knock(l.w.Door(), "nobody")
+	peer, err := handover.Knock(l.w.Door(), handover.Self{Version: "nobody"})
 	if err != nil {
 		return "", err
 	}

@@ -18,6 +18,7 @@ type Status struct {
 	Started time.Time
 	// NotReady says why /readyz fails; empty means ready.
 	NotReady string `json:",omitempty"`
+	Tenure   Tenure
 	Kernel   Kernel
 	// Sources are in order of precedence.
 	Sources  []Source
@@ -32,6 +33,28 @@ type Status struct {
 	Upstream Upstream
 	// Problems are all objects, pods and files that could not be used, and writes that failed.
 	Problems []Problem `json:",omitempty"`
+}
+
+// Tenure is how this dnsd came to work here, and how others failed to relieve it.
+type Tenure struct {
+	PID int
+	// From is the dnsd it has taken over from; nil if there was none.
+	From *Other `json:",omitempty"`
+	// Failed is the last one that was to take over from this one and did not; nil if there was none.
+	Failed *Other `json:",omitempty"`
+	// Refused says why the last one that knocked could not even be answered; empty if there was none.
+	Refused string `json:",omitempty"`
+}
+
+// Other is another dnsd on this node.
+type Other struct {
+	Version string
+	// PID is its process, 0 where that has no number in this one's namespace.
+	PID int `json:",omitempty"`
+	// At is when it was relieved, or failed to take over.
+	At time.Time
+	// Reason says why it failed.
+	Reason string `json:",omitempty"`
 }
 
 // Kernel is the state of the kernel half.

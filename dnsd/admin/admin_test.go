@@ -24,6 +24,11 @@ var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 func status() Status {
 	return Status{
 		Version: "v0.1.0", Node: "worker-1", Now: noon, Started: noon.Add(-3 * time.Hour),
+		Tenure: Tenure{
+			PID: 42, From: &Other{Version: "v0.0.9", PID: 41, At: noon.Add(-2 * time.Hour)},
+			Failed:  &Other{Version: "v0.1.1", At: noon.Add(-time.Minute), Reason: "the other has ended before it took over"},
+			Refused: "somebody who knocked: no greeting",
+		},
 		Kernel: Kernel{
 			Release: "6.1.0", Heartbeat: noon.Add(-200 * time.Millisecond),
 			Features: []Feature{
@@ -78,7 +83,7 @@ func options(dir string) Options {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "nodens_test"}, func() float64 { return 7 }))
 	return Options{
-		Socket: filepath.Join(dir, "admin.sock"), Listen: "127.0.0.1:0", Registry: reg,
+		Socket: filepath.Join(dir, "admin.sock"), Listen: "127.0.0.1:0", Registry: reg, Version: "v0.1.0",
 		Status: status, Clusters: clusters,
 		Names: func(filter string) []NameRow {
 			return []NameRow{{Name: filter + ".example.com", Addresses: []string{"240.240.0.7", "2001:2::7"}, VIP: true, Source: "file", Object: "ServiceEntry a/b"}}
@@ -113,6 +118,9 @@ func running(t *testing.T, o Options) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := s.Open(); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx) }()
@@ -120,9 +128,6 @@ func running(t *testing.T, o Options) *Server {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
-		}
-		if _, err := os.Stat(o.Socket); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("the socket outlives the server: %v", err)
 		}
 	})
 	return s
@@ -168,7 +173,7 @@ func TestLocalPortServesHealthAndMetricsOnly(t *testing.T) {
 		body string
 	}{
 		"/healthz": {200, "ok"},
-		"/readyz":  {503, notReady.Error()},
+		"/readyz":  {503, fmt.Sprintf("%v\ndnsd v0.1.0, pid %d\n", notReady, os.Getpid())},
 		"/metrics": {200, "nodens_test 7"},
 		"/status":  {404, ""},
 		"/pods":    {404, ""},
@@ -213,6 +218,40 @@ func TestListen(t *testing.T) {
 			t.Fatalf("%+v, %v", st, err)
 		}
 	})
+	t.Run("who is not open yet, or ends, leaves another's socket alone", func(t *testing.T) {
+		o := options(t.TempDir())
+		o.Listen = ""
+		first, err := Listen(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := first.Open(); err != nil {
+			t.Fatal(err)
+		}
+		next, err := Listen(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer next.Close()
+		if conn, err := net.Dial("unix", o.Socket); err != nil {
+			t.Errorf("the first one is not there: %v", err)
+		} else if _ = conn.Close(); first.unix.(*net.UnixListener).SetDeadline(time.Now().Add(20*time.Second)) == nil {
+			if conn, err = first.unix.Accept(); err != nil {
+				t.Errorf("the first one is not asked: %v", err)
+			} else {
+				_ = conn.Close()
+			}
+		}
+		if err := next.Open(); err != nil {
+			t.Fatal(err)
+		}
+		first.Close()
+		if conn, err := net.Dial("unix", o.Socket); err != nil {
+			t.Errorf("the next one is not there: %v", err)
+		} else {
+			_ = conn.Close()
+		}
+	})
 	t.Run("a socket that is removed is made anew", func(t *testing.T) {
 		o := options(t.TempDir())
 		o.Listen = ""
@@ -220,7 +259,10 @@ func TestListen(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer s.close()
+		defer s.Close()
+		if err := s.Open(); err != nil {
+			t.Fatal(err)
+		}
 		if err := os.Remove(o.Socket); err != nil {
 			t.Fatal(err)
 		}
@@ -267,8 +309,8 @@ func TestListen(t *testing.T) {
 		if _, err := Listen(o); err == nil || !strings.Contains(err.Error(), o.Listen) {
 			t.Fatal(err)
 		}
-		if _, err := os.Stat(o.Socket); !errors.Is(err, os.ErrNotExist) {
-			t.Fatal("the socket was left behind")
+		if left, err := os.ReadDir(filepath.Dir(o.Socket)); err != nil || len(left) > 0 {
+			t.Fatalf("left behind: %v, %v", left, err)
 		}
 	})
 	t.Run("without a port", func(t *testing.T) {

@@ -27,6 +27,7 @@ func PrintJSONLine(w io.Writer, v any) error { return json.NewEncoder(w).Encode(
 func PrintStatus(w io.Writer, s Status) error {
 	return table(w, func(p printer) {
 		p("nodens %s on %s, up %s: %s\n\n", s.Version, dash(s.Node), age(s.Now, s.Started), readiness(s))
+		p("process\t%s\n", tenureLine(s.Now, s.Tenure))
 		p("kernel\t%s\n", kernelLine(s))
 		if line := missing(s.Kernel.Features); line != "" {
 			p("\tlacks %s\n", line)
@@ -60,6 +61,29 @@ func PrintStatus(w io.Writer, s Status) error {
 			p("  %s: %s: %s\n", q.Source, q.Object, q.Reason)
 		}
 	})
+}
+
+// tenureLine says which process this is and what was before it, or nearly after it.
+func tenureLine(now time.Time, t Tenure) string {
+	line := fmt.Sprintf("pid %d", t.PID)
+	if t.From != nil {
+		line += fmt.Sprintf("; took over from %s %s ago", t.From, age(now, t.From.At))
+	}
+	if t.Failed != nil {
+		line += fmt.Sprintf("; %s could not take over %s ago: %s", t.Failed, age(now, t.Failed.At), t.Failed.Reason)
+	}
+	if t.Refused != "" {
+		line += "; refused " + t.Refused
+	}
+	return line
+}
+
+// String names it for people.
+func (o *Other) String() string {
+	if o.PID == 0 {
+		return o.Version
+	}
+	return fmt.Sprintf("%s (pid %d)", o.Version, o.PID)
 }
 
 // PrintNames writes one line per name.

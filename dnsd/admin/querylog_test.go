@@ -55,6 +55,9 @@ func TestQueriesEndWithTheDaemon(t *testing.T) {
 		return err
 	}
 	s, err := Listen(o)
+	if err == nil {
+		err = s.Open()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

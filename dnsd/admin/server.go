@@ -26,6 +26,8 @@ type Options struct {
 	Listen string
 	// Health, if not nil, is a socket that listens there already, which stays the caller's.
 	Health *os.File
+	// Version is this dnsd's.
+	Version string
 
 	Status   func() Status
 	Names    func(filter string) []NameRow
@@ -50,16 +52,16 @@ type Server struct {
 	tcp   net.Listener // or nil
 	path  string
 	mu    sync.Mutex   // guards the following
-	unix  net.Listener // the one that is named
-	made  os.FileInfo  // the socket file as we made it
+	unix  net.Listener // the one that is named, or to be named
+	named bool
 	http  http.Server  // dumps, on the unix socket
 	local http.Server  // health and metrics, on the port
 
 	removed []net.Listener // still served, though their file is gone
 }
 
-// Listen opens the socket and the port; Serve must follow. A socket that is there is replaced: there is one
-// dnsd to a folder, and its predecessor may still answer for a moment.
+// Listen opens the port, and the socket under another name: until Open, a predecessor is asked there. Serve or
+// Close must follow.
 func Listen(o Options) (*Server, error) {
 	s := &Server{path: o.Socket}
 	public := http.NewServeMux()
@@ -72,7 +74,7 @@ func Listen(o Options) (*Server, error) {
 	s.local = http.Server{Handler: public, ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}
 
 	var err error
-	if s.unix, s.made, err = listenUnix(o.Socket); err != nil {
+	if s.unix, err = listenUnix(o.Socket); err != nil {
 		return nil, fmt.Errorf("admin socket %s: %w", o.Socket, err)
 	}
 	if o.Listen == "" {
@@ -84,7 +86,7 @@ func Listen(o Options) (*Server, error) {
 		s.tcp, err = net.Listen("tcp", o.Listen)
 	}
 	if err != nil {
-		s.close()
+		s.Close()
 		return nil, fmt.Errorf("health and metrics: %w (choose another address with listen)", err)
 	}
 	return s, nil
@@ -108,8 +110,16 @@ func (s *Server) HealthFile() (*os.File, error) {
 	return tcp.File()
 }
 
-// Serve answers until ctx is done, then closes both listeners and removes the socket. A request under
-// way gets a second to end.
+// Open gives the socket its name. One that is there is replaced: there is one dnsd to a folder, and its
+// predecessor may still answer for a moment. Should it fail, Serve tries again.
+func (s *Server) Open() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.name()
+}
+
+// Serve answers until ctx is done, then closes both listeners; the socket's file stays, which may be a
+// successor's by then, and says "connection refused" if not. A request under way gets a second to end.
 func (s *Server) Serve(ctx context.Context) error {
 	errs := make(chan error, 2)
 	var accepting sync.WaitGroup
@@ -149,7 +159,7 @@ func (s *Server) Serve(ctx context.Context) error {
 			s.remake(func(l net.Listener) { serve(&s.http, l) })
 		}
 	}
-	s.close()
+	s.Close()
 	accepting.Wait()
 	s.drain(&open)
 	return err
@@ -173,27 +183,28 @@ func (s *Server) drain(open *sync.WaitGroup) {
 	_ = s.local.Close()
 }
 
-// remake makes the socket anew, and has it served, if somebody has removed it. That this fails is no reason to
-// end: it is tried again.
+// remake makes the socket anew, and has it served, if somebody has removed it, or it could not get its name. That
+// this fails is no reason to end: it is tried again.
 func (s *Server) remake(serve func(net.Listener)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, err := os.Lstat(s.path); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(s.path); s.named && !errors.Is(err, fs.ErrNotExist) {
 		return
 	}
-	if l, made, err := listenUnix(s.path); err == nil {
+	if l, err := listenUnix(s.path); err == nil {
 		s.removed = append(s.removed, s.unix) // whose connections go on
-		s.unix, s.made = l, made
+		s.unix = l
+		_ = s.name()
 		serve(l)
 	}
 }
 
-func (s *Server) close() {
+// Close closes both listeners.
+func (s *Server) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// Only our own file: a successor may have put its socket there already.
-	if now, err := os.Stat(s.path); err == nil && os.SameFile(now, s.made) {
-		_ = os.Remove(s.path)
+	if !s.named {
+		_ = os.Remove(unnamed(s.path))
 	}
 	for _, l := range append(s.removed, s.unix) {
 		_ = l.Close()
@@ -203,48 +214,53 @@ func (s *Server) close() {
 	}
 }
 
-// listenUnix makes the socket under another name and renames it, so that nobody sees it before its mode
-// is set and a stale one is replaced in one step. It is open to root and to the folder's group (mode
-// 0660): the dumps name every host of the mesh and every pod, which is not for everybody to read.
-func listenUnix(path string) (net.Listener, os.FileInfo, error) {
-	if st, err := os.Lstat(path); err == nil && st.Mode().Type() != fs.ModeSocket {
-		return nil, nil, errors.New("there is something that is no socket: remove it")
+// name puts the socket where it is looked for; s.mu is held.
+func (s *Server) name() error {
+	err := os.Rename(unnamed(s.path), s.path)
+	if s.named = err == nil; err != nil {
+		return fmt.Errorf("dnsd's own commands find nobody for now: %w", err)
 	}
-	next := fmt.Sprintf("%s.%d", path, os.Getpid())
+	return nil
+}
+
+func unnamed(path string) string { return fmt.Sprintf("%s.%d", path, os.Getpid()) }
+
+// listenUnix makes the socket under another name, so that nobody sees it before its mode is set and a stale one
+// is replaced in one step. It is open to root and to the folder's group (mode 0660): the dumps name every host of
+// the mesh and every pod, which is not for everybody to read.
+func listenUnix(path string) (net.Listener, error) {
+	if st, err := os.Lstat(path); err == nil && st.Mode().Type() != fs.ModeSocket {
+		return nil, errors.New("there is something that is no socket: remove it")
+	}
+	next := unnamed(path)
 	_ = os.Remove(next)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: next, Net: "unix"})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	l.SetUnlinkOnClose(false) // it is not there any more under the name it was made with
-	err = os.Chmod(next, 0o660)
-	if err == nil {
-		err = os.Rename(next, path)
-	}
-	var made os.FileInfo
-	if err == nil {
-		made, err = os.Lstat(path)
-	}
-	if err != nil {
+	l.SetUnlinkOnClose(false) // it will not be there any more under the name it was made with
+	if err := os.Chmod(next, 0o660); err != nil {
 		_ = os.Remove(next)
 		_ = l.Close()
-		return nil, nil, err
+		return nil, err
 	}
-	return l, made, nil
+	return l, nil
 }
 
 // health serves what a kubelet and a Prometheus ask. /healthz says only that the process answers:
-// restarting a daemon that waits for something outside helps nobody. /readyz says whether it works.
+// restarting a daemon that waits for something outside helps nobody. /readyz says whether it works, and who says
+// so: while one dnsd takes over from another, and after that, both pods' probes are answered by one of them.
 func health(mux *http.ServeMux, o Options) {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = fmt.Fprintln(w, "ok")
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		who := fmt.Sprintf("dnsd %s, pid %d", o.Version, os.Getpid())
 		if err := o.Ready(); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			http.Error(w, err.Error()+"\n"+who, http.StatusServiceUnavailable)
 			return
 		}
-		_, _ = fmt.Fprintln(w, "ok")
+		_, _ = fmt.Fprintf(w, "ok\n%s\n", who)
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(o.Registry, promhttp.HandlerOpts{}))
 }

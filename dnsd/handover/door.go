@@ -16,40 +16,60 @@ const lookEvery = 5 * time.Second
 
 // Door is where a dnsd hears others knock.
 type Door struct {
-	socket, version string
+	socket string
+	self   func() Self
 
 	mu     sync.Mutex // guards the following
 	ln     *net.UnixListener
+	open   bool
 	closed bool
 }
 
-// Listen makes the socket, open to its owner only, in a folder that exists. One that is there is replaced: it
-// is that of a dnsd which is gone, or has handed over.
-func Listen(socket, version string) (*Door, error) {
+// Listen makes the socket, open to its owner only, in a folder that exists. Nobody can knock before Open: until
+// then the name may be another dnsd's. What self returns is told to whoever knocks.
+func Listen(socket string, self func() Self) (*Door, error) {
 	ln, err := listen(socket)
 	if err != nil {
 		return nil, err
 	}
-	return &Door{socket: socket, version: version, ln: ln}, nil
+	return &Door{socket: socket, self: self, ln: ln}, nil
+}
+
+// unnamed is what the socket is called before it is opened.
+func unnamed(socket string) string {
+	return filepath.Join(filepath.Dir(socket), "."+filepath.Base(socket))
 }
 
 func listen(socket string) (*net.UnixListener, error) {
-	temp := filepath.Join(filepath.Dir(socket), "."+filepath.Base(socket))
+	temp := unnamed(socket)
 	_ = os.Remove(temp)
 	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: temp, Net: "unixpacket"})
 	if err != nil {
 		return nil, fmt.Errorf("listen for who takes over: %w", err)
 	}
 	ln.SetUnlinkOnClose(false) // the name may be a successor's by then
-	if err = os.Chmod(temp, 0o600); err == nil {
-		err = os.Rename(temp, socket)
-	}
-	if err != nil {
+	if err = os.Chmod(temp, 0o600); err != nil {
 		_ = ln.Close()
 		_ = os.Remove(temp)
 		return nil, fmt.Errorf("listen for who takes over: %w", err)
 	}
 	return ln, nil
+}
+
+// Open gives the socket its name. One that is there is replaced: it is that of a dnsd which is gone, or has
+// handed over. Should it fail, Answer tries again.
+func (d *Door) Open() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.name()
+}
+
+func (d *Door) name() error {
+	err := os.Rename(unnamed(d.socket), d.socket)
+	if d.open = err == nil; err != nil {
+		return fmt.Errorf("nobody can take over for now: %w", err)
+	}
+	return nil
 }
 
 // Answer waits until somebody knocks who could take over. An error that is not net.ErrClosed says why somebody
@@ -61,7 +81,7 @@ func (d *Door) Answer() (*Peer, error) {
 	}
 	p, err := newPeer(conn)
 	if err == nil {
-		err = p.greet(d.version) // before anything else, for the other to know why if it fails
+		err = p.greet(d.self()) // before anything else, for the other to know why if it fails
 	}
 	if err == nil {
 		err = p.heed()
@@ -83,22 +103,21 @@ func (d *Door) accept() (*net.UnixConn, error) {
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return conn, err
 		}
-		if _, err := os.Lstat(d.socket); errors.Is(err, fs.ErrNotExist) {
-			d.remake()
-		}
+		d.look()
 	}
 }
 
-// remake makes the socket anew. That this fails is no reason to end: it is tried again.
-func (d *Door) remake() {
+// look makes the socket anew if it has no name. That this fails is no reason to end: it is tried again.
+func (d *Door) look() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed {
+	if _, err := os.Lstat(d.socket); d.closed || d.open && !errors.Is(err, fs.ErrNotExist) {
 		return
 	}
 	if ln, err := listen(d.socket); err == nil {
 		_ = d.ln.Close()
 		d.ln = ln
+		_ = d.name()
 	}
 }
 
@@ -106,6 +125,8 @@ func (d *Door) remake() {
 func (d *Door) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.closed = true
+	if d.closed = true; !d.open {
+		_ = os.Remove(unnamed(d.socket))
+	}
 	return d.ln.Close()
 }

@@ -1,12 +1,16 @@
 // Package handover passes what a dnsd has open to the one that relieves it, and settles which of the two is
-// responsible at every moment.
+// responsible at every moment, and which may write.
 //
 // The new one knocks at a socket in a folder of root's. Both say which protocol they speak; who hears another
 // one hangs up. The old one stops writing, to the kernel and to the disk, and gives what it has open,
-// descriptor by descriptor. It goes on reading its sockets, which are now both's. When the new one could do all
-// that the old one does, it commits, by one message. Up to the moment it is sent the old one is responsible, and
-// a connection that ends without it tells the old one that it stays so; from then on the new one is, whatever
-// happens to either. What the old one can let go of only later, it passes on after that.
+// descriptor by descriptor, and with the last of it the pen: one end of a pipe. It goes on reading its sockets,
+// which are now both's. When the new one could do all that the old one does, it commits, by one message. Up to
+// the moment it is sent the old one is responsible, and a connection that ends without it tells the old one that
+// it stays so; from then on the new one is, whatever happens to either. What the old one can let go of only
+// later, it passes on after that.
+//
+// Whoever has the pen writes. The new one puts it down, by [Peer.Close], when it has stopped; should it die, the
+// kernel does. The old one that stays responsible waits for that before it goes on: see [Peer.Await].
 package handover
 
 import (
@@ -50,24 +54,31 @@ type Item struct {
 	File *os.File        `json:"-"` // of sockets, one that does not block; nil for none; whoever received it owns it
 }
 
+// Self is what a dnsd says of itself.
+type Self struct {
+	Version string `json:"version"`
+	// Unwell is what it cannot do of all it should, or empty.
+	Unwell string `json:"unwell,omitempty"`
+}
+
 type greeting struct {
-	Protocol int    `json:"protocol"`
-	Version  string `json:"version"`
+	Protocol int `json:"protocol"`
+	Self
 }
 
 // Peer is the other dnsd. Its methods may block for as long as they say.
 type Peer struct {
-	// Version is what it calls itself, PID its process, or 0 where that has no number here.
-	Version string
-	PID     int
+	Self
+	PID int // its process, or 0 where that has no number here
 
 	conn *net.UnixConn
 	buf  []byte
+	pen  *os.File // of who takes: the end to be closed; of who gives: the end that sees it
 }
 
 // Knock asks the dnsd at socket to be relieved. It blocks for some seconds at most. The caller must Close the
 // peer, which before Commit means to have changed one's mind.
-func Knock(socket, version string) (*Peer, error) {
+func Knock(socket string, self Self) (*Peer, error) {
 	conn, err := net.DialTimeout("unixpacket", socket, silence)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
 		return nil, fmt.Errorf("%w: %w", ErrNobody, err)
@@ -77,7 +88,7 @@ func Knock(socket, version string) (*Peer, error) {
 	}
 	p, err := newPeer(conn.(*net.UnixConn))
 	if err == nil {
-		err = p.greet(version)
+		err = p.greet(self)
 	}
 	if err == nil {
 		err = p.heed()
@@ -108,8 +119,8 @@ func newPeer(conn *net.UnixConn) (*Peer, error) {
 	return p, nil
 }
 
-func (p *Peer) greet(version string) error {
-	note, err := json.Marshal(greeting{Protocol, version})
+func (p *Peer) greet(self Self) error {
+	note, err := json.Marshal(greeting{Protocol, self})
 	if err != nil {
 		return err
 	}
@@ -127,15 +138,22 @@ func (p *Peer) heed() error {
 		item.close()
 		return fmt.Errorf("no greeting but a message of kind %q", item.Kind)
 	}
-	if p.Version = g.Version; g.Protocol != Protocol {
+	if p.Self = g.Self; g.Protocol != Protocol {
 		return fmt.Errorf("dnsd %s hands over by protocol %d, this one by %d: stop it for this one to start", g.Version, g.Protocol, Protocol)
 	}
 	return nil
 }
 
-// Give gives the other what there is. The caller keeps the files.
+// Give gives the other what there is, and the pen: the caller must have stopped writing. The caller keeps the
+// files.
 func (p *Peer) Give(items []Item) error {
-	for _, item := range append(items, Item{Kind: end}) {
+	seen, pen, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("make a pen: %w", err)
+	}
+	p.pen = seen
+	defer func() { _ = pen.Close() }()
+	for _, item := range append(items, Item{Kind: end, File: pen}) {
 		if err := p.send(item); err != nil {
 			return fmt.Errorf("give what is open: %w", err)
 		}
@@ -143,12 +161,14 @@ func (p *Peer) Give(items []Item) error {
 	return nil
 }
 
-// Take returns what the other gives, the first of it within patience. The caller owns the files.
+// Take returns what the other gives, the first of it within patience. The caller owns the files, and may write
+// until it closes the peer.
 func (p *Peer) Take(patience time.Duration) ([]Item, error) {
 	var items []Item
 	for {
 		item, err := p.receive(patience)
 		if err == nil && item.Kind == end {
+			p.pen = item.File
 			return items, nil
 		}
 		if err != nil {
@@ -170,10 +190,50 @@ func (p *Peer) Commit() error {
 	return nil
 }
 
-// Await waits for the other to commit. After an error the caller stays responsible: the other has changed its
-// mind, has ended, or has taken longer than patience, and cannot commit any more. One that has taken longer is
-// killed, if its process can be named: it could wake up in the middle of something.
+// Lost blocks until the other has hung up, before the caller has committed, and says so: the caller must stop
+// writing. It returns nil when the other, relieved, passes something on, or the caller has closed the peer.
+func (p *Peer) Lost() error {
+	raw, err := p.conn.SyscallConn()
+	if err == nil {
+		err = p.conn.SetReadDeadline(time.Time{})
+	}
+	if err != nil {
+		return nil // closed
+	}
+	lost := false
+	err = raw.Read(func(fd uintptr) bool {
+		one := make([]byte, 1)
+		n, _, err := unix.Recvfrom(int(fd), one, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		lost = n == 0 || err != nil
+		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
+	})
+	if err == nil && lost {
+		return errors.New("the other has hung up: it goes on, or has ended")
+	}
+	return nil
+}
+
+// Await waits for the other to commit. After an error the caller stays responsible, and may write again: the
+// other has changed its mind, has ended, or has taken longer than patience; it cannot commit any more, and has put
+// down the pen. One that does not at once is killed, if its process can be named, and in the end not waited for,
+// after as long as patience: it has been told, and will hear of it first should it wake up.
 func (p *Peer) Await(patience time.Duration) error {
+	err := p.await(patience)
+	if err != nil {
+		_ = p.conn.CloseWrite() // for the other to hear of it
+		if p.pen != nil && !p.putDown(silence) {
+			if p.PID > 0 && p.PID != os.Getpid() {
+				_ = unix.Kill(p.PID, unix.SIGKILL)
+			}
+			if !p.putDown(patience) {
+				err = fmt.Errorf("%w; it still has the pen, which it must not use", err)
+			}
+		}
+	}
+	return err
+}
+
+func (p *Peer) await(patience time.Duration) error {
 	item, err := p.receive(patience)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		// From here on it cannot send any more; what it has sent until now counts.
@@ -181,9 +241,6 @@ func (p *Peer) Await(patience time.Duration) error {
 			return err
 		}
 		if item, err = p.receive(patience); err != nil {
-			if p.PID > 0 && p.PID != os.Getpid() {
-				_ = unix.Kill(p.PID, unix.SIGKILL)
-			}
 			return fmt.Errorf("the other has not taken over within %v", patience)
 		}
 	}
@@ -197,6 +254,13 @@ func (p *Peer) Await(patience time.Duration) error {
 	return err
 }
 
+// putDown reports whether the other puts the pen down within patience.
+func (p *Peer) putDown(patience time.Duration) bool {
+	_ = p.pen.SetReadDeadline(time.Now().Add(patience))
+	_, err := p.pen.Read(make([]byte, 1))
+	return !errors.Is(err, os.ErrDeadlineExceeded)
+}
+
 // Pass gives one more item after the other has committed; the caller keeps the file. Pass and Close may be
 // called by several goroutines.
 func (p *Peer) Pass(item Item) error { return p.send(item) }
@@ -205,8 +269,13 @@ func (p *Peer) Pass(item Item) error { return p.send(item) }
 // as the other takes.
 func (p *Peer) Next() (Item, error) { return p.receive(0) }
 
-// Close hangs up.
-func (p *Peer) Close() error { return p.conn.Close() }
+// Close hangs up, and puts down the pen: who has taken and not committed must have stopped writing.
+func (p *Peer) Close() error {
+	if p.pen != nil {
+		_ = p.pen.Close()
+	}
+	return p.conn.Close()
+}
 
 // send sends a message in one piece.
 func (p *Peer) send(item Item) error {

@@ -10,30 +10,42 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
 const patience = 20 * time.Second
 
+// open opens a door.
+func open(t *testing.T, socket string) *Door {
+	t.Helper()
+	door, err := Listen(socket, func() Self { return Self{Version: "v1", Unwell: "a full disk"} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := door.Open(); err != nil {
+		t.Fatal(err)
+	}
+	return door
+}
+
 // meet returns both ends of a meeting at a door: who knocked, and who answered.
 func meet(t *testing.T) (next, old *Peer) {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "handover.sock")
-	door, err := Listen(socket, "v1")
-	if err != nil {
-		t.Fatal(err)
-	}
+	door := open(t, socket)
 	t.Cleanup(func() { _ = door.Close() })
 	var answered sync.WaitGroup
+	var err error
 	answered.Go(func() { old, err = door.Answer() })
-	next, failed := Knock(socket, "v2")
+	next, failed := Knock(socket, Self{Version: "v2"})
 	answered.Wait()
 	if err := errors.Join(err, failed); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _, _ = next.Close(), old.Close() })
-	if next.Version != "v1" || old.Version != "v2" || next.PID != os.Getpid() || old.PID != os.Getpid() {
+	if next.Version != "v1" || next.Unwell != "a full disk" || old.Version != "v2" || next.PID != os.Getpid() || old.PID != os.Getpid() {
 		t.Errorf("they take each other for %+v and %+v", old, next)
 	}
 	return next, old
@@ -118,10 +130,12 @@ func TestWhoChangesHisMindLeavesTheOtherResponsible(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			next, old := meet(t)
-			go func() {
+			var leaving sync.WaitGroup
+			leaving.Go(func() {
 				leave(next)
 				_ = next.Close()
-			}()
+			})
+			defer leaving.Wait()
 			err := old.Give([]Item{note(t, 1), note(t, 2)})
 			if err == nil {
 				err = old.Await(patience)
@@ -175,12 +189,103 @@ func TestExactlyOneIsResponsible(t *testing.T) {
 	}
 }
 
-func TestOtherProtocolsAreRefused(t *testing.T) {
+// The old one goes on when the new one writes no more, and not before.
+func TestThePenIsPutDownFirst(t *testing.T) {
+	next, old := meet(t)
+	if err := old.Give(nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := next.Take(patience); err != nil {
+		t.Fatal(err)
+	}
+	var writing atomic.Bool
+	writing.Store(true)
+	var stopping sync.WaitGroup
+	stopping.Go(func() {
+		if err := next.Lost(); err == nil {
+			t.Error("the new one has not heard that it is too late")
+		}
+		if err := next.Commit(); err == nil {
+			t.Error("it could commit")
+		}
+		writing.Store(false)
+		_ = next.Close()
+	})
+	if err := old.Await(time.Millisecond); err == nil || !strings.Contains(err.Error(), "has not taken over within") || writing.Load() {
+		t.Errorf("the old one goes on while the other is writing, %v: %v", writing.Load(), err)
+	}
+	stopping.Wait()
+}
+
+// One that does not put it down is not waited for for ever: here it is this process, which nobody kills.
+func TestThePenIsKept(t *testing.T) {
+	t.Parallel()
+	next, old := meet(t)
+	if err := old.Give(nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := next.Take(patience); err != nil {
+		t.Fatal(err)
+	}
+	if err := old.Await(time.Millisecond); err == nil || !strings.Contains(err.Error(), "it still has the pen") {
+		t.Errorf("the old one hears %v", err)
+	}
+}
+
+// Who has committed is not told that he has lost what comes after it.
+func TestLostOnlyBeforeCommit(t *testing.T) {
+	next, old := meet(t)
+	var relieved sync.WaitGroup
+	relieved.Go(func() {
+		if err := errors.Join(old.Give(nil), old.Await(patience), old.Pass(Item{Kind: "late"})); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := next.Take(patience); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Lost(); err != nil {
+		t.Error(err)
+	}
+	if item, err := next.Next(); err != nil || item.Kind != "late" {
+		t.Errorf("%+v, %v", item, err)
+	}
+	relieved.Wait()
+	go func() { _ = next.Close() }()
+	if err := next.Lost(); err != nil {
+		t.Errorf("closed here: %v", err)
+	}
+}
+
+// Before it is opened the name is somebody else's.
+func TestDoorBeforeItIsOpened(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "handover.sock")
-	door, err := Listen(socket, "v1")
+	first := open(t, socket)
+	defer func() { _ = first.Close() }()
+	before, err := os.Stat(socket)
 	if err != nil {
 		t.Fatal(err)
 	}
+	next, err := Listen(socket, func() Self { return Self{} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now, err := os.Stat(socket); err != nil || !os.SameFile(before, now) {
+		t.Errorf("it has the name already: %v", err)
+	}
+	_ = next.Close()
+	left, err := os.ReadDir(filepath.Dir(socket))
+	if err != nil || len(left) != 1 {
+		t.Errorf("there is %v, %v", left, err)
+	}
+}
+
+func TestOtherProtocolsAreRefused(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "handover.sock")
+	door := open(t, socket)
 	defer func() { _ = door.Close() }()
 	answered := make(chan error, 1)
 	go func() {
@@ -210,10 +315,7 @@ func TestOtherProtocolsAreRefused(t *testing.T) {
 func TestDoorThatSomebodyRemovesIsMadeAnew(t *testing.T) {
 	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "handover.sock")
-	door, err := Listen(socket, "v1")
-	if err != nil {
-		t.Fatal(err)
-	}
+	door := open(t, socket)
 	if err := os.Remove(socket); err != nil {
 		t.Fatal(err)
 	}
@@ -225,7 +327,7 @@ func TestDoorThatSomebodyRemovesIsMadeAnew(t *testing.T) {
 		}
 	}()
 	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		peer, err := Knock(socket, "v2")
+		peer, err := Knock(socket, Self{Version: "v2"})
 		if err == nil {
 			_ = peer.Close()
 			break
@@ -246,25 +348,18 @@ func TestDoorThatSomebodyRemovesIsMadeAnew(t *testing.T) {
 func TestKnockingAtNobody(t *testing.T) {
 	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "handover.sock")
-	if _, err := Knock(socket, "v2"); !errors.Is(err, ErrNobody) {
+	if _, err := Knock(socket, Self{Version: "v2"}); !errors.Is(err, ErrNobody) {
 		t.Errorf("without a socket: %v", err)
 	}
-	door, err := Listen(socket, "v1")
-	if err != nil {
-		t.Fatal(err)
-	}
+	door := open(t, socket)
 	// It hangs: the connection stands, and nothing comes.
-	if _, err := Knock(socket, "v2"); !errors.Is(err, os.ErrDeadlineExceeded) {
+	if _, err := Knock(socket, Self{Version: "v2"}); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("at one that hangs: %v", err)
 	}
 	_ = door.Close()
-	if _, err := Knock(socket, "v2"); !errors.Is(err, ErrNobody) {
+	if _, err := Knock(socket, Self{Version: "v2"}); !errors.Is(err, ErrNobody) {
 		t.Errorf("at one that is gone: %v", err)
 	}
 	// The next one has the name, whatever was there.
-	again, err := Listen(socket, "v1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = again.Close()
+	_ = open(t, socket).Close()
 }
