@@ -45,6 +45,7 @@ type lease struct {
 	health  *os.File
 	// from is whom it comes from, if anybody, who stays responsible until told otherwise.
 	from *handover.Peer
+	ours bool // from is this process itself
 }
 
 func (l *lease) release() {
@@ -113,7 +114,7 @@ func await(ctx context.Context, c *config.Config) (*lease, error) {
 
 // takeOver asks the dnsd that runs to be relieved, and returns what it gives.
 func takeOver(c *config.Config, log *slog.Logger) (*lease, error) {
-	peer, err := handover.Knock(c.Door(), version)
+	peer, err := handover.Knock(c.Door(), handover.Self{Version: version})
 	if err != nil {
 		return nil, err
 	}

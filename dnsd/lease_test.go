@@ -24,7 +24,10 @@ func predecessor(t *testing.T, give func(old *handover.Peer, held locks)) (*conf
 	if give == nil {
 		return c, held
 	}
-	door, err := handover.Listen(c.Door(), "old")
+	door, err := handover.Listen(c.Door(), func() handover.Self { return handover.Self{Version: "old"} })
+	if err == nil {
+		err = door.Open()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -78,11 +78,16 @@ func live(ctx context.Context, c *config.Config, log *slog.Logger, l *lease) end
 	}
 	defer d.letGo()
 
+	if err := d.openAdmin(); err != nil {
+		d.pods.Close()
+		return ending{err: err}
+	}
 	// The first pass comes before the first listener: a name known from the last run must not be
 	// asked elsewhere because its table was a moment late.
 	d.datapath.Beat()
 	due := d.hub.pass()
-	if err := d.hub.state.Load().Err; err != nil && l.from != nil {
+	if err := d.hub.state.Load().Err; err != nil && l.from != nil && !l.ours && l.from.Unwell == "" {
+		d.admin.Close()
 		d.pods.Close()
 		return ending{err: fmt.Errorf("not taking over, since this would not be well: %w", err)}
 	}
@@ -149,27 +154,32 @@ func (d *daemon) write(ctx context.Context, due time.Time) *group {
 // reign becomes responsible, and stays so until ctx is done, something ends that must not, or somebody takes
 // over.
 func (d *daemon) reign(ctx context.Context, w, s *group) (e ending) {
+	committed := d.lease.from == nil
 	end := func(err error) ending {
-		if from := d.lease.from; from != nil {
-			_ = from.Close()
+		if committed && d.lease.from != nil {
+			_ = d.lease.from.Close() // inheritRest waits for it
 		}
 		err = errors.Join(err, d.stopWriting(w), s.end())
 		d.pods.Close()
+		d.admin.Close()
 		return ending{err: err}
 	}
-	if err := d.succeed(w); err != nil {
-		return end(err)
-	}
-	if err := d.openAdmin(); err != nil {
-		return end(err)
-	}
-	s.Go(d.admin.Serve)
-	process.Notify("READY=1")
-	door, err := handover.Listen(d.config.Door(), version)
+	door, err := handover.Listen(d.config.Door(), d.self)
 	if err != nil {
 		return end(err)
 	}
 	defer func() { _ = door.Close() }()
+	if err := d.succeed(w); err != nil {
+		return end(err)
+	}
+	committed = true
+	for _, open := range []func() error{d.admin.Open, door.Open} {
+		if err := open(); err != nil {
+			d.log.Error("this dnsd cannot be reached; trying again", "error", err)
+		}
+	}
+	s.Go(d.admin.Serve)
+	process.Notify("READY=1")
 	var rest sync.WaitGroup
 	rest.Go(d.inheritRest)
 	select {
@@ -190,6 +200,15 @@ func (d *daemon) reign(ctx context.Context, w, s *group) (e ending) {
 	return e
 }
 
+// self is what this daemon says of itself to who would take over.
+func (d *daemon) self() handover.Self {
+	s := handover.Self{Version: version}
+	if err := d.hub.state.Load().Err; err != nil {
+		s.Unwell = err.Error()
+	}
+	return s
+}
+
 // stopWriting ends what writes, with all that is to be remembered on disk.
 func (d *daemon) stopWriting(w *group) error {
 	err := w.end()
@@ -203,10 +222,14 @@ func (d *daemon) succeed(w *group) error {
 	if d.lease.from == nil {
 		return nil
 	}
+	lost := make(chan error, 1)
+	go func() { lost <- d.lease.from.Lost() }()
 	select {
 	case <-d.settled:
 	case <-w.ctx.Done():
 		return errors.New("ended before it took over")
+	case err := <-lost:
+		return err
 	}
 	if err := d.datapath.Exchange(); err != nil {
 		return fmt.Errorf("take over: %w", err)
@@ -268,7 +291,10 @@ func (d *daemon) answer(door *handover.Door) <-chan *handover.Peer {
 func (d *daemon) handOver(ctx context.Context, peer *handover.Peer, w *group) (e ending) {
 	d.log.Info("handing over", "version", peer.Version, "pid", peer.PID)
 	bell, err := d.pods.Doorbell()
-	if err = errors.Join(err, d.stopWriting(w)); err != nil {
+	if err != nil {
+		d.log.Warn("the next one has to make a bell of its own", "error", err)
+	}
+	if err = d.stopWriting(w); err != nil {
 		_ = peer.Close()
 		return ending{err: err}
 	}
@@ -338,6 +364,9 @@ func (d *daemon) again(ctx context.Context) (*handover.Peer, <-chan ending, erro
 	next := make(chan ending, 1)
 	go func() {
 		l, err := receive(d.config, theirs)
+		if l != nil {
+			l.ours = true
+		}
 		if err != nil {
 			_ = theirs.Close()
 			next <- ending{err: err}

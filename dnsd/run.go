@@ -138,10 +138,11 @@ func (d *daemon) shown() *show.Node {
 	return n
 }
 
-// openAdmin makes what answers health checks, metrics and the ask commands; d.admin.Serve must follow.
+// openAdmin makes what answers health checks, metrics and the ask commands; d.admin.Serve or Close must follow.
 func (d *daemon) openAdmin() (err error) {
 	o := d.show.Options()
 	o.Socket, o.Listen, o.Health = d.config.AdminSocket(), d.config.Listen, d.lease.health
+	o.Version = version
 	d.admin, err = admin.Listen(o)
 	return err
 }
