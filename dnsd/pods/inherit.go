@@ -46,7 +46,7 @@ func (p *Pods) Sockets() ([]Socket, error) {
 			udp, err := duplicate(l.udp.Control)
 			if err == nil {
 				list = append(list, Socket{Key: key, Nameserver: l.nameserver, Kind: UDP, File: udp})
-				udp, err = duplicate(func(f func(uintptr) error) error { return with(l.tcp, f) })
+				udp, err = duplicate(l.tcp.Control)
 			}
 			if err != nil {
 				closeAll(list)
@@ -186,18 +186,17 @@ func (h *heritage) listener(nameserver, at netip.Addr) *listener {
 	if len(udp) == 0 || len(tcp) == 0 {
 		return nil
 	}
-	ln, err := net.FileListener(tcp[0].File)
+	u, err := serve.TakeUDP(udp[0].File)
 	if err != nil {
 		return nil
 	}
-	u, err := serve.TakeUDP(udp[0].File)
-	listens, ok := ln.(*net.TCPListener)
-	if err != nil || !ok {
-		_ = ln.Close()
+	ln, err := serve.TakeTCP(tcp[0].File)
+	if err != nil {
+		_ = u.Close()
 		return nil
 	}
-	l := &listener{nameserver: nameserver, udp: u, tcp: &serve.TCPListener{TCPListener: listens}}
-	if u.Addr().Addr() != at || listens.Addr().(*net.TCPAddr).AddrPort() != u.Addr() {
+	l := &listener{nameserver: nameserver, udp: u, tcp: ln}
+	if u.Addr().Addr() != at || ln.Addr() != u.Addr() {
 		l.close()
 		return nil
 	}

@@ -73,12 +73,16 @@ func bind(nameserver netip.Addr, at netip.AddrPort) (*listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for nameserver %s: %w", nameserver, err)
 	}
-	tcp, err := config.Listen(context.Background(), "tcp"+family, at.String())
+	ln, err := config.Listen(context.Background(), "tcp"+family, at.String())
+	var tcp *serve.TCPListener
+	if err == nil {
+		tcp, err = serve.TakeTCP(ln.(*net.TCPListener))
+	}
 	if err != nil {
 		_ = udp.Close()
 		return nil, fmt.Errorf("listen for nameserver %s: %w", nameserver, err)
 	}
-	return &listener{nameserver: nameserver, udp: udp, tcp: &serve.TCPListener{TCPListener: tcp.(*net.TCPListener)}}, nil
+	return &listener{nameserver: nameserver, udp: udp, tcp: tcp}, nil
 }
 
 // prepare readies a socket between its making and its binding, so that there is no moment without the

@@ -249,7 +249,7 @@ func (p *Pods) enter(q *pod, row ebpf.Pod, w wish) error {
 	for i, l := range q.listeners {
 		udp := func(fd uintptr) error { return p.o.Kernel.PutListener(q.cookie, i, ebpf.UDP, fd) }
 		tcp := func(fd uintptr) error { return p.o.Kernel.PutListener(q.cookie, i, ebpf.TCP, fd) }
-		if err := errors.Join(l.udp.Control(udp), with(l.tcp, tcp)); err != nil {
+		if err := errors.Join(l.udp.Control(udp), l.tcp.Control(tcp)); err != nil {
 			return fmt.Errorf("hand the listeners for %s to the kernel: %w", l.nameserver, err)
 		}
 	}
@@ -288,17 +288,16 @@ func (p *Pods) upstream(q *pod, i int) upstream.Servers {
 // serve answers on l until it is closed. A listener that fails is closed, which gives its queries back
 // to the nameserver, and the next sweep adopts the pod anew.
 func (p *Pods) serve(q *pod, l *listener) {
-	for _, answer := range []func() error{
-		func() error { return p.o.Serve.ServeUDP(l.udp, l.client) },
-		func() error { return p.o.Serve.ServeTCP(l.tcp, l.client) },
-	} {
-		q.serving.Go(func() {
-			if err := answer(); err != nil {
-				l.close()
-				p.post(func() { p.failed(q, fmt.Errorf("serve %s: %w", l.nameserver, err)) })
-			}
-		})
+	q.serving.Add(2)
+	ended := func(err error) {
+		if err != nil {
+			l.close()
+			p.post(func() { p.failed(q, fmt.Errorf("serve %s: %w", l.nameserver, err)) })
+		}
+		q.serving.Done()
 	}
+	p.o.Serve.ServeUDP(l.udp, l.client, ended)
+	p.o.Serve.ServeTCP(l.tcp, l.client, ended)
 }
 
 // failed is fail for a pod that worked until now, and may have been released meanwhile.

@@ -91,8 +91,8 @@ type Answers interface {
 }
 
 type server interface {
-	ServeUDP(u *serve.UDPSocket, c *serve.Client) error
-	ServeTCP(ln net.Listener, c *serve.Client) error
+	ServeUDP(u *serve.UDPSocket, c *serve.Client, ended func(error))
+	ServeTCP(ln *serve.TCPListener, c *serve.Client, ended func(error))
 	Retire(pass func(c *serve.Client, conn *net.TCPConn, early []byte))
 }
 

@@ -65,11 +65,12 @@ type fragile struct {
 	deaf *atomic.Bool
 }
 
-func (f *fragile) ServeUDP(u *serve.UDPSocket, c *serve.Client) error {
+func (f *fragile) ServeUDP(u *serve.UDPSocket, c *serve.Client, ended func(error)) {
 	if f.deaf.Load() {
-		return errInjected
+		go ended(errInjected)
+		return
 	}
-	return f.Server.ServeUDP(u, c)
+	f.Server.ServeUDP(u, c, ended)
 }
 
 // asked is one question the nameserver got.

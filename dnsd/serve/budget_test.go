@@ -82,7 +82,7 @@ func inDebt(t *testing.T, s *Server, d time.Duration) (addr string, u *UDPSocket
 	s.company.until.Store(time.Now().Add(time.Hour).UnixNano())
 	u = take(t)
 	done := make(chan error)
-	go func() { done <- s.ServeUDP(u, greedy) }()
+	s.ServeUDP(u, greedy, func(err error) { done <- err })
 	t.Cleanup(func() {
 		_ = u.Close()
 		if err := <-done; err != nil {

@@ -78,9 +78,9 @@ func (f *forward) Later(ask func(context.Context, upstream.Servers, *dns.Msg) (*
 	f.d.asking.Done()
 }
 
-// forsake has what d still waits for on l's Line come to its end without it.
-func (l *loop) forsake(d *datagrams) {
+// forsake has what v still waits for on l's Line come to its end without it.
+func (l *loop) forsake(v *service) {
 	if l.line != nil {
-		l.line.Leave(func(w upstream.Waiter) bool { return w.(*forward).d == d })
+		l.line.Leave(func(w upstream.Waiter) bool { return w.(*forward).d.service == v })
 	}
 }

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// maxLoops bounds the goroutines that wait for the UDP sockets of all pods, and half of the runtime's
+	// maxLoops bounds the goroutines that wait for the sockets of all pods, and half of the runtime's
 	// processors does, for each may keep one while it waits. One loop answers more than 50,000 queries a
 	// second.
 	maxLoops = 4
@@ -26,7 +26,7 @@ const (
 // lineTag tells the sockets of a loop's Line from those it answers on, in the data of an event.
 const lineTag = 1
 
-// loops wait for UDP sockets. A query comes alone more often than not, and then the waking is what costs:
+// loops wait for sockets. A query comes alone more often than not, and then the waking is what costs:
 // through the runtime's poller it comes with a read that finds nothing, and with another thread, the
 // runtime's monitor, that is woken to see one goroutine run for 10 µs. A loop waits in a system call of its
 // own instead, which the monitor lets be. That is less than two thirds of the time per query at a rate of
@@ -43,29 +43,30 @@ type loop struct {
 	served      int // sockets that it is there for, removed or not; guarded by loops.mu
 
 	mu      sync.Mutex
-	sockets map[int32]*datagrams
+	sockets map[int32]served
+	kinds   map[string]int // of them, by network
 	next    int32
 
-	resting []rest // run's own
+	resting []resting // run's own
 }
 
-// rest is a socket that is not read for a while.
-type rest struct {
+// resting is a socket that is not read for a while.
+type resting struct {
 	id    int32
 	until time.Time
 }
 
 // enter has some loop serve d, by the name of id, until it is removed, or d fails. The loop lives until leave.
-func (ls *loops) enter(d *datagrams) (l *loop, id int32, err error) {
+func (ls *loops) enter(d served) (l *loop, id int32, err error) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	for _, other := range ls.all {
-		if l == nil || other.len() < l.len() {
+		if l == nil || other.len(d) < l.len(d) {
 			l = other
 		}
 	}
 	if l == nil || len(ls.all) < min(maxLoops, max(1, runtime.GOMAXPROCS(0)/2)) {
-		client, _ := d.server.upstream.(*upstream.Client)
+		client, _ := d.base().server.upstream.(*upstream.Client)
 		switch made, err := newLoop(client); {
 		case err == nil:
 			l = made
@@ -97,7 +98,7 @@ func (ls *loops) leave(l *loop) {
 
 // newLoop makes a loop that asks c, if there is one.
 func newLoop(c *upstream.Client) (*loop, error) {
-	l := &loop{sockets: map[int32]*datagrams{}}
+	l := &loop{sockets: map[int32]served{}, kinds: map[string]int{}}
 	var err error
 	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("make a set of sockets to wait for: %w", err)
@@ -126,31 +127,36 @@ func (l *loop) close() {
 	}
 }
 
-func (l *loop) len() int {
+// len is how many sockets like d there are: those of UDP are asked far more than those of TCP.
+func (l *loop) len(d served) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.sockets)
+	return l.kinds[d.base().network]
 }
 
-func (l *loop) find(id int32) *datagrams {
+func (l *loop) find(id int32) served {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.sockets[id]
 }
 
-func (l *loop) add(d *datagrams) (id int32, err error) {
+func (l *loop) add(d served) (id int32, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for l.next++; l.next <= 0 || l.sockets[l.next] != nil; l.next++ {
 		l.next = max(l.next, 0)
 	}
 	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: l.next}
-	err = d.udp.Control(func(fd uintptr) error { return unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, int(fd), &event) })
+	on := d.base().on
+	err = on.Control(func(fd uintptr) error {
+		on.loop.Store(l) // before it can be closed
+		return unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, int(fd), &event)
+	})
 	if err != nil {
 		return 0, fmt.Errorf("wait for a socket: %w", err)
 	}
 	l.sockets[l.next] = d
-	d.udp.loop.Store(l)
+	l.kinds[d.base().network]++
 	return l.next, nil
 }
 
@@ -164,9 +170,9 @@ func (l *loop) remove(id int32) {
 	defer l.mu.Unlock()
 	if d := l.sockets[id]; d != nil {
 		delete(l.sockets, id)
+		l.kinds[d.base().network]--
 		// One that is closed has left the set.
-		_ = d.udp.Control(func(fd uintptr) error { l.forget(int(fd)); return nil })
-		d.udp.loop.Store(nil)
+		_ = d.base().on.Control(func(fd uintptr) error { l.forget(int(fd)); return nil })
 	}
 }
 
@@ -206,21 +212,28 @@ func (l *loop) run() {
 	}
 }
 
-// turn gives a socket its turn, unless its pod must wait for that, and reports whether some of what it read
-// is now being asked upstream.
-func (l *loop) turn(id int32, d *datagrams, b *batch, now time.Time) (asking bool) {
-	if wait := d.held(now); wait > 0 {
-		l.watch(id, unix.EPOLL_CTL_DEL)
-		l.resting = append(l.resting, rest{id, now.Add(wait)})
-		return false
-	}
-	n, asked, err := d.turn(b, l.line)
+// turn gives a socket its turn, and reports whether some of what it read is now being asked upstream.
+func (l *loop) turn(id int32, d served, b *batch, now time.Time) (asking bool) {
+	asking, rest, err := d.ready(l, b, now)
 	if err != nil {
-		l.remove(id)
-		d.failed <- err
+		rest = l.failed(id, d, err)
 	}
-	d.gate.budget.spend(now, n, asked)
-	return asked > 0
+	if rest > 0 {
+		l.watch(id, unix.EPOLL_CTL_DEL)
+		l.resting = append(l.resting, resting{id, now.Add(rest)})
+	}
+	return asking
+}
+
+// failed ends what cannot be read any more. For want of memory or descriptors it is only left alone for a
+// while: what comes waits in its queue.
+func (l *loop) failed(id int32, d served, err error) (rest time.Duration) {
+	if scarce(err) {
+		return scarcePause
+	}
+	l.remove(id)
+	go d.base().end(err)
+	return 0
 }
 
 // untilRested is in how many milliseconds the first of those that rest is to be read again; -1: never.
@@ -239,7 +252,7 @@ func (l *loop) untilRested(now time.Time) int {
 
 // resume waits again for those that have rested.
 func (l *loop) resume(now time.Time) {
-	l.resting = slices.DeleteFunc(l.resting, func(r rest) bool {
+	l.resting = slices.DeleteFunc(l.resting, func(r resting) bool {
 		if r.until.After(now) {
 			return false
 		}
@@ -254,7 +267,7 @@ func (l *loop) watch(id int32, op int) {
 	defer l.mu.Unlock()
 	if d := l.sockets[id]; d != nil {
 		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: id}
-		_ = d.udp.Control(func(fd uintptr) error { return unix.EpollCtl(l.epoll, op, int(fd), &event) })
+		_ = d.base().on.Control(func(fd uintptr) error { return unix.EpollCtl(l.epoll, op, int(fd), &event) })
 	}
 }
 

@@ -29,7 +29,7 @@ func take(t testing.TB) *UDPSocket {
 // However much waits in one socket, the next has its turn after a batch.
 func TestTurnsAreShort(t *testing.T) {
 	s, u := newServer(table()), take(t)
-	d := &datagrams{socket: s.enter(client(), "udp"), udp: u, ctx: t.Context()}
+	d := &datagrams{service: s.newService(client(), "udp", &u.descriptor), udp: u}
 	conn, err := net.Dial("udp", u.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +78,7 @@ func TestBrokenSocketEndsAlone(t *testing.T) {
 	if err := u.Control(func(fd uintptr) error { return unix.Send(int(fd), []byte("hello"), 0) }); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.ServeUDP(u, client()); !errors.Is(err, unix.ECONNREFUSED) {
+	if err := serveUDP(s, u, client()); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("serving a broken socket ended with %v", err)
 	}
 	exchange(t, "udp", addr, question("api.partner.test.", dns.TypeA))
@@ -95,7 +95,7 @@ func TestSocketsComeAndGo(t *testing.T) {
 			for range 50 {
 				u := take(t)
 				done := make(chan error)
-				go func() { done <- s.ServeUDP(u, client()) }()
+				s.ServeUDP(u, client(), func(err error) { done <- err })
 				if raw(t, u.Addr().String(), packed, patience) == nil {
 					t.Error("a new socket is not answered on")
 				}
@@ -126,7 +126,7 @@ func TestRemovedSocketIsNotWaitedFor(t *testing.T) {
 	s := newServer(nil)
 	for range 200 {
 		u := take(t)
-		d := &datagrams{socket: s.enter(client(), "udp"), udp: u}
+		d := &datagrams{service: s.newService(client(), "udp", &u.descriptor), udp: u}
 		id, err := l.add(d)
 		if err != nil {
 			t.Fatal(err)
@@ -155,12 +155,8 @@ func TestLoopsThereAreServeWhatNoOtherCan(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2 * maxLoops))
 	s := newServer(table())
 	start(t, s, client())
-	eventually(t, "there is a loop", func() bool {
-		s.loops.mu.Lock()
-		defer s.loops.mu.Unlock()
-		return len(s.loops.all) == 1
-	})
-	d := &datagrams{socket: s.enter(client(), "udp"), udp: take(t)}
+	u := take(t)
+	d := &datagrams{service: s.newService(client(), "udp", &u.descriptor), udp: u}
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
@@ -177,6 +173,22 @@ func TestLoopsThereAreServeWhatNoOtherCan(t *testing.T) {
 	}
 	l.remove(id)
 	s.loops.leave(l)
+}
+
+// The sockets of UDP, which have the work, are spread over the loops there are, and so are those of TCP.
+func TestLoopsShareTheSockets(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2 * maxLoops))
+	s := newServer(table())
+	for range 2 * maxLoops {
+		start(t, s, client())
+	}
+	s.loops.mu.Lock()
+	defer s.loops.mu.Unlock()
+	for _, l := range s.loops.all {
+		if l.kinds["udp"] != 2 || l.kinds["tcp"] != 2 {
+			t.Errorf("one of %d loops has %v", len(s.loops.all), l.kinds)
+		}
+	}
 }
 
 func TestLoopsGoWithTheirSockets(t *testing.T) {

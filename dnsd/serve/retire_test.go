@@ -65,21 +65,24 @@ func (g *generations) start() {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	tcp := &TCPListener{TCPListener: ln.(*net.TCPListener)}
+	tcp := takeTCP(g.t, ln)
 	g.now = s
-	g.tcp.Store(tcp)
 	c := client(&nameserver{addr: netip.MustParseAddrPort("192.0.2.53:53")})
-	g.serving.Go(func() {
-		if err := s.ServeUDP(udp, c); err != nil {
+	g.serving.Add(2)
+	s.ServeUDP(udp, c, func(err error) {
+		if err != nil {
 			g.t.Error(err)
 		}
 		_ = udp.Close()
+		g.serving.Done()
 	})
-	g.serving.Go(func() {
-		if err := s.ServeTCP(tcp, c); err != nil {
+	s.ServeTCP(tcp, c, func(err error) {
+		if err != nil {
 			g.t.Error(err)
 		}
+		g.serving.Done()
 	})
+	g.tcp.Store(tcp)
 }
 
 // relieve starts the next server and retires the one before; connections go from it to the next.

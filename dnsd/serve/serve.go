@@ -2,7 +2,7 @@
 // nameserver the client had asked everything else.
 //
 // Every socket belongs to one Client, so who asks is known without looking at the packet. A few goroutines
-// wait for the UDP sockets of all clients, and one reads each TCP connection. They answer on the spot what
+// wait for the sockets of all clients, and one reads each TCP connection. They answer on the spot what
 // the table knows or upstream remembers, for plain questions without allocating anything. They send plain
 // questions upstream, too, and hear the plain answers (see forward and upstream.Line); what takes more than that
 // gets a goroutine of its own. A pod can have only so many of either. What is not a plain question of class IN
@@ -116,12 +116,12 @@ func New(o Options) *Server {
 	return s
 }
 
-// Retire ends every ServeUDP and ServeTCP, at once and for good, in such a way that whoever serves the same
-// sockets next goes on where they stopped: nothing more is read or accepted, and what has been is answered
-// first. TCP connections are not closed: as soon as nothing is unanswered on one, pass gets it, to own, with
-// what has been read of the next query. One that is not of the system's kind is closed. pass may be called by
-// several goroutines at once, and is not called any more when all have returned. Retire is called once, and
-// waits for nothing.
+// Retire ends what every ServeUDP and ServeTCP began, at once and for good, in such a way that whoever serves
+// the same sockets next goes on where they stopped: nothing more is read or accepted, and what has been is
+// answered first. TCP connections are not closed: as soon as nothing is unanswered on one, pass gets it, to
+// own, with what has been read of the next query. One that is not of the system's kind is closed. pass may be
+// called by several goroutines at once, and is not called any more when all have ended. Retire is called once,
+// and waits for nothing.
 func (s *Server) Retire(pass func(c *Client, conn *net.TCPConn, early []byte)) {
 	s.pass = pass
 	s.retire()

@@ -74,6 +74,24 @@ func listen(t testing.TB) (*net.UDPConn, net.Listener) {
 	return nil, nil
 }
 
+// serveUDP blocks until it has ended.
+func serveUDP(s *Server, u *UDPSocket, c *Client) error {
+	done := make(chan error)
+	s.ServeUDP(u, c, func(err error) { done <- err })
+	return <-done
+}
+
+// takeTCP makes a TCPListener of ln.
+func takeTCP(t testing.TB, ln net.Listener) *TCPListener {
+	t.Helper()
+	l, err := TakeTCP(ln.(*net.TCPListener))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
 // start serves c on loopback, over UDP and TCP, until the test ends, and checks that serving ends well.
 func start(t testing.TB, s *Server, c *Client) string {
 	t.Helper()
@@ -82,11 +100,12 @@ func start(t testing.TB, s *Server, c *Client) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	tcp := takeTCP(t, ln)
 	done := make(chan error, 2)
-	go func() { done <- s.ServeUDP(udp, c) }()
-	go func() { done <- s.ServeTCP(ln, c) }()
+	s.ServeUDP(udp, c, func(err error) { done <- err })
+	s.ServeTCP(tcp, c, func(err error) { done <- err })
 	t.Cleanup(func() {
-		_, _ = udp.Close(), ln.Close()
+		_, _ = udp.Close(), tcp.Close()
 		for range 2 {
 			select {
 			case err := <-done:

@@ -5,9 +5,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -168,35 +168,83 @@ func TestTCPConnectionsAreBounded(t *testing.T) {
 	}
 }
 
-// exhausted is a listener without a descriptor to spare for its first connections.
-type exhausted struct {
-	net.Listener
-	failing int
-}
-
-func (l *exhausted) Accept() (net.Conn, error) {
-	if l.failing--; l.failing >= 0 {
-		return nil, &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", unix.EMFILE)}
-	}
-	return l.Listener.Accept()
-}
-
+// A process that has no descriptor to spare lets connections wait, and goes on when it has.
 func TestWithoutDescriptorsConnectionsWait(t *testing.T) {
 	conn, ln := listen(t)
 	_ = conn.Close()
-	done := make(chan error)
-	go func() { done <- newServer(table()).ServeTCP(&exhausted{ln, 2}, client()) }()
-	exchange(t, "tcp", ln.Addr().String(), question("api.partner.test.", dns.TypeA))
-	_ = ln.Close()
-	if err := <-done; err != nil {
+	tcp := takeTCP(t, ln)
+	l, err := newLoop(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	s := newServer(table())
+	a := &accepting{service: s.newService(client(), "tcp", &tcp.descriptor), tcp: tcp}
+	id, err := l.add(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waits := dial(t, tcp.Addr().String())
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	l.turn(id, a, nil, now)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if len(l.resting) != 1 || l.find(id) == nil {
+		t.Fatalf("after it failed: resting %v", l.resting)
+	}
+	l.resume(now.Add(scarcePause))
+	if n, err := unix.EpollWait(l.epoll, make([]unix.EpollEvent, 8), 0); len(l.resting) != 0 || n != 1 {
+		t.Fatalf("after a pause: resting %v, %d ready, %v", l.resting, n, err)
+	}
+	l.turn(id, a, nil, now.Add(scarcePause))
+	waits.send(t, question("api.partner.test.", dns.TypeA))
+	waits.receive(t)
+	_ = waits.Close()
+	a.asking.Wait()
+}
+
+// What cannot be read for want of memory is read later; what cannot be read at all ends.
+func TestScarceMemoryEndsNoSocket(t *testing.T) {
+	l, err := newLoop(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	u := take(t)
+	s := newServer(nil)
+	d := &datagrams{service: s.newService(client(), "udp", &u.descriptor), udp: u}
+	ended := make(chan error, 1)
+	d.ended, d.loosen = func(err error) { ended <- err }, func() bool { return true }
+	id, err := l.add(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, passing := range []error{unix.ENOMEM, unix.ENOBUFS} {
+		if rest := l.failed(id, d, passing); rest == 0 || l.find(id) == nil {
+			t.Errorf("%v: rests for %v", passing, rest)
+		}
+	}
+	if rest := l.failed(id, d, unix.EBADF); rest != 0 || l.find(id) != nil {
+		t.Errorf("it rests for %v", rest)
+	}
+	if err := <-ended; !errors.Is(err, unix.EBADF) {
 		t.Error(err)
 	}
 }
 
 func TestClosingTheListenerClosesItsConnections(t *testing.T) {
-	_, ln := listen(t)
+	_, tcp := listen(t)
+	ln := takeTCP(t, tcp)
 	done := make(chan error)
-	go func() { done <- newServer(nil).ServeTCP(ln, client()) }()
+	newServer(nil).ServeTCP(ln, client(), func(err error) { done <- err })
 	conn := dial(t, ln.Addr().String())
 	conn.send(t, question("api.partner.test.", dns.TypeA)) // has nobody to ask: the answer is a failure
 	conn.receive(t)

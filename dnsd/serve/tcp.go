@@ -6,81 +6,16 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
-const (
-	// lengthSize is that of the length before a message on a stream (RFC 1035 section 4.2.2).
-	lengthSize = 2
-	// acceptPause is how long nothing is accepted when that did not work.
-	acceptPause = 100 * time.Millisecond
-)
-
-// ServeTCP answers c's queries on the connections of ln until ln is closed, which is no error; any
-// other end is. Then it closes the connections too, since each of them keeps a network namespace in
-// being, and returns when nothing of it runs any more. The caller owns ln. When the Server retires, it
-// closes ln and passes the connections on.
-//
-// Queries of one connection are answered as the answers are ready, not in turn (RFC 7766 section
-// 6.2.1.1); there is no bound on how many a connection may carry.
-func (s *Server) ServeTCP(ln net.Listener, c *Client) error {
-	ctx, cancel := context.WithCancel(context.Background())
-	k := s.enter(c, "tcp")
-	slots := make(chan struct{}, maxConnections)
-	var open sync.WaitGroup
-	defer context.AfterFunc(s.retiring, func() { _ = ln.Close() })()
-	defer func() {
-		if s.retiring.Err() != nil {
-			open.Wait()
-		}
-		cancel()
-		open.Wait()
-		s.leave(k)
-	}()
-	for {
-		conn, err := ln.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return nil
-		}
-		if scarce(err) {
-			time.Sleep(acceptPause) // the client waits meanwhile: its connection stands already
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("accept DNS connections of pod %s to %s: %w", c.Pod, c.Nameserver, err)
-		}
-		select {
-		case slots <- struct{}{}:
-		default:
-			k.gate.counts.dropped.Add(1)
-			_ = conn.Close()
-			continue
-		}
-		open.Go(func() {
-			defer func() { <-slots }()
-			k.serveConn(ctx, conn)
-		})
-	}
-}
-
-// scarce reports whether err says that the process or the machine has too little of something at present, or
-// that a client was gone before it was accepted: neither is the listener's end.
-func scarce(err error) bool {
-	for _, passing := range [...]error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED} {
-		if errors.Is(err, passing) {
-			return true
-		}
-	}
-	return false
-}
+// lengthSize is that of the length before a message on a stream (RFC 1035 section 4.2.2).
+const lengthSize = 2
 
 // serveConn answers the queries of conn until the client has no more, says nothing for too long, or ctx
 // ends; then it sees those still being asked through and closes conn, or passes it on when the server

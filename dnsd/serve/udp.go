@@ -1,18 +1,10 @@
 package serve
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net/netip"
-	"os"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/nodens-dns/nodens/dnsd/upstream"
 )
@@ -20,13 +12,8 @@ import (
 // UDPSocket is a bound UDP socket that the runtime's own poller does not know. Its methods are safe for
 // concurrent use.
 type UDPSocket struct {
-	addr   netip.AddrPort
-	closed chan struct{}
-	loop   atomic.Pointer[loop] // that waits for it
-	// mu is held for reading while the descriptor is used, and never while anything is waited for.
-	mu   sync.RWMutex
-	fd   int    // less than 0 once closed
-	lost uint64 // until then
+	descriptor
+	lost uint64 // until it was closed; guarded by mu
 }
 
 // TakeUDP makes from, a bound UDP socket, a UDPSocket that the caller owns. It closes from, which may be
@@ -35,117 +22,57 @@ func TakeUDP(from interface {
 	syscall.Conn
 	io.Closer
 }) (*UDPSocket, error) {
-	u := &UDPSocket{closed: make(chan struct{})}
-	defer func() { _ = from.Close() }()
-	raw, err := from.SyscallConn()
-	if err == nil {
-		control := raw.Control(func(fd uintptr) {
-			if u.addr, err = boundTo(int(fd)); err == nil {
-				u.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
-			}
-		})
-		err = errors.Join(control, err)
-	}
-	if err != nil {
+	u := new(UDPSocket)
+	if err := u.take(from); err != nil {
 		return nil, fmt.Errorf("take over UDP socket %s: %w", u.addr, err)
 	}
 	return u, nil
 }
 
-func boundTo(fd int) (netip.AddrPort, error) {
-	name, err := unix.Getsockname(fd)
-	switch name := name.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(name.Addr), uint16(name.Port)), nil
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(name.Addr), uint16(name.Port)), nil
-	}
-	if err == nil {
-		err = unix.EAFNOSUPPORT
-	}
-	return netip.AddrPort{}, fmt.Errorf("ask what it is bound to: %w", err)
-}
-
-// Addr is what the socket is bound to.
-func (u *UDPSocket) Addr() netip.AddrPort { return u.addr }
-
-// Control calls f with the socket's descriptor, which is only lent.
-func (u *UDPSocket) Control(f func(fd uintptr) error) error {
-	u.mu.RLock()
-	defer u.mu.RUnlock()
-	if u.fd < 0 {
-		return os.ErrClosed
-	}
-	return f(uintptr(u.fd))
-}
-
-// Close closes the socket and ends the ServeUDP that serves it. That it was closed before is fine.
+// Close closes the socket and ends what ServeUDP began. That it was closed before is fine.
 func (u *UDPSocket) Close() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.fd < 0 {
-		return nil
+	if u.fd >= 0 {
+		u.lost = lostBy(u.fd)
 	}
-	fd := u.fd
-	u.lost = lostBy(fd)
-	u.fd = -1
-	close(u.closed)
-	if l := u.loop.Load(); l != nil {
-		l.forget(fd) // by itself it would only be with the last of the socket's descriptors
-	}
-	return unix.Close(fd)
+	return u.close()
 }
 
 // datagrams is a UDPSocket that is served.
 type datagrams struct {
-	*socket
-	udp    *UDPSocket
-	failed chan error // why it cannot be read any more
-	ctx    context.Context
-	asking sync.WaitGroup
-	over   bool // no turn any more; guarded by udp.mu
+	*service
+	udp     *UDPSocket
+	stopped bool // no turn any more; guarded by udp.mu
 }
 
 // ServeUDP answers c's queries on u until u is closed or the Server retires, which is no error; any other end
-// is. By the time it returns, nothing of it runs any more. The caller owns u.
-func (s *Server) ServeUDP(u *UDPSocket, c *Client) error {
-	ctx, cancel := context.WithCancel(context.Background())
-	d := &datagrams{socket: s.enter(c, "udp"), udp: u, failed: make(chan error, 1), ctx: ctx}
+// is. It returns at once, and calls ended when nothing of it runs any more. The caller owns u.
+func (s *Server) ServeUDP(u *UDPSocket, c *Client, ended func(error)) {
+	d := &datagrams{service: s.newService(c, "udp", &u.descriptor), udp: u}
 	d.hold(u)
-	l, id, err := s.loops.enter(d)
-	if err == nil {
-		select {
-		case <-u.closed:
-		case err = <-d.failed:
-		case <-s.retiring.Done():
-		}
-		l.remove(id)
-	}
-	if s.retiring.Err() != nil {
-		d.finish()
-	}
-	cancel()
-	if l != nil {
-		l.forsake(d)
-	}
-	d.asking.Wait()
-	if l != nil {
-		s.loops.leave(l)
-	}
-	d.drop(u)
-	s.leave(d.socket)
-	if err != nil && !errors.Is(err, os.ErrClosed) {
-		return fmt.Errorf("read DNS queries of pod %s to %s: %w", c.Pod, c.Nameserver, err)
-	}
-	return nil
+	d.begin(d, func(err error) {
+		d.drop(u)
+		s.leave(d.socket)
+		ended(err)
+	})
 }
 
-// finish has no query read any more, and waits until those that were are answered.
-func (d *datagrams) finish() {
+// stop has no query read any more.
+func (d *datagrams) stop() {
 	d.udp.mu.Lock()
-	d.over = true
-	d.udp.mu.Unlock()
-	d.asking.Wait()
+	defer d.udp.mu.Unlock()
+	d.stopped = true
+}
+
+// ready gives the socket its turn, unless its pod must wait for that.
+func (d *datagrams) ready(l *loop, b *batch, now time.Time) (asking bool, rest time.Duration, err error) {
+	if rest := d.held(now); rest > 0 {
+		return false, rest, nil
+	}
+	n, asked, err := d.turn(b, l.line)
+	d.gate.budget.spend(now, n, asked)
+	return asked > 0, 0, err
 }
 
 // turn answers what is waiting in the socket, up to a batch of it, and returns how many queries that were and
@@ -153,7 +80,7 @@ func (d *datagrams) finish() {
 func (d *datagrams) turn(b *batch, line *upstream.Line) (n, asking int, err error) {
 	d.udp.mu.RLock()
 	defer d.udp.mu.RUnlock()
-	if d.udp.fd < 0 || d.over {
+	if d.udp.fd < 0 || d.stopped {
 		return 0, 0, nil
 	}
 	n, err = b.receive(d.udp.fd)

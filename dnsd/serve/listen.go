@@ -1,0 +1,150 @@
+package serve
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// scarcePause is how long a socket is left alone for which there was no memory or no descriptor.
+const scarcePause = 100 * time.Millisecond
+
+// TCPListener is a listening TCP socket that the runtime's own poller does not know. Its methods are safe for
+// concurrent use.
+type TCPListener struct {
+	descriptor
+	by *accepting // nil unless it is served; guarded by mu
+}
+
+// TakeTCP makes from, a listening TCP socket, a TCPListener that the caller owns. It closes from, which may be
+// one of several descriptors of the socket, in several processes: each connection is accepted by one of them.
+func TakeTCP(from interface {
+	syscall.Conn
+	io.Closer
+}) (*TCPListener, error) {
+	l := new(TCPListener)
+	err := l.take(from)
+	if err == nil {
+		// A loop that accepts must never wait: another process may have accepted what it was woken for.
+		err = unix.SetNonblock(l.fd, true)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("take over TCP listener %s: %w", l.addr, err)
+	}
+	return l, nil
+}
+
+// Close closes the listener and ends what ServeTCP began. That it was closed before is fine.
+func (l *TCPListener) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.close()
+}
+
+// Add has conn answered on, a connection that another server had accepted and passed on when it retired, and
+// of which early has been read already. It reports false, and leaves conn to the caller, if the listener is
+// closed or not served.
+func (l *TCPListener) Add(conn *net.TCPConn, early []byte) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.fd < 0 || l.by == nil {
+		return false
+	}
+	passed := &passedConn{TCPConn: conn, early: early}
+	l.by.open(passed, func() (net.Conn, error) { return passed, nil })
+	return true
+}
+
+// accepting is a TCPListener that is served.
+type accepting struct {
+	*service
+	tcp         *TCPListener
+	connections atomic.Int32
+}
+
+// ServeTCP answers c's queries on the connections of ln until ln is closed, which is no error; any other end
+// is. Then it closes the connections too, since each of them keeps a network namespace in being. It returns at
+// once, and calls ended when nothing of it runs any more. The caller owns ln. When the Server retires, it
+// closes ln and passes the connections on.
+//
+// Queries of one connection are answered as the answers are ready, not in turn (RFC 7766 section
+// 6.2.1.1); there is no bound on how many a connection may carry.
+func (s *Server) ServeTCP(ln *TCPListener, c *Client, ended func(error)) {
+	a := &accepting{service: s.newService(c, "tcp", &ln.descriptor), tcp: ln}
+	ln.servedBy(a)
+	a.begin(a, func(err error) {
+		ln.servedBy(nil)
+		s.leave(a.socket)
+		ended(err)
+	})
+}
+
+func (l *TCPListener) servedBy(a *accepting) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.by = a
+}
+
+func (a *accepting) stop() { _ = a.tcp.Close() }
+
+// ready accepts what waits, up to a batch of it, unless the pod must wait for that.
+func (a *accepting) ready(_ *loop, _ *batch, now time.Time) (asking bool, rest time.Duration, err error) {
+	if rest := a.held(now); rest > 0 {
+		return false, rest, nil
+	}
+	a.tcp.mu.RLock() // whoever closes it waits until what is accepted is counted in
+	defer a.tcp.mu.RUnlock()
+	for n := 0; n < batchSize && a.tcp.fd >= 0; n++ {
+		fd, _, err := unix.Accept4(a.tcp.fd, unix.SOCK_CLOEXEC)
+		switch err {
+		case nil:
+			asking = true
+			a.gate.budget.spend(now, 1, 0)
+			conn := os.NewFile(uintptr(fd), "")
+			a.open(conn, func() (net.Conn, error) {
+				defer func() { _ = conn.Close() }()
+				return net.FileConn(conn)
+			})
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return asking, 0, nil
+		default:
+			return asking, 0, fmt.Errorf("accept a connection: %w", err)
+		}
+	}
+	return asking, 0, nil
+}
+
+// open has a connection answered on, if it is not one too many. conn is what to close then.
+func (a *accepting) open(conn io.Closer, take func() (net.Conn, error)) {
+	if a.connections.Add(1) > maxConnections {
+		a.connections.Add(-1)
+		a.gate.counts.dropped.Add(1)
+		_ = conn.Close()
+		return
+	}
+	a.asking.Go(func() {
+		defer a.connections.Add(-1)
+		if conn, err := take(); err == nil { // else it is gone, or the client connects again
+			a.serveConn(a.ctx, conn)
+		}
+	})
+}
+
+// scarce reports whether err says that the process or the machine has too little of something at present, or
+// that a client was gone before it was accepted: neither is the socket's end.
+func scarce(err error) bool {
+	for _, passing := range [...]error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED} {
+		if errors.Is(err, passing) {
+			return true
+		}
+	}
+	return false
+}
