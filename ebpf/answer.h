@@ -19,13 +19,23 @@ struct authority {
 
 volatile const struct authority authority;
 
+/* ns without a heartbeat after which what dnsd knew is not true any more: a day, as RFC 8767 has it for caches. */
+static const __s64 answer_limit = 24LL * 3600 * 1000000000;
+
 /*
- * An element of a hash that is replaced may be another key's a moment later, while it is being read. So:
- * copy it, look it up again, and believe the copy only if it is where it was and of the same version.
+ * Copies an element of a hash. One that is replaced may be another key's a moment later, while it is being
+ * read, and so the copy is only good if afterwards the element is where it was and of the same version.
  */
-#define still_there(map, key, element, copy)                                                        \
-	(bpf_map_lookup_elem(map, key) == (element) &&                                              \
-	 *(volatile const __u64 *)&(element)->version == (copy)->version)
+#define copied(map, key, element, copy)                                                             \
+	({                                                                                          \
+		__u64 version = *(volatile const __u64 *)&(element)->version;                       \
+                                                                                                    \
+		read_barrier();                                                                     \
+		*(copy) = *(element);                                                               \
+		read_barrier();                                                                     \
+		bpf_map_lookup_elem(map, key) == (element) &&                                       \
+			*(volatile const __u64 *)&(element)->version == version;                    \
+	})
 
 static __always_inline void write16(__u8 *to, __u16 n)
 {
@@ -78,7 +88,7 @@ static __always_inline void write_authority(struct query *q, const struct answer
 }
 
 /* Answers from the declared names: a namespace's own first, then everybody's. */
-static __always_inline bool declared(struct query *q, const struct pod *pod, struct records *r)
+static __always_inline bool declared(struct query *q, struct records *r)
 {
 	__u16 qtype = bpf_ntohs(q->rest.qtype);
 	bool address = qtype == QTYPE_A || qtype == QTYPE_AAAA;
@@ -86,27 +96,24 @@ static __always_inline bool declared(struct query *q, const struct pod *pod, str
 	if (q->size > SHORT_NAME || (!address && qtype != QTYPE_HTTPS && qtype != QTYPE_SVCB))
 		return false;
 	__builtin_memcpy(q->name.wire, q->question.wire, SHORT_NAME);
-	q->name.view = pod->view;
+	q->name.view = q->from.view;
 
 	struct answer *found = bpf_map_lookup_elem(&names, &q->name), *a = &q->answer;
 
-	if (!found && pod->view) {
+	if (!found && q->from.view) {
 		q->name.view = 0;
 		found = bpf_map_lookup_elem(&names, &q->name);
 	}
 	if (!found)
 		return false;
-	*a = *found;
-	if (!still_there(&names, &q->name, found, a) || a->flags & ANSWER_ELSEWHERE)
+	if (!copied(&names, &q->name, found, a) || a->flags & ANSWER_ELSEWHERE)
 		return false;
-
 	if (!address && !(a->flags & ANSWER_VIRTUAL)) /* else they could lead past the virtual address */
 		return false;
 
 	bool v4 = qtype == QTYPE_A, virtual = a->flags & ANSWER_VIRTUAL;
-	bool v6 = pod->addr6.word[0] || pod->addr6.word[1] || pod->addr6.word[2] || pod->addr6.word[3];
 
-	if (address && (v4 ? a->n4 : a->n6 && (v6 || !virtual)))
+	if (address && (v4 ? a->n4 : a->n6 && (q->from.v6 || !virtual)))
 		write_addresses(q, a, v4, r);
 	else
 		write_authority(q, a, r);
@@ -114,20 +121,19 @@ static __always_inline bool declared(struct query *q, const struct pod *pod, str
 }
 
 /* Answers as dnsd did when the same was asked by somebody with the same namespace and search list. */
-static __always_inline bool learned_of(struct query *q, const struct pod *pod, const struct answering *now,
-				       struct records *r)
+static __always_inline bool learned_of(struct query *q, const struct answering *now, struct records *r)
 {
-	if (!pod->asker)
+	if (!q->from.asker)
 		return false;
-	q->question.asker = pod->asker;
+	q->question.view = q->from.view;
+	q->question.asker = q->from.asker;
 	q->question.qtype = q->rest.qtype;
 
 	struct reply *found = bpf_map_lookup_elem(&learned, &q->question), *known = &q->reply;
 
 	if (!found)
 		return false;
-	*known = *found;
-	if (!still_there(&learned, &q->question, found, known) || known->generation != *(volatile const __u64 *)&now->generation)
+	if (!copied(&learned, &q->question, found, known) || known->generation != *(volatile const __u64 *)&now->generation)
 		return false;
 
 	__u32 n = known->count, step = known->step, first = n > 1 ? bpf_get_prandom_u32() % n : 0;
@@ -137,11 +143,14 @@ static __always_inline bool learned_of(struct query *q, const struct pod *pod, c
 		__u32 to = known->fixed + i * step, from = known->fixed + (first + i) % n * step;
 
 		asm volatile("" : "+r"(to), "+r"(from)); /* what is checked is what is used */
-		if (to > MOST_RECORDS - 28 || from > MOST_RECORDS - 28)
+		if (to > MOST_RECORDS - 16 || from > MOST_RECORDS - 16)
 			return false;
 		__builtin_memcpy(q->records + to, known->records + from, 16);
-		if (step == 28)
-			__builtin_memcpy(q->records + to + 16, known->records + from + 16, 12);
+		if (step == 16)
+			continue;
+		if (to > MOST_RECORDS - 28 || from > MOST_RECORDS - 28)
+			return false;
+		__builtin_memcpy(q->records + to + 16, known->records + from + 16, 12);
 	}
 	r->size = known->size;
 	r->answers = known->answers;
@@ -150,10 +159,9 @@ static __always_inline bool learned_of(struct query *q, const struct pod *pod, c
 	return true;
 }
 
-#define count_for(pod, what)                                                                        \
+#define count_for(q, what)                                                                          \
 	do {                                                                                        \
-		__u64 cookie = (pod)->cookie;                                                       \
-		struct outcomes *all = bpf_map_lookup_elem(&outcomes, &cookie);                     \
+		struct outcomes *all = bpf_map_lookup_elem(&outcomes, &(q)->from.cookie);           \
                                                                                                     \
 		if (all)                                                                            \
 			__sync_fetch_and_add(&all->what, 1);                                        \
@@ -162,47 +170,61 @@ static __always_inline bool learned_of(struct query *q, const struct pod *pod, c
 enum fate { LEFT, TURNED, SPOILT };
 
 /* Turns a query into its reply if that is known. The packet is unchanged unless it says TURNED. */
-static __always_inline enum fate answer(struct __sk_buff *skb, bool inside)
+static __always_inline enum fate look_at(struct __sk_buff *skb, struct query *q, const struct answering *now, bool inside)
 {
-	__u32 zero = 0;
-	struct query *q = bpf_map_lookup_elem(&queries, &zero);
-	struct answering *now = bpf_map_lookup_elem(&answering, &zero);
 	struct records r = {};
 	bool v4;
 
-	if (!q || !now)
+	if (!find_pod(skb, q, inside, &v4))
 		return LEFT;
 
-	struct pod *pod = find_pod(skb, q, inside, &v4);
-
-	if (!pod)
-		return LEFT;
-
-	__u64 silent = *(volatile __u64 *)&now->silent_until;
+	__u64 silent = *(volatile const __u64 *)&now->silent_until;
+	__s64 alone = silence();
 
 	if (silent && bpf_ktime_get_ns() < silent) {
-		count_for(pod, watched);
+		count_for(q, watched);
+		return LEFT;
+	}
+	if (alone > answer_limit) {
+		count(COUNT_DNS_ANSWER_TOO_OLD);
 		return LEFT;
 	}
 	if (!read_query(skb, q)) {
-		count_for(pod, unusual);
+		count_for(q, unusual);
 		return LEFT;
 	}
-	if (declared(q, pod, &r)) {
-		count_for(pod, declared);
-	} else if (learned_of(q, pod, now, &r)) {
+	if (declared(q, &r)) {
+		count_for(q, declared);
+	} else if (learned_of(q, now, &r)) {
 		if (r.rcode)
-			count_for(pod, denied);
+			count_for(q, denied);
 		else
-			count_for(pod, learned);
+			count_for(q, learned);
 	} else {
-		count_for(pod, unknown);
+		count_for(q, unknown);
 		return LEFT;
 	}
 	if (!turn(skb, q, &r, v4))
 		return SPOILT;
 	count(COUNT_DNS_ANSWERED);
+	if (alone > heartbeat_limit)
+		count(COUNT_DNS_ANSWERED_ALONE);
 	return TURNED;
+}
+
+static __always_inline enum fate answer(struct __sk_buff *skb, bool inside)
+{
+	__u32 zero = 0;
+	struct query *q = bpf_map_lookup_elem(&queries, &zero);
+	struct answering *now = bpf_map_lookup_elem(&answering, &zero);
+
+	if (!q || !now || __sync_lock_test_and_set(&q->busy, 1))
+		return LEFT;
+
+	enum fate fate = look_at(skb, q, now, inside);
+
+	*(volatile __u64 *)&q->busy = 0;
+	return fate;
 }
 
 /* On lo: what is turned around goes on to the client instead of the listener. */

@@ -2,6 +2,7 @@ package ebpf
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -36,12 +37,20 @@ type asked struct {
 
 func newAsked(t testing.TB) *asked {
 	t.Helper()
-	w := newWorld(t)
+	return newAskedIn(t, newWorld(t))
+}
+
+func newAskedIn(t testing.TB, w *world) *asked {
+	t.Helper()
 	s, err := w.Answers(soaRecord())
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { must(t, s.Detach(w.cookie)); must(t, s.Close()) })
+	t.Cleanup(func() {
+		_, err := s.Detach(w.cookie)
+		must(t, errors.Join(err, s.Close()))
+	})
+	w.Beat()
 	serve(t, w.net, "ns4a", netip.AddrPortFrom(ns4a, 53))
 	serve(t, w.net, "ns6", netip.AddrPortFrom(ns6, 53))
 	must(t, w.PutPod(w.cookie, Pod{
@@ -207,7 +216,7 @@ func TestKernelLearns(t *testing.T) {
 		records = append(records, 0xc0, 16, 0, byte(dns.TypeA), 0, 1, 0, 0, 0, 30, 0, 4, 10, 0, 0, byte(i))
 	}
 	learn := func(generation uint64) {
-		must(t, a.Learn(Question{Host: "abc.full.", Type: dns.TypeA, Asker: 7}, generation,
+		must(t, a.Learn(Question{Host: "abc.full.", Type: dns.TypeA, View: ViewOf("shop"), Asker: 7}, generation,
 			Reply{Records: records, Answers: 4, Fixed: fixed, Step: 16, Count: 3}))
 	}
 	ask := func() *dns.Msg { r, _ := a.ask(t, ns4a, question("abc.full.", dns.TypeA)); return r }
@@ -261,7 +270,12 @@ func TestKernelAnswersOfPodsThatGo(t *testing.T) {
 	if pods, err := next.Attached(); err != nil || !slices.Equal(pods, []uint64{a.cookie}) {
 		t.Errorf("attached %v, %v", pods, err)
 	}
-	must(t, next.Detach(a.cookie))
+	if n, err := next.Detach(a.cookie); err != nil || n.Declared != 1 {
+		t.Errorf("had counted %+v, %v", n, err)
+	}
+	if n, err := next.Detach(a.cookie); err != nil || n != (Outcomes{}) {
+		t.Errorf("counted again %+v, %v", n, err)
+	}
 	if r, _ := a.ask(t, ns4a, question("web.shop.", dns.TypeA)); r != nil {
 		t.Errorf("after Detach still answered:\n%s", r)
 	}

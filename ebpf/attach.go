@@ -23,7 +23,7 @@ var hooks = []string{
 }
 
 // attachments lists how to come before other tools' programs at the same cgroup, the best first. A
-// kernel that does not know a flag says EINVAL.
+// kernel that does not know a flag says EINVAL, or that it does not support it.
 var attachments = []struct {
 	flags uint32
 	name  string
@@ -117,7 +117,7 @@ func attachFirst(cgroup *os.File, prog *ebpf.Program, at ebpf.AttachType) (*link
 		if err == nil {
 			return l, i, nil
 		}
-		if !errors.Is(err, unix.EINVAL) {
+		if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, link.ErrNotSupported) {
 			break
 		}
 	}

@@ -1,12 +1,13 @@
-// Package ebpf turns the sockets of enrolled pods: their DNS queries to dnsd's listeners inside the pod,
-// their connections to virtual addresses to one of the backends behind them, and neither when in doubt.
+// Package ebpf turns the sockets of enrolled pods, their DNS queries to dnsd's listeners inside the pod and
+// their connections to virtual addresses to one of the backends behind them, answers queries in the kernel
+// where dnsd has told it how, and does none of it when in doubt.
 //
 // The C files hold the decisions, everything else loads them and fills their maps. Programs and maps are
 // pinned, so that they outlive whoever attached them; dnsd is the only writer of the maps. Linux 5.15 is
-// enough, [Datapath.Features] names what a newer kernel would add.
+// enough, on arm64 5.18; [Datapath.Features] names what a newer kernel would add.
 package ebpf
 
-//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel,bpfeb -type agreed -type address -type endpoint -type policy -type growth -type pod_flags -type count -type health -type range -type translation -type answer_flags nodens nodens.c -- -O2 -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/x86_64-linux-gnu
+//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel,bpfeb -type agreed -type address -type endpoint -type policy -type growth -type pod_flags -type count -type health -type range -type translation -type answer_flags -type target nodens nodens.c -- -O2 -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/x86_64-linux-gnu
 
 import (
 	"cmp"
@@ -79,7 +80,7 @@ func Ensure(o Options) (*Datapath, error) {
 		return nil, err
 	}
 	defer unlock()
-	if v, ok := foreignSchema(o.PinPath); ok {
+	if v, ok := o.foreign(); ok {
 		return nil, fmt.Errorf("%s holds %s: %w (%s)", o.PinPath, v, ErrSchema, schemaPin)
 	}
 	if Attached(o) == nil && verify(o) == nil {
@@ -87,7 +88,10 @@ func Ensure(o Options) (*Datapath, error) {
 		if err != nil {
 			return nil, err
 		}
-		return d.check()
+		if d, err = d.check(); err == nil {
+			return d, nil
+		}
+		// The links may run programs that work with other maps: somebody ended between pinning and exchanging.
 	}
 	return install(o)
 }
@@ -101,7 +105,7 @@ func Upgrade(o Options) (*Datapath, error) {
 		return nil, err
 	}
 	defer unlock()
-	if _, ok := foreignSchema(o.PinPath); ok {
+	if _, ok := o.foreign(); ok {
 		return replace(o)
 	}
 	return install(o)
@@ -183,7 +187,7 @@ func loadSpec(o Options, spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 	}
 	next, err := ebpf.NewCollectionWithOptions(spec, o.collection())
 	if err != nil {
-		return nil, fmt.Errorf("load the datapath: %w", explain(err))
+		return nil, fmt.Errorf("load the datapath (Linux 5.15 is needed, on arm64 5.18): %w", explain(err))
 	}
 	return next, nil
 }

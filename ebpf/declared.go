@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"iter"
 	"net/netip"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -26,49 +27,102 @@ type Declared struct {
 	Elsewhere bool
 }
 
+// wireName is a name as it is in a packet, in lower case and followed by zeros.
+type wireName = [len(nodensName{}.Wire)]uint8
+
 // held is a row of the kernel's: its hash, and the pass in which it was last among the names.
 type held struct{ hash, pass uint64 }
 
+// ErrStale is wrapped when the kernel may answer what is not true any more: what was there can be neither
+// changed nor taken away. Apply is to be called again.
+var ErrStale = errors.New("the kernel may answer what is not true any more")
+
 // Apply makes the kernel answer these names and, unless they are only part of them, no others. It writes
 // what differs, and returns how many rows that were. Names that do not fit are left to dnsd. What cannot be
-// written is in the error and does not keep the rest from being written.
+// written is in the error and does not keep the rest from being written; those names are left to dnsd, too,
+// unless it wraps ErrStale.
 func (s *Answers) Apply(all iter.Seq[Declared], partial bool) (written int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pass++
+	before, shown := s.hidden, []Declared(nil)
+	s.hidden = map[wireName]bool{}
 	var errs []error
-	for n := range all {
+	put := func(n *Declared) {
 		key, row, ok := n.row()
 		if !ok {
-			continue
+			return
 		}
-		hash, had := s.hash(&row), s.rows[key]
-		if had != nil {
-			had.pass = s.pass
+		if n.View == 0 && (s.hidden[key.Wire] || before[key.Wire]) {
+			shown = append(shown, *n)
+			row.Flags |= nodensAnswerFlagsANSWER_ELSEWHERE
 		}
-		if had != nil && had.hash == hash {
-			continue
+		wrote, err := s.put(key, &row)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("write name %s: %w", n.Host, err))
 		}
-		row.Version = s.version.Add(1)
-		if err := s.d.maps.Names.Put(key, row); err != nil {
-			errs = append(errs, fmt.Errorf("write name %s: %w", n.Host, full(err, s.d.maps.Names, nodensMapNames)))
-			continue
-		}
-		s.rows[key] = &held{hash, s.pass}
-		written++
+		written += wrote
+	}
+	for n := range all {
+		put(&n)
+	}
+	before, shown = nil, slices.DeleteFunc(shown, func(n Declared) bool { key, _, _ := n.row(); return s.hidden[key.Wire] })
+	for _, n := range shown {
+		put(&n)
 	}
 	for key, had := range s.rows {
 		if partial || had.pass == s.pass {
 			continue
 		}
-		if err := s.d.maps.Names.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			errs = append(errs, fmt.Errorf("delete a name: %w", err))
+		if err := s.erase(key); err != nil {
+			errs = append(errs, err)
 			continue
 		}
-		delete(s.rows, key)
 		written++
 	}
 	return written, errors.Join(errs...)
+}
+
+// put writes a row unless it is there. One that cannot be written is not answered from: not as it was, and not
+// from everybody's in the place of a namespace's own.
+func (s *Answers) put(key nodensName, row *nodensAnswer) (written int, err error) {
+	hash, had := s.hash(row), s.rows[key]
+	if had != nil {
+		had.pass = s.pass
+	}
+	if had != nil && had.hash == hash {
+		return 0, nil
+	}
+	row.Version = s.version.Add(1)
+	if err := s.d.maps.Names.Put(key, row); err != nil {
+		err = full(err, s.d.maps.Names, nodensMapNames)
+		if key.View != 0 {
+			return 0, errors.Join(err, s.erase(key), s.hide(key.Wire))
+		}
+		return 0, errors.Join(err, s.erase(key))
+	}
+	s.rows[key] = &held{hash, s.pass}
+	return 1, nil
+}
+
+// hide keeps everybody's row of a name, now and in this pass, from those that have one of their own.
+func (s *Answers) hide(name wireName) error {
+	s.hidden[name] = true
+	key := nodensName{Wire: name}
+	if s.rows[key] == nil {
+		return nil
+	}
+	_, err := s.put(key, &nodensAnswer{Flags: nodensAnswerFlagsANSWER_ELSEWHERE})
+	return err
+}
+
+// erase takes a row away. Absent is fine.
+func (s *Answers) erase(key nodensName) error {
+	if err := s.d.maps.Names.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("%w: delete a name: %w", ErrStale, err)
+	}
+	delete(s.rows, key)
+	return nil
 }
 
 // readBack finds out what the kernel holds, a thousand rows at a time.

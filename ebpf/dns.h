@@ -28,23 +28,32 @@ static __always_inline bool same_endpoint(const struct endpoint *a, const struct
 	return a->port == b->port && same(&a->addr, &b->addr);
 }
 
+/* What was read before it was read before what comes after it. Of all barriers BPF has this one everywhere. */
+static __always_inline void read_barrier(void)
+{
+	__u64 word = 0;
+
+	__sync_lock_test_and_set(&word, 1);
+}
+
 /*
  * A hash element that user space replaces or deletes may carry another pod's row a moment later, while a
- * hook still reads it. So: copy what you need, then ask, then act.
+ * hook still reads it. So: copy what you need, then ask, then act. An element is taken out of the hash
+ * before it is written to again, so what is there now was there all the time.
  */
 static __always_inline bool still_ours(const struct pod *pod, __u64 cookie)
 {
-	barrier();
-	return *(volatile const __u64 *)&pod->cookie == cookie;
+	read_barrier();
+	return bpf_map_lookup_elem(&pods, &cookie) == pod && *(volatile const __u64 *)&pod->cookie == cookie;
 }
 
-/* Signed: the coarse clock runs up to a tick behind the one dnsd reads. */
-static __always_inline bool dnsd_beats(void)
+/* ns since dnsd was last seen. Signed: the coarse clock runs up to a tick behind the one dnsd reads. */
+static __always_inline __s64 silence(void)
 {
 	__u32 zero = 0;
 	__u64 *beat = bpf_map_lookup_elem(&heartbeat, &zero);
 
-	return beat && (__s64)(bpf_ktime_get_coarse_ns() - *(volatile __u64 *)beat) <= heartbeat_limit;
+	return beat ? bpf_ktime_get_coarse_ns() - *(volatile __u64 *)beat : 0;
 }
 
 static __always_inline bool listener_alive(__u64 cookie, __u32 i, bool tcp, __be16 port)
@@ -79,7 +88,7 @@ static __always_inline bool dns_forward(struct bpf_sock_addr *ctx, const struct 
 			count(COUNT_DNS_OTHER_DEVICE);
 			return false;
 		}
-		if (!dnsd_beats()) {
+		if (silence() > heartbeat_limit) {
 			count(COUNT_DNS_STALE_HEARTBEAT);
 			return false;
 		}
@@ -100,7 +109,7 @@ static __always_inline bool dns_forward(struct bpf_sock_addr *ctx, const struct 
 }
 
 /* Whether a UDP port of the pod is nobody's: what came from there, came from a listener that has died since. */
-static __always_inline bool nobodys(struct bpf_sock_addr *ctx, const struct endpoint *from, bool v4)
+static __always_inline bool nobodys(void *ctx, const struct endpoint *from, bool v4)
 {
 	struct bpf_sock_tuple to = {};
 	struct bpf_sock *sk;

@@ -198,10 +198,30 @@ func (s sock) sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
 }
 
-func (s sock) connect(to netip.AddrPort) error { return unix.Connect(s.fd, s.sockaddr(to)) }
+// connect goes on after a signal, as Go sends itself on a busy machine.
+func (s sock) connect(to netip.AddrPort) error {
+	err := unix.Connect(s.fd, s.sockaddr(to))
+	if err != unix.EINTR {
+		return err
+	}
+	for {
+		if n, err := unix.Poll([]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLOUT}}, 20_000); err == unix.EINTR {
+			continue
+		} else if err != nil || n == 0 {
+			return errors.Join(unix.ETIMEDOUT, err)
+		}
+		errno, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err == nil && errno != 0 {
+			err = unix.Errno(errno)
+		}
+		return err
+	}
+}
 
-func (s sock) sendto(to netip.AddrPort) error {
-	return unix.Sendto(s.fd, []byte("?"), 0, s.sockaddr(to))
+func (s sock) sendto(to netip.AddrPort) error { return s.sendBytes([]byte("?"), to) }
+
+func (s sock) sendBytes(b []byte, to netip.AddrPort) error {
+	return unix.Sendto(s.fd, b, 0, s.sockaddr(to))
 }
 
 // receive reads a reply and its source, unmapped.

@@ -73,13 +73,26 @@ func millis(d time.Duration) uint32 {
 
 func duration(millis uint32) time.Duration { return time.Duration(millis) * time.Millisecond }
 
+// sharedFor is how long a backend counts as several pods' after another one than before has connected to it.
+const sharedFor = time.Minute
+
+// ejects says whether a set leaves a backend alone, as far as the node is concerned. While several pods use
+// it, the failures of one are that pod's own affair, which the programs keep from it.
+func (set nodensSet) ejects(state *nodensBackendState) bool {
+	sharedAt := time.Duration(atomic.LoadUint64(&state.SharedAt))
+	shared := sharedAt != 0 && monotonic()-sharedAt < sharedFor
+	return atomic.LoadUint32(&state.Streak) >= set.Consecutive && (atomic.LoadUint64(&state.Accuser) == several || !shared)
+}
+
+const several = ^uint64(0) // SEVERAL
+
 // ejectedUntil says until when a set leaves a backend alone; zero: it does not. In the past: the next
 // connection is a probe.
 func (set nodensSet) ejectedUntil(state *nodensBackendState) time.Time {
-	streak := atomic.LoadUint32(&state.Streak)
-	if streak < set.Consecutive {
+	if !set.ejects(state) {
 		return time.Time{}
 	}
+	streak := max(atomic.LoadUint32(&state.Streak), set.Consecutive)
 	further, rest, most := streak-set.Consecutive, duration(set.Ejection), duration(set.MaxEjection)
 	if set.Growth == nodensGrowthLINEAR {
 		rest *= time.Duration(further) + 1
@@ -102,7 +115,7 @@ func (s *Services) Ejected(name string) []netip.AddrPort {
 	var ejected []netip.AddrPort
 	set := s.tables.sets.rows[s.setOf(index)]
 	for _, slot := range s.tables.slots.rows[set.Members : set.Members+set.Size] {
-		if atomic.LoadUint32(&s.tables.states.rows[slot.Backend].Streak) >= set.Consecutive {
+		if set.ejects(&s.tables.states.rows[slot.Backend]) {
 			ejected = append(ejected, s.tables.backends.rows[slot.Backend].addrPort())
 		}
 	}

@@ -4,6 +4,9 @@
 // handshakes have failed in a row, whoever tried. Whether that is too many, and how long it rests then,
 // each service says for itself. So of two services that share a backend one may leave it alone while the
 // other still tries, and what either finds out serves both.
+//
+// But one pod's word counts for that pod alone: its own network policy may be what is in the way, or it
+// may want others to lose a backend. When handshakes of a second pod fail as well, the backend is it.
 #pragma once
 
 #include "dns.h"
@@ -21,6 +24,14 @@ enum { COUNTED = 1024 };
 static __always_inline bool is_ejected(const struct set *set, __u32 streak)
 {
 	return streak >= set->consecutive;
+}
+
+/* Whether a pod is to leave a backend alone. */
+static __always_inline bool is_kept_from(const struct set *set, const struct backend_state *state, __u64 client)
+{
+	__u64 accuser = *(volatile const __u64 *)&state->accuser;
+
+	return is_ejected(set, *(volatile const __u32 *)&state->streak) && (accuser == client || accuser == SEVERAL);
 }
 
 /* ns that a backend which is ejected rests. */
@@ -58,11 +69,19 @@ __noinline __u32 may_probe(__u32 set_id, __u32 id)
 		__sync_val_compare_and_swap(&state->failed_at, failed_at, now) == failed_at);
 }
 
+/* 1 if they are the same, else 0; without a branch. */
+static __always_inline __u64 equal(__u64 a, __u64 b)
+{
+	__u64 difference = a ^ b;
+
+	return (difference | -difference) >> 63 ^ 1;
+}
+
 /*
- * Whether one more member of a set may be ejected; one always may. Of a large set the first members
- * speak for all.
+ * Whether one more member of a set may be ejected as far as a pod is concerned; one always may. Of a
+ * large set the first members speak for all.
  */
-__noinline __u32 may_eject(__u32 id)
+__noinline __u32 may_eject(__u32 id, __u64 client)
 {
 	struct set *set = bpf_map_lookup_elem(&sets, &id);
 
@@ -79,27 +98,48 @@ __noinline __u32 may_eject(__u32 id)
 
 		if (!state)
 			break;
-		/* is_ejected() without a branch: two ways per step would be too many for the verifier. */
-		ejected += (__u64)((__s64)set->consecutive - 1 - (__s64)state->streak) >> 63;
+		/* is_kept_from() without a branch: two ways per step would be too many for the verifier. */
+		ejected += (__u64)((__s64)set->consecutive - 1 - (__s64)state->streak) >> 63 &
+			   (equal(state->accuser, client) | equal(state->accuser, SEVERAL));
 	}
 	return !ejected || (ejected + 1) * 100 <= (__u64)looked * set->max_percent;
 }
 
 /* A handshake has failed: a step towards an ejection, or if it was the probe of one, a longer one. */
-static __always_inline void note_failure(__u32 id, struct backend_state *state, bool probe)
+static __always_inline void note_failure(__u32 id, struct backend_state *state, __u64 client, bool probe)
 {
 	struct set *set = bpf_map_lookup_elem(&sets, &id);
 	__u32 streak = state->streak;
 
 	__sync_fetch_and_add(&state->failures, 1);
-	/* Of those under way when it was ejected, however many, none says anything new. */
-	if (!set || (is_ejected(set, streak) && !probe))
+	if (!set)
 		return;
-	if (streak + 1 == set->consecutive && set->max_percent < 100 && !may_eject(id))
+
+	bool ejected = is_ejected(set, streak);
+	bool second = streak && state->accuser != client && state->accuser != SEVERAL;
+
+	/* Of those under way when it was ejected, however many, none says anything new. */
+	if (ejected && !probe && !second)
+		return;
+	if ((streak + 1 == set->consecutive || (ejected && second)) && set->max_percent < 100 && !may_eject(id, client))
 		return;
 	state->failed_at = bpf_ktime_get_coarse_ns();
+	state->accuser = streak && (second || state->accuser == SEVERAL) ? SEVERAL : client;
 	barrier();
-	__sync_fetch_and_add(&state->streak, 1);
+	if (ejected && second) /* for the others it is the first time */
+		*(volatile __u32 *)&state->streak = set->consecutive;
+	else
+		__sync_fetch_and_add(&state->streak, 1);
+}
+
+/* Somebody connects: see believed() on what follows from there being others. */
+static __always_inline void note_user(struct backend_state *state, __u64 client)
+{
+	if (state->user == client)
+		return;
+	if (state->user)
+		state->shared_at = bpf_ktime_get_coarse_ns();
+	state->user = client;
 }
 
 static __always_inline void note_success(struct backend_state *state)

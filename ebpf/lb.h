@@ -11,30 +11,30 @@ enum verdict { LEAVE, REWRITE, REFUSE };
 static __always_inline __u32 find_service(const struct endpoint *to, __u8 protocol, __u64 view)
 {
 	struct frontend key = { .addr = to->addr };
-	__u32 *known = bpf_map_lookup_elem(&frontends, &key);
+	struct target *known = bpf_map_lookup_elem(&frontends, &key), *exact;
 
 	if (!known) /* every address of ours has this row, so all others leave here */
 		return NO_SERVICE;
 
-	__u32 any = *known, *exact;
+	__u32 any = known->service;
 
 	key.port = to->port;
 	key.protocol = protocol;
 	key.view = view;
 	exact = bpf_map_lookup_elem(&frontends, &key);
 	if (exact)
-		return *exact;
+		return exact->service;
 	if (!view)
 		return any;
 	key.view = 0;
 	exact = bpf_map_lookup_elem(&frontends, &key);
 	if (exact)
-		return *exact;
+		return exact->service;
 	key.port = 0;
 	key.protocol = 0;
 	key.view = view;
 	exact = bpf_map_lookup_elem(&frontends, &key);
-	return exact ? *exact : any;
+	return exact ? exact->service : any;
 }
 
 /* Whether an address nothing is behind is one that only we can give: packets to it could only get lost. */
@@ -87,7 +87,7 @@ static __always_inline enum verdict place(struct bpf_sock_addr *ctx, const struc
 	if (s) {
 		remember(s, &target, to, word, id);
 		if (connecting)
-			track(s, service, id, backend->incarnation, state, probe);
+			track(s, service, id, backend->incarnation, state, client->cookie, probe);
 	} else { /* no memory: it connects, but shows the backend as its peer */
 		count(COUNT_LB_UNTRACKED);
 	}

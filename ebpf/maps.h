@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 //
-// Every map, and with it every limit. All are pinned; dnsd is the only writer but for what sockets do:
-// service_states, backend_states, sockets, affinities, counters.
+// Every map that is pinned, and with it every limit. dnsd is the only writer but for what sockets do:
+// service_states, backend_states, sockets, affinities, outcomes, counters.
 #pragma once
 
 #include "types.h"
@@ -58,7 +58,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 131072);
 	__type(key, struct frontend);
-	__type(value, __u32);
+	__type(value, struct target);
 	PINNED;
 } frontends SEC(".maps");
 
@@ -188,6 +188,6 @@ static __always_inline void count(enum count what)
 {
 	__u64 *n = bpf_map_lookup_elem(&counters, &what);
 
-	if (n)
-		(*n)++;
+	if (n) /* another socket may come in between, on the same processor */
+		__sync_fetch_and_add(n, 1);
 }

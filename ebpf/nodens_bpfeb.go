@@ -35,7 +35,7 @@ type nodensAffinityKey struct {
 type nodensAgreed uint32
 
 const (
-	nodensAgreedSCHEMA_VERSION  nodensAgreed = 2
+	nodensAgreedSCHEMA_VERSION  nodensAgreed = 3
 	nodensAgreedMAX_NAMESERVERS nodensAgreed = 4
 	nodensAgreedPORT_LOW        nodensAgreed = 64512
 	nodensAgreedPORT_HIGH       nodensAgreed = 65499
@@ -68,6 +68,7 @@ type nodensAnswering struct {
 	_           structs.HostLayout
 	Generation  uint64
 	SilentUntil uint64
+	Secret      [32]uint8
 }
 
 type nodensAuthority struct {
@@ -92,7 +93,10 @@ type nodensBackendState struct {
 	Connections uint64
 	Failures    uint64
 	FailedAt    uint64
-	Pad         [4]uint64
+	Accuser     uint64
+	User        uint64
+	SharedAt    uint64
+	Pad         uint64
 }
 
 type nodensCount uint32
@@ -104,21 +108,23 @@ const (
 	nodensCountCOUNT_DNS_OTHER_DEVICE    nodensCount = 3
 	nodensCountCOUNT_DNS_RESTORED        nodensCount = 4
 	nodensCountCOUNT_DNS_ANSWERED        nodensCount = 5
-	nodensCountCOUNT_OWN_SOCKET          nodensCount = 6
-	nodensCountCOUNT_LB_TRANSLATED       nodensCount = 7
-	nodensCountCOUNT_LB_REFUSED          nodensCount = 8
-	nodensCountCOUNT_LB_RESTORED         nodensCount = 9
-	nodensCountCOUNT_LB_UNTRACKED        nodensCount = 10
-	nodensCountCOUNT_LB_ALL_EJECTED      nodensCount = 11
-	nodensCountCOUNT_LB_PROBES           nodensCount = 12
-	nodensCountCOUNT_LB_OVER_LIMIT       nodensCount = 13
-	nodensCountCOUNT_LB_NOBODYS          nodensCount = 14
-	nodensCountCOUNT_LB_RETURNED         nodensCount = 15
-	nodensCountCOUNT_TCP_CONNECT_FAILED  nodensCount = 16
-	nodensCountCOUNT_TCP_CONNECT_TIMEOUT nodensCount = 17
-	nodensCountCOUNT_TCP_ENDED           nodensCount = 18
-	nodensCountCOUNT_UDP_ENDED           nodensCount = 19
-	nodensCountCOUNTS                    nodensCount = 20
+	nodensCountCOUNT_DNS_ANSWERED_ALONE  nodensCount = 6
+	nodensCountCOUNT_DNS_ANSWER_TOO_OLD  nodensCount = 7
+	nodensCountCOUNT_OWN_SOCKET          nodensCount = 8
+	nodensCountCOUNT_LB_TRANSLATED       nodensCount = 9
+	nodensCountCOUNT_LB_REFUSED          nodensCount = 10
+	nodensCountCOUNT_LB_RESTORED         nodensCount = 11
+	nodensCountCOUNT_LB_UNTRACKED        nodensCount = 12
+	nodensCountCOUNT_LB_ALL_EJECTED      nodensCount = 13
+	nodensCountCOUNT_LB_PROBES           nodensCount = 14
+	nodensCountCOUNT_LB_OVER_LIMIT       nodensCount = 15
+	nodensCountCOUNT_LB_NOBODYS          nodensCount = 16
+	nodensCountCOUNT_LB_RETURNED         nodensCount = 17
+	nodensCountCOUNT_TCP_CONNECT_FAILED  nodensCount = 18
+	nodensCountCOUNT_TCP_CONNECT_TIMEOUT nodensCount = 19
+	nodensCountCOUNT_TCP_ENDED           nodensCount = 20
+	nodensCountCOUNT_UDP_ENDED           nodensCount = 21
+	nodensCountCOUNTS                    nodensCount = 22
 )
 
 type nodensEndpoint struct {
@@ -205,7 +211,16 @@ const (
 )
 
 type nodensQuery struct {
-	_        structs.HostLayout
+	_    structs.HostLayout
+	Busy uint64
+	From struct {
+		_      structs.HostLayout
+		Cookie uint64
+		View   uint64
+		Asker  uint64
+		V6     bool
+		_      [7]byte
+	}
 	Question nodensQuestion
 	Name     nodensName
 	Header   struct {
@@ -237,6 +252,7 @@ type nodensQuery struct {
 type nodensQuestion struct {
 	_     structs.HostLayout
 	Wire  [128]uint8
+	View  uint64
 	Asker uint64
 	Qtype uint16
 	Pad   [6]uint8
@@ -310,7 +326,17 @@ type nodensSocket struct {
 	Service     uint32
 	Admitted    uint32
 	Pad         uint32
+	Client      uint64
 	Ring        [4]nodensTranslation
+}
+
+type nodensTarget struct {
+	_    structs.HostLayout
+	Lock struct {
+		_   structs.HostLayout
+		Val uint32
+	}
+	Service uint32
 }
 
 type nodensTranslation struct {

@@ -67,7 +67,7 @@ static __always_inline __u32 draw(const struct set *set, struct service_state *s
 
 /* Whether the backend in slot n can be used. A datagram learns nothing, so health does not concern it. */
 static __always_inline enum fitness judge(const struct set *set, __u32 set_id, __u32 n, __u32 other,
-					  __u32 wants)
+					  __u32 wants, __u64 client)
 {
 	struct slot *slot = bpf_map_lookup_elem(&slots, &n);
 
@@ -79,7 +79,7 @@ static __always_inline enum fitness judge(const struct set *set, __u32 set_id, _
 
 	if (!state)
 		return UNFIT;
-	if (!(wants & WANT_HEALTH) || slot->always || !is_ejected(set, *(volatile __u32 *)&state->streak))
+	if (!(wants & WANT_HEALTH) || slot->always || !is_kept_from(set, state, client))
 		return FIT;
 	return may_probe(set_id, id) ? PROBING : EJECTED;
 }
@@ -88,7 +88,7 @@ static __always_inline enum fitness judge(const struct set *set, __u32 set_id, _
  * A member of the set that is fit and not `other`; when all rest, one that is ejected. This and what
  * calls it are functions of their own for the verifier's sake, too.
  */
-__noinline __u64 look_through(__u32 id, __u32 other, __u32 wants, __u32 number)
+__noinline __u64 look_through(__u32 id, __u32 other, __u32 wants, __u32 number, __u64 client)
 {
 	struct set *set = bpf_map_lookup_elem(&sets, &id);
 	choice resting = choose(UNFIT, 0);
@@ -97,7 +97,7 @@ __noinline __u64 look_through(__u32 id, __u32 other, __u32 wants, __u32 number)
 		return resting;
 	for (__u32 i = 0; i < LOOKS && i < set->size; i++) {
 		__u32 n = set->members + (number + i) % set->size;
-		enum fitness fitness = judge(set, id, n, other, wants);
+		enum fitness fitness = judge(set, id, n, other, wants, client);
 
 		if (fitness == FIT || fitness == PROBING)
 			return choose(fitness, n);
@@ -107,9 +107,13 @@ __noinline __u64 look_through(__u32 id, __u32 other, __u32 wants, __u32 number)
 	return resting;
 }
 
-/* The same by the service's policy. hash is of the client, and only used by policies that hash. */
-__noinline __u64 find_slot(__u32 service, __u32 id, __u32 other, __u32 wants, __u32 hash)
+/*
+ * The same by the service's policy. What is wanted has above it the hash of the client, only used by
+ * policies that hash: five arguments are all there can be.
+ */
+__noinline __u64 find_slot(__u32 service, __u32 id, __u32 other, __u64 hash_and_wants, __u64 client)
 {
+	__u32 hash = hash_and_wants >> 32, wants = hash_and_wants;
 	struct set *set = bpf_map_lookup_elem(&sets, &id);
 	struct service_state *state = bpf_map_lookup_elem(&service_states, &service);
 
@@ -120,12 +124,12 @@ __noinline __u64 find_slot(__u32 service, __u32 id, __u32 other, __u32 wants, __
 
 	for (__u32 i = 0; i < DRAWS; i++) {
 		__u32 n = draw(set, state, i, number);
-		enum fitness fitness = judge(set, id, n, other, wants);
+		enum fitness fitness = judge(set, id, n, other, wants, client);
 
 		if (fitness == FIT || fitness == PROBING)
 			return choose(fitness, n);
 	}
-	return look_through(id, other, wants, number);
+	return look_through(id, other, wants, number, client);
 }
 
 /* Whether a has fewer connections for its weight than b. */
@@ -162,7 +166,7 @@ static __always_inline choice find_former(const struct set *set, __u32 service, 
 
 	__u32 n = find_member(id, index);
 
-	return n == NO_SLOT ? choose(UNFIT, 0) : choose(judge(set, id, n, NO_BACKEND, wants), n);
+	return n == NO_SLOT ? choose(UNFIT, 0) : choose(judge(set, id, n, NO_BACKEND, wants, cookie), n);
 }
 
 /*
@@ -181,7 +185,8 @@ static __always_inline choice pick(const struct set *set, __u32 service, __u32 i
 			return first;
 		}
 	}
-	first = find_slot(service, id, NO_BACKEND, wants, is_hashed(set) ? hash_of(&client->addr) : 0);
+	first = find_slot(service, id, NO_BACKEND, (__u64)(is_hashed(set) ? hash_of(&client->addr) : 0) << 32 | wants,
+			  client->cookie);
 
 	__u32 n = (__u32)first;
 	struct slot *slot = bpf_map_lookup_elem(&slots, &n);
@@ -191,7 +196,7 @@ static __always_inline choice pick(const struct set *set, __u32 service, __u32 i
 	if (fitness_of(first) != FIT || set->policy != LEAST_REQUEST || set->size < 2 || !slot)
 		return first;
 
-	choice second = find_slot(service, id, slot->backend, wants, 0);
+	choice second = find_slot(service, id, slot->backend, wants, client->cookie);
 
 	if (fitness_of(second) == PROBING ||
 	    (fitness_of(second) == FIT && less_busy((__u32)second, n)))

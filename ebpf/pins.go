@@ -29,7 +29,7 @@ func pins() []string {
 	all := []string{schemaPin}
 	maps := reflect.TypeFor[nodensMaps]()
 	for i := range maps.NumField() {
-		if name := maps.Field(i).Tag.Get("ebpf"); name != nodensMapSchema {
+		if name := maps.Field(i).Tag.Get("ebpf"); name != nodensMapSchema && name != nodensMapQueries {
 			all = append(all, filepath.Join(mapsDir, name))
 		}
 	}
@@ -39,14 +39,33 @@ func pins() []string {
 	return all
 }
 
-// foreignSchema finds a schema pin of another version.
-func foreignSchema(pinPath string) (string, bool) {
-	found, _ := filepath.Glob(filepath.Join(pinPath, mapsDir, "schema-*")) // the pattern is a good one
+// foreign finds what another build has pinned: a schema of another version, or a map of another layout,
+// should its author have forgotten to say so.
+func (o Options) foreign() (string, bool) {
+	found, _ := filepath.Glob(filepath.Join(o.PinPath, mapsDir, "schema-*")) // the pattern is a good one
 	i := slices.IndexFunc(found, func(path string) bool { return filepath.Base(path) != filepath.Base(schemaPin) })
-	if i < 0 {
-		return "", false
+	if i >= 0 {
+		return filepath.Base(found[i]), true
 	}
-	return filepath.Base(found[i]), true
+	spec, err := o.spec()
+	if err != nil {
+		return "", false // who loads it will say so
+	}
+	for name, m := range spec.Maps {
+		if m.Pinning != ebpf.PinByName {
+			continue
+		}
+		pinned, err := ebpf.LoadPinnedMap(filepath.Join(o.PinPath, mapsDir, name), nil)
+		if err != nil {
+			continue
+		}
+		err = m.Compatible(pinned)
+		_ = pinned.Close()
+		if errors.Is(err, ebpf.ErrMapIncompatible) {
+			return "a map " + name + " of another layout", true
+		}
+	}
+	return "", false
 }
 
 func pinSchema(o Options, schema *ebpf.Map) error {

@@ -34,8 +34,16 @@ struct rest {
 	__u8 pad;
 };
 
+/* Whose query it is: what of the pod's row the answer depends on. */
+struct inquirer {
+	__u64 cookie, view, asker;
+	bool v6; /* it has an IPv6 address */
+};
+
 /* A query that is being looked at, too large for the stack. */
 struct query {
+	__u64 busy;
+	struct inquirer from;
 	struct question question;
 	struct name name;
 	struct dns_header header;
@@ -44,18 +52,20 @@ struct query {
 	__be16 length; /* in it */
 	__u16 pad;
 	__u32 size;    /* of the name on the wire */
-	struct answer answer; /* copies: see still_there() */
+	struct answer answer; /* copies: see copied() */
 	struct reply reply;
 	__u8 records[MOST_RECORDS + 16]; /* with room for OPT, and for zeros up to a whole word */
 };
 
-/* One is enough: while a packet is sent, no other is on this processor. */
+/*
+ * One is enough: while a packet is sent, no other is on this processor; but it may be on kernels for real
+ * time, where the first has it. Not pinned: it means nothing to anybody else.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct query);
-	PINNED;
 } queries SEC(".maps");
 
 /* What is written behind the question. */
@@ -159,8 +169,14 @@ static __always_inline bool read_query(struct __sk_buff *skb, struct query *q)
 	return q->rest.qclass == bpf_htons(CLASS_IN);
 }
 
-/* Finds the UDP header, and the pod whose packet it is; NULL: not one that is looked at. */
-static __always_inline struct pod *find_pod(struct __sk_buff *skb, struct query *q, bool inside, bool *v4)
+/* Whether what is sent to the i-th port of the pod's own is for dnsd: its listener's, or left by one that died. */
+static __always_inline bool is_dnsds(struct __sk_buff *skb, __u64 cookie, __u32 i, const struct endpoint *to, bool v4)
+{
+	return listener_alive(cookie, i, false, to->port) || nobodys(skb, to, v4);
+}
+
+/* Finds the UDP header, and notes whose packet it is; false: not one that is looked at. */
+static __always_inline bool find_pod(struct __sk_buff *skb, struct query *q, bool inside, bool *v4)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct endpoint to = { .addr.word = { 0, 0, bpf_htonl(0xffff), 0 } };
@@ -173,7 +189,7 @@ static __always_inline struct pod *find_pod(struct __sk_buff *skb, struct query 
 		udp = (void *)(ip + 1);
 		if ((void *)(udp + 1) > end || *(__u8 *)ip != 0x45 || ip->protocol != IPPROTO_UDP ||
 		    ip->frag_off & bpf_htons(0x3fff) || bpf_ntohs(ip->tot_len) + ETH_HLEN != skb->len)
-			return NULL;
+			return false;
 		to.addr.word[3] = ip->daddr;
 	} else {
 		struct ipv6_header *ip = data + ETH_HLEN;
@@ -181,34 +197,38 @@ static __always_inline struct pod *find_pod(struct __sk_buff *skb, struct query 
 		udp = (void *)(ip + 1);
 		if (skb->protocol != bpf_htons(ETH_P_IPV6) || (void *)(udp + 1) > end || *(__u8 *)ip >> 4 != 6 ||
 		    ip->next != IPPROTO_UDP || ip->payload != udp->len || !udp->check)
-			return NULL;
+			return false;
 		to.addr = ip->to;
 	}
 	if (!skb->sk) /* forwarded: of another namespace, and nobody can say which */
-		return NULL;
+		return false;
 	to.port = udp->dest;
 	q->udp = (void *)udp - data;
 	q->length = udp->len;
 	if (bpf_ntohs(q->length) + q->udp != skb->len || skb->gso_size || skb->mark == OWN_MARK)
-		return NULL;
+		return false;
 
 	__u16 port = bpf_ntohs(to.port);
 
 	if (inside ? port < PORT_LOW || port > PORT_HIGH : port != 53)
-		return NULL;
+		return false;
 
 	__u64 cookie = bpf_get_netns_cookie(skb);
 	struct pod *pod = bpf_map_lookup_elem(&pods, &cookie);
 
 	if (!pod || !(pod->flags & POD_DNS) || (inside && !same(&to.addr, *v4 ? &pod->addr4 : &pod->addr6)))
-		return NULL;
-	for (int i = 0; i < MAX_NAMESERVERS; i++) {
+		return false;
+	q->from.cookie = cookie;
+	q->from.view = pod->view;
+	q->from.asker = pod->asker;
+	q->from.v6 = pod->addr6.word[0] || pod->addr6.word[1] || pod->addr6.word[2] || pod->addr6.word[3];
+	for (__u32 i = 0; i < MAX_NAMESERVERS; i++) {
 		const struct endpoint *ns = &pod->nameservers[i];
 
 		if (inside ? ns->port == to.port && is_v4(&ns->addr) == *v4 : same(&ns->addr, &to.addr))
-			return still_ours(pod, cookie) ? pod : NULL;
+			return still_ours(pod, cookie) && (!inside || is_dnsds(skb, cookie, i, &to, *v4));
 	}
-	return NULL;
+	return false;
 }
 
 /* A sum over a piece of a packet that begins at an odd offset, or not, as 16 bits of the whole's. */

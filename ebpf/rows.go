@@ -33,7 +33,7 @@ func (s *Services) writeRows(want map[nodensFrontend]string, c *Changes) error {
 	})
 	for i, row := range missing {
 		index, _ := s.target(want[row])
-		if err := s.frontends.Put(row, index); err != nil {
+		if err := s.point(row, index); err != nil {
 			return fmt.Errorf("write frontend %s (%d of %d not written): %w", row, len(missing)-i, len(missing),
 				full(err, s.frontends, nodensMapFrontends))
 		}
@@ -47,6 +47,12 @@ func (s *Services) writeRows(want map[nodensFrontend]string, c *Changes) error {
 		}
 	}
 	return nil
+}
+
+// point makes a row point to a service. One that is there is written in place (BPF_F_LOCK): the place of one
+// that is replaced could be given to the next row while a program still reads it.
+func (s *Services) point(row nodensFrontend, index uint32) error {
+	return s.frontends.Update(row, nodensTarget{Service: index}, ebpf.UpdateLock)
 }
 
 // target is where a service's rows point; none while it could not be published.

@@ -107,9 +107,10 @@ func (d *Datapath) Services() (*Services, error) {
 		moves:     make(chan Move, 1),
 	}
 	var row nodensFrontend
-	var index uint32
+	var target nodensTarget
 	rows := s.frontends.Iterate()
-	for rows.Next(&row, &index) {
+	for rows.Next(&row, &target) {
+		index := target.Service
 		s.rows[row] = index
 		if index < uint32(len(tables.words.rows)) {
 			s.live[index] = true

@@ -101,12 +101,14 @@ static __always_inline bool uncount(struct socket *s)
 }
 
 static __always_inline void track(struct socket *s, __u32 service, __u32 id, __u32 incarnation,
-				  struct backend_state *state, bool probe)
+				  struct backend_state *state, __u64 client, bool probe)
 {
 	s->service = service;
 	s->backend = id;
 	s->incarnation = incarnation;
+	s->client = client;
 	s->health = probe ? PROBE : UNJUDGED;
+	note_user(state, client);
 	__sync_fetch_and_add(&state->active, 1);
 	s->counted = 1;
 }
@@ -204,7 +206,7 @@ static __always_inline void handshake_failed(struct socket *s)
 	if (!state || health == JUDGED)
 		return;
 	s->health = JUDGED;
-	note_failure((__u32)word_of(s->service), state, health == PROBE);
+	note_failure((__u32)word_of(s->service), state, s->client, health == PROBE);
 }
 
 static __always_inline void handshake_done(struct socket *s)

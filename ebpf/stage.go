@@ -43,7 +43,7 @@ func Stage(o Options) (*Datapath, error) {
 // staging says whether programs are at work with other maps than this build's: of another schema, or maps whose
 // pins somebody has taken away who came no further.
 func staging(o Options) bool {
-	if _, ok := foreignSchema(o.PinPath); ok {
+	if _, ok := o.foreign(); ok {
 		return true
 	}
 	_, err := os.Stat(filepath.Join(o.PinPath, schemaPin))

@@ -1,10 +1,10 @@
 package ebpf
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"net/netip"
 	"slices"
 	"strings"
@@ -54,14 +54,14 @@ type Pod struct {
 	Nameservers  []Nameserver
 }
 
-// ViewOf numbers a Kubernetes namespace (64-bit FNV-1a). "" is 0: what everybody sees.
+// ViewOf numbers a Kubernetes namespace, so that who may choose a namespace's name finds none with the number
+// of another (64 bits of SHA-256). "" is 0: what everybody sees.
 func ViewOf(namespace string) uint64 {
 	if namespace == "" {
 		return 0
 	}
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(namespace)) // cannot fail
-	return h.Sum64()
+	sum := sha256.Sum256([]byte(namespace))
+	return max(binary.NativeEndian.Uint64(sum[:]), 1)
 }
 
 // PutPod enrols a network namespace by its cookie (SO_NETNS_COOKIE), or changes its row. Writing what is

@@ -8,7 +8,7 @@
 
 /* Numbers both sides must agree on. */
 enum agreed {
-	SCHEMA_VERSION = 2,
+	SCHEMA_VERSION = 3,
 	MAX_NAMESERVERS = 4,
 	PORT_LOW = 64512, /* the band dnsd's listeners live in */
 	PORT_HIGH = 65499,
@@ -62,6 +62,12 @@ struct frontend {
 /* The service index of an address's {any port, any protocol, everybody} row that only says "ours". */
 #define NO_SERVICE 0xffffffffu
 
+/* What is behind a frontend. Written in place, see writeRows: so it has a lock, which nobody takes who only reads. */
+struct target {
+	struct bpf_spin_lock lock;
+	__u32 service;
+};
+
 enum policy { RANDOM, ROUND_ROBIN, LEAST_REQUEST, RING_HASH, MAGLEV };
 
 /* How long a backend rests whose handshakes go on failing: twice as long each time, or longer by the first. */
@@ -101,6 +107,8 @@ struct backend {
 	__u32 incarnation; /* goes up when the index is given to another address; 0: never used */
 };
 
+#define SEVERAL 0xffffffffffffffffULL
+
 /*
  * Facts about a backend, whoever noticed; what follows from them is up to the settings of each service.
  * One cache line each, so that busy backends do not slow their neighbours down.
@@ -111,7 +119,10 @@ struct backend_state {
 	__u64 connections;
 	__u64 failures;
 	__u64 failed_at; /* ns, monotonic: when the streak last grew, or a probe was let through */
-	__u64 pad[4];
+	__u64 accuser;   /* netns cookie of the pod whose handshakes the streak is of, or SEVERAL */
+	__u64 user;      /* that of the pod which connected last */
+	__u64 shared_at; /* ns, monotonic: when that was last another one than before; 0: never */
+	__u64 pad;
 };
 
 struct service_state {
@@ -161,6 +172,7 @@ struct socket {
 	__u32 service;  /* likewise */
 	__u32 admitted; /* the service's incarnation while this socket is in its active, else 0 */
 	__u32 pad;
+	__u64 client;   /* netns cookie of who connected */
 	struct translation ring[RING];
 };
 
@@ -183,7 +195,7 @@ enum answer_flags { ANSWER_ELSEWHERE = 1, ANSWER_VIRTUAL = 2 };
 
 /* What a declared name has. */
 struct answer {
-	__u64 version; /* of the row, never the same twice: see still_there() */
+	__u64 version; /* of the row, never the same twice: see copied() */
 	__be32 ttl;
 	enum answer_flags flags;
 	__u8 n4, n6;
@@ -196,6 +208,7 @@ struct answer {
 /* What somebody asked; key of a reply dnsd has given. */
 struct question {
 	__u8 wire[LONG_NAME];
+	__u64 view;
 	__u64 asker;
 	__be16 qtype;
 	__u8 pad[6];
@@ -219,6 +232,7 @@ struct reply {
 struct answering {
 	__u64 generation;   /* of the table of names that it answers from */
 	__u64 silent_until; /* ns, monotonic: somebody wants to see every query, and dnsd is there to show them */
+	__u8 secret[32];    /* for dnsd: what askers are numbered with. It lives as long as what was learned for them. */
 };
 
 /* How many of a pod's queries were answered, and why others were not. */
@@ -239,6 +253,8 @@ enum count {
 	COUNT_DNS_OTHER_DEVICE,
 	COUNT_DNS_RESTORED,
 	COUNT_DNS_ANSWERED,
+	COUNT_DNS_ANSWERED_ALONE, /* of those, while no dnsd was there */
+	COUNT_DNS_ANSWER_TOO_OLD,
 	COUNT_OWN_SOCKET,
 	COUNT_LB_TRANSLATED,
 	COUNT_LB_REFUSED,

@@ -1,0 +1,107 @@
+package ebpf
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+)
+
+// What SCHEMA_VERSION stands for. If this test fails, what is pinned has another layout than before: put the
+// next version into types.h, once for all that a release changes, and what the test found here.
+const (
+	schemaVersion = 3
+	schemaDigest  = "13493debfa139634"
+)
+
+func TestLayouts(t *testing.T) {
+	spec, err := loadNodens()
+	must(t, err)
+	var all strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(spec.Maps)) {
+		if m := spec.Maps[name]; m.Pinning == ebpf.PinByName || name == nodensMapSchema {
+			fmt.Fprintf(&all, "%s: %s, flags %x, %d rows, %s -> %s\n", name, m.Type, m.Flags, m.MaxEntries, laidOut(m.Key), laidOut(m.Value))
+		}
+	}
+	got := fmt.Sprintf("%x", sha256.Sum256([]byte(all.String())))[:16]
+	if nodensAgreedSCHEMA_VERSION != schemaVersion || got != schemaDigest {
+		t.Errorf("schema %d is of %s, here stands %d of %s:\n%s", nodensAgreedSCHEMA_VERSION, got, schemaVersion, schemaDigest, &all)
+	}
+}
+
+// laidOut writes a type with all that is in it: two are the same if a program cannot tell one from the other.
+func laidOut(t btf.Type) string {
+	switch t := t.(type) {
+	case *btf.Struct:
+		s := t.Name + "{"
+		for _, m := range t.Members {
+			s += fmt.Sprintf("%d %s %s; ", m.Offset, m.Name, laidOut(m.Type))
+		}
+		return s + "}"
+	case *btf.Array:
+		return fmt.Sprintf("[%d]%s", t.Nelems, laidOut(t.Type))
+	case *btf.Enum:
+		s := t.Name + "("
+		for _, v := range t.Values {
+			if v.Name != "SCHEMA_VERSION" {
+				s += fmt.Sprintf("%s %d ", v.Name, v.Value)
+			}
+		}
+		return s + ")"
+	case *btf.Typedef:
+		return laidOut(t.Type)
+	case *btf.Int:
+		return fmt.Sprintf("%d %s", t.Size, t.Encoding)
+	case *btf.Volatile:
+		return laidOut(t.Type)
+	}
+	return fmt.Sprint(t)
+}
+
+// A layout that changed without another version is found out, and replaced like that of another version.
+func TestForgottenVersion(t *testing.T) {
+	for name, upgrade := range map[string]func(Options) (*Datapath, error){"upgrade": Upgrade, "stage": Stage} {
+		t.Run(name, func(t *testing.T) {
+			o := options(t)
+			ensure(t, o)
+			pin := filepath.Join(o.PinPath, mapsDir, nodensMapOutcomes)
+			old, err := ebpf.LoadPinnedMap(pin, nil)
+			must(t, err)
+			must(t, old.Unpin())
+			must(t, old.Close())
+			old, err = ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 32, MaxEntries: 8192, Flags: 1})
+			must(t, err)
+			must(t, old.Pin(pin))
+			must(t, old.Close())
+			if d, err := Ensure(o); err == nil {
+				t.Error("nothing is wrong?")
+				_ = d.Close()
+			}
+			d, err := upgrade(o)
+			must(t, err)
+			must(t, d.Exchange())
+			must(t, d.Close())
+		})
+	}
+}
+
+// Whoever ended after the new maps were pinned and before the programs were exchanged has left links that
+// look well and programs that work with other maps.
+func TestEnsureOfHalfAnExchange(t *testing.T) {
+	o := options(t)
+	ensure(t, o)
+	next, err := fresh(o)
+	must(t, err)
+	must(t, pinSchema(o, next.Maps[nodensMapSchema]))
+	next.Close()
+
+	d, err := Ensure(o)
+	must(t, err)
+	must(t, d.Close())
+}
