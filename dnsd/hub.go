@@ -225,10 +225,12 @@ func (h *hub) apply(plan *mesh.Plan) (applied *mesh.Plan, due time.Time, err err
 		plan = plan.Without(h.balancer.Missing(plan))
 	}
 	h.kernel.Unlock()
+	var stored error
 	old := h.state.Load()
 	if old.Passes == 0 || unsafe.SliceData(old.Plan.Names) != unsafe.SliceData(plan.Names) ||
-		len(old.Plan.Names) != len(plan.Names) || unsafe.SliceData(old.Plan.Zones) != unsafe.SliceData(plan.Zones) {
-		h.store(plan)
+		len(old.Plan.Names) != len(plan.Names) || unsafe.SliceData(old.Plan.Zones) != unsafe.SliceData(plan.Zones) ||
+		old.Plan.Partial != plan.Partial || h.answers.Stale() {
+		stored = h.store(plan)
 	}
 	if old.Passes == 0 || unsafe.SliceData(old.Plan.Watch) != unsafe.SliceData(plan.Watch) {
 		h.resolver.Watch(plan.Watch) // a list that is not new it knows
@@ -236,14 +238,15 @@ func (h *hub) apply(plan *mesh.Plan) (applied *mesh.Plan, due time.Time, err err
 	for _, told := range h.told {
 		told(plan)
 	}
-	return plan, due, errors.Join(saved, written)
+	return plan, due, errors.Join(saved, written, stored)
 }
 
-// store makes a plan's names what is answered.
-func (h *hub) store(plan *mesh.Plan) {
+// store makes a plan's names what is answered. An error means that it is to be done again.
+func (h *hub) store(plan *mesh.Plan) error {
 	t := names.Build(plan, h.names)
-	h.answers.Store(t, plan.Partial)
+	err := h.answers.Store(t, plan.Partial)
 	h.server.Store(t)
+	return err
 }
 
 // spreads says whether connections to a name are spread over addr now.

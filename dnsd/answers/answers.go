@@ -4,6 +4,7 @@ package answers
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"log/slog"
 	"sync"
@@ -22,6 +23,7 @@ type Answers struct {
 	off    error         // why not, where it should
 	stored bool          // something was
 	failed string        // the last error, empty after a success
+	stale  bool          // it left in the kernel what is not true
 
 	counted *counted // nil where kernel is
 
@@ -68,10 +70,11 @@ func New(wanted bool, d answerer, log *slog.Logger) *Answers {
 
 // Store makes the kernel answer from t. To be called before anybody else answers from it: what was
 // learned from the table before must not be given any more. But when dnsd has just started, and t is partial
-// since a source has not spoken yet, what the kernel knows of an earlier dnsd is better.
-func (a *Answers) Store(t *names.Table, partial bool) {
+// since a source has not spoken yet, what the kernel knows of an earlier dnsd is better. After an error the
+// kernel is Stale.
+func (a *Answers) Store(t *names.Table, partial bool) error {
 	if a.kernel == nil {
-		return
+		return nil
 	}
 	if a.stored || !partial {
 		a.kernel.Forget(t.Generation())
@@ -86,7 +89,14 @@ func (a *Answers) Store(t *names.Table, partial bool) {
 		a.log.Warn("not all names are answered in the kernel; dnsd answers the others", "error", err)
 	}
 	a.failed = failed
+	if a.stale = errors.Is(err, ebpf.ErrStale); a.stale {
+		return err
+	}
+	return nil
 }
+
+// Stale says that the kernel may answer otherwise than the table stored last: it is to be stored again.
+func (a *Answers) Stale() bool { return a.stale }
 
 func declared(t *names.Table) iter.Seq[ebpf.Declared] {
 	return func(yield func(ebpf.Declared) bool) {
@@ -108,7 +118,8 @@ func (a *Answers) Learn() func(serve.Learned) {
 	}
 	return func(l serve.Learned) {
 		// That a reply cannot be learned is no loss: dnsd gives it again.
-		_ = a.kernel.Learn(ebpf.Question{Host: l.Name, Type: l.Qtype, Asker: l.Asker}, l.Generation, ebpf.Reply{
+		q := ebpf.Question{Host: l.Name, Type: l.Qtype, View: ebpf.ViewOf(l.Namespace), Asker: l.Asker}
+		_ = a.kernel.Learn(q, l.Generation, ebpf.Reply{
 			Records: l.Records, Answers: l.Answers, Authorities: l.Authorities, Rcode: l.Rcode,
 			Fixed: l.Fixed, Step: l.Step, Count: l.Count,
 		})

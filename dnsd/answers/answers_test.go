@@ -35,7 +35,9 @@ func TestKernelDoesNotAnswer(t *testing.T) {
 		if a.Learn() != nil || a.ForPods(nil) != nil {
 			t.Errorf("wanted %t: somebody is told to answer in the kernel", wanted)
 		}
-		a.Store(nil, false) // has nowhere to write to
+		if err := a.Store(nil, false); err != nil { // has nowhere to write to
+			t.Error(err)
+		}
 		if said := strings.Contains(log.String(), "netns_cookie"); said != wanted || (a.Off() != nil) != wanted {
 			t.Errorf("wanted %t: off since %v, logged %s", wanted, a.Off(), log.String())
 		}

@@ -10,13 +10,15 @@ import (
 	"github.com/nodens-dns/nodens/ebpf"
 )
 
-// counted is pods' Options.Answers: the kernel's, of which the counters of pods that go are kept.
+// counted is pods' Options.Answers: the kernel's, whose counters outlive this process and not their pods. What
+// is told of them begins with this process, and does not go back when a pod goes.
 type counted struct {
 	*ebpf.Answers
 	namespaceOf func(cookie uint64) string
 
-	mu   sync.Mutex
-	past map[string]ebpf.Outcomes // by namespace
+	mu    sync.Mutex               // held from reading a counter until what it means is noted
+	since map[uint64]ebpf.Outcomes // by cookie: what was counted before
+	past  map[string]ebpf.Outcomes // by namespace: of pods that are gone
 }
 
 // maxPast is of how many namespaces the counters are kept when their last pod here is gone.
@@ -27,22 +29,41 @@ func (a *Answers) ForPods(namespaceOf func(cookie uint64) string) pods.Answers {
 	if a.kernel == nil {
 		return nil
 	}
-	a.counted = &counted{Answers: a.kernel, namespaceOf: namespaceOf, past: map[string]ebpf.Outcomes{}}
+	a.counted = &counted{Answers: a.kernel, namespaceOf: namespaceOf,
+		since: map[uint64]ebpf.Outcomes{}, past: map[string]ebpf.Outcomes{}}
 	return a.counted
+}
+
+// Attach implements pods.Answers.
+func (c *counted) Attach(cookie uint64, ifindex uint32, light bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, known := c.since[cookie]; !known {
+		n, err := c.Outcomes(cookie)
+		if err != nil {
+			return err
+		}
+		c.since[cookie] = n
+	}
+	return c.Answers.Attach(cookie, ifindex, light)
 }
 
 // Detach implements pods.Answers.
 func (c *counted) Detach(cookie uint64) error {
-	if n, err := c.Outcomes(cookie); err == nil && n != (ebpf.Outcomes{}) {
-		namespace := c.namespaceOf(cookie)
-		c.mu.Lock()
-		if _, known := c.past[namespace]; !known && len(c.past) >= maxPast {
-			namespace = serve.OtherNamespaces
-		}
-		c.past[namespace] = sum(c.past[namespace], n)
-		c.mu.Unlock()
+	namespace := c.namespaceOf(cookie)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, err := c.Answers.Detach(cookie)
+	since, known := c.since[cookie]
+	if err != nil || !known { // of a pod that an earlier dnsd knew
+		return err
 	}
-	return c.Answers.Detach(cookie)
+	delete(c.since, cookie)
+	if _, known := c.past[namespace]; !known && len(c.past) >= maxPast {
+		namespace = serve.OtherNamespaces
+	}
+	c.past[namespace] = sum(c.past[namespace], less(n, since))
+	return nil
 }
 
 // Outcomes counts what the kernel has answered, by the namespace of the pods, those of list and those that are
@@ -53,15 +74,16 @@ func (a *Answers) Outcomes(list []pods.Pod) map[string]ebpf.Outcomes {
 		return nil
 	}
 	all := map[string]ebpf.Outcomes{}
-	for _, p := range list {
-		if n, err := c.Outcomes(p.Cookie); err == nil {
-			all[p.Namespace] = sum(all[p.Namespace], n)
-		}
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for namespace, n := range c.past {
-		all[namespace] = sum(all[namespace], n)
+		all[namespace] = n
+	}
+	for _, p := range list {
+		since, known := c.since[p.Cookie]
+		if n, err := c.Outcomes(p.Cookie); err == nil && known {
+			all[p.Namespace] = sum(all[p.Namespace], less(n, since))
+		}
 	}
 	return all
 }
@@ -70,6 +92,14 @@ func sum(a, b ebpf.Outcomes) ebpf.Outcomes {
 	return ebpf.Outcomes{
 		Declared: a.Declared + b.Declared, Learned: a.Learned + b.Learned, Denied: a.Denied + b.Denied,
 		Unknown: a.Unknown + b.Unknown, Unusual: a.Unusual + b.Unusual, Watched: a.Watched + b.Watched,
+	}
+}
+
+// less is what was counted since b was.
+func less(a, b ebpf.Outcomes) ebpf.Outcomes {
+	return ebpf.Outcomes{
+		Declared: a.Declared - b.Declared, Learned: a.Learned - b.Learned, Denied: a.Denied - b.Denied,
+		Unknown: a.Unknown - b.Unknown, Unusual: a.Unusual - b.Unusual, Watched: a.Watched - b.Watched,
 	}
 }
 
@@ -82,7 +112,7 @@ func (a *Answers) Of(p pods.Pod) (ebpf.Outcomes, bool) {
 	return n, err == nil
 }
 
-// Explain says whether the kernel would answer a pod's questions for the addresses of name, and why not.
+// Explain says whether the kernel would answer a pod's questions for name, and why not.
 func (a *Answers) Explain(p pods.Pod, name string) string {
 	switch {
 	case a.off != nil:
@@ -91,15 +121,19 @@ func (a *Answers) Explain(p pods.Pod, name string) string {
 		return "the kernel answers nothing by itself: kernelAnswers is not set"
 	case p.Asker == 0:
 		return "the kernel answers this pod nothing by itself: it has no nameserver that is captured, or its queries are logged"
+	case p.Slow != "":
+		return "the kernel answers this pod nothing by itself: " + p.Slow
+	case a.kernel.Leaving():
+		return "the kernel answers nothing by itself for now: somebody watches the queries"
 	}
-	const typeA, typeAAAA = 1, 28 // RFC 1035, RFC 3596
+	const typeA, typeAAAA, typeHTTPS = 1, 28, 65 // RFC 1035, RFC 3596, RFC 9460
 	host := strings.TrimSuffix(strings.ToLower(name), ".") + "."
 	var said []string
 	for _, q := range []struct {
 		label string
 		qtype uint16
-	}{{"A", typeA}, {"AAAA", typeAAAA}} {
-		from, err := a.kernel.Knows(ebpf.Question{Host: host, Type: q.qtype, Asker: p.Asker}, ebpf.ViewOf(p.Namespace))
+	}{{"A", typeA}, {"AAAA", typeAAAA}, {"HTTPS", typeHTTPS}} {
+		from, err := a.kernel.Knows(ebpf.Question{Host: host, Type: q.qtype, View: ebpf.ViewOf(p.Namespace), Asker: p.Asker})
 		why := map[ebpf.Source]string{
 			0:                "left to dnsd: not declared in a way that fits there, and not answered from this table since it was last asked for",
 			ebpf.Declaration: "answered there, as declared",

@@ -31,6 +31,8 @@ type pod struct {
 
 	client    names.Client
 	asker     uint64
+	light     bool   // it is to have no listeners
+	slow      string // why it is not answered in the kernel, though it is to be
 	cookie    uint64 // zero until the namespace has been entered
 	dialer    *dialer
 	listeners []*listener
@@ -51,7 +53,7 @@ func (q *pod) show() Pod {
 	a := q.attachment
 	return Pod{
 		Key: a.Key(), Namespace: a.PodNamespace, Name: a.PodName, Netns: a.Netns,
-		Cookie: q.cookie, Addresses: a.Addresses, Nameservers: q.nameservers(), Asker: q.asker, Client: q.client,
+		Cookie: q.cookie, Addresses: a.Addresses, Nameservers: q.nameservers(), Asker: q.asker, Slow: q.slow, Client: q.client,
 		State: q.state, Reason: q.reason, Since: q.since,
 	}
 }
@@ -154,7 +156,7 @@ func (p *Pods) opened(q *pod, handle netns.NsHandle, err error) {
 		return
 	}
 	w := p.wish(q.attachment)
-	q.client, q.asker = w.client, p.asker(&w)
+	q.client, q.asker, q.light = w.client, p.asker(&w), w.light
 	switch err := p.enrol(q, w); {
 	case errors.Is(err, errShared):
 		q.close()
@@ -229,12 +231,12 @@ func (p *Pods) enrol(q *pod, w wish) error {
 	}
 	err = p.enter(q, ebpf.Pod{
 		Ifindex: f.ifindex, Addr4: w.addr4, Addr6: w.addr6, View: ebpf.ViewOf(a.PodNamespace),
-		DNS: len(told) > 0, LB: true, Asker: p.asker(&w), Nameservers: told,
+		DNS: len(told) > 0, LB: true, Asker: q.asker, Nameservers: told,
 	}, w)
 	if err != nil {
 		return err
 	}
-	return p.accelerate(q, f.ifindex, &w)
+	return p.accelerate(q, f.ifindex)
 }
 
 // enter puts q's listeners and row into the kernel and starts to answer.
@@ -260,7 +262,7 @@ func (p *Pods) enter(q *pod, row ebpf.Pod, w wish) error {
 			Nameserver: netip.AddrPortFrom(l.nameserver, dnsPort),
 			Upstream:   p.upstream(q, i),
 			LogEvery:   w.logEvery,
-			Asker:      p.asker(&w),
+			Asker:      q.asker,
 		}
 		p.serve(q, l)
 	}

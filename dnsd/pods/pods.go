@@ -47,7 +47,7 @@ type Options struct {
 	Dir, Bell string
 	// Kernel takes the rows and the listeners: an *ebpf.Datapath.
 	Kernel kernel
-	// Answers, if not nil, has the kernel answer what it can: an *ebpf.Answers.
+	// Answers, if not nil, has the kernel answer what it can: *ebpf.Answers, counted.
 	Answers Answers
 	// Light leaves pods without listeners, unless their annotation says otherwise: only the kernel answers them.
 	Light bool
@@ -85,7 +85,9 @@ type kernel interface {
 
 // Answers has a pod's queries answered in the kernel.
 type Answers interface {
+	Asker(parts ...string) uint64
 	Attach(cookie uint64, ifindex uint32, light bool) error // in the pod's namespace
+	Check(cookie uint64, ifindex uint32, light bool) error
 	Detach(cookie uint64) error
 	Attached() ([]uint64, error)
 }

@@ -46,6 +46,8 @@ func (p *Pods) sweep() {
 		} else if _, ok := p.rows[q.cookie]; !ok {
 			p.fail(q, errors.New("its row has vanished from the kernel"))
 			p.adopt(q.attachment, nil)
+		} else if err := p.accelerateAgain(q); err != nil {
+			p.fail(q, err)
 		}
 	}
 	// A file that cannot be read may be the one a row belongs to, and that row still balances.

@@ -41,6 +41,8 @@ type Pod struct {
 	Nameservers []ebpf.Nameserver
 	// Asker is as whom the kernel answers it, 0 where it does not.
 	Asker uint64
+	// Slow is why it does not although it is to.
+	Slow string
 	// Client is as whom it asks.
 	Client names.Client
 	State  State

@@ -70,6 +70,7 @@ func (k *kernelHalf) enrol(t testing.TB, c *Client) {
 // store makes a table what is answered, here and by s.
 func (k *kernelHalf) store(t testing.TB, s *Server, table *names.Table) {
 	t.Helper()
+	k.datapath.Beat()
 	k.answers.Forget(table.Generation())
 	_, err := k.answers.Apply(func(yield func(ebpf.Declared) bool) {
 		if table == nil {
@@ -90,7 +91,7 @@ func (k *kernelHalf) store(t testing.TB, s *Server, table *names.Table) {
 
 // learn is Options.Learn.
 func (k *kernelHalf) learn(l Learned) {
-	_ = k.answers.Learn(ebpf.Question{Host: l.Name, Type: l.Qtype, Asker: l.Asker}, l.Generation, ebpf.Reply{
+	_ = k.answers.Learn(ebpf.Question{Host: l.Name, Type: l.Qtype, View: ebpf.ViewOf(l.Namespace), Asker: l.Asker}, l.Generation, ebpf.Reply{
 		Records: l.Records, Answers: l.Answers, Authorities: l.Authorities, Rcode: l.Rcode,
 		Fixed: l.Fixed, Step: l.Step, Count: l.Count,
 	})

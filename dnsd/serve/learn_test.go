@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -45,4 +47,40 @@ func TestTeach(t *testing.T) {
 			t.Errorf("%s %v: taught %q, want %q", tc.network, tc.m.Question[0], learned, tc.want)
 		}
 	}
+}
+
+// A pod has only so many answers learned, whatever it asks, and others as many as before.
+func TestLessons(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		learned := 0
+		s := New(Options{Learn: func(Learned) { learned++ }})
+		s.Store(table())
+		asks := func(pod string, n int) int {
+			c := client()
+			c.Asker, c.Pod = 7, pod
+			k := s.enter(c, "udp")
+			learned = 0
+			packet, err := question("api.partner.test.", dns.TypeA).Pack()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range n {
+				k.begin(packet, make([]byte, replySize))
+			}
+			return learned
+		}
+		for _, tc := range []struct {
+			pod       string
+			after     time.Duration
+			asked, is int
+		}{
+			{"wild", 0, 1000, lessonsAtOnce}, {"wild", 0, 1000, 0}, {"tame", 0, 100, 100},
+			{"wild", time.Second, 1000, int(time.Second / lessonEvery)}, {"wild", time.Hour, 1000, lessonsAtOnce},
+		} {
+			time.Sleep(tc.after) // the bubble's clock
+			if got := asks(tc.pod, tc.asked); got != tc.is {
+				t.Errorf("%s asks %d times after %v: %d are learned, want %d", tc.pod, tc.asked, tc.after, got, tc.is)
+			}
+		}
+	})
 }

@@ -137,6 +137,7 @@ func (s *Server) Table() *names.Table { return s.table.Load() }
 type gate struct {
 	slots     chan struct{}
 	budget    budget
+	lessons   lessons
 	namespace string
 	logEvery  int
 	counts    counters
