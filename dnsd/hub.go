@@ -35,6 +35,9 @@ const retry = time.Second
 // others among those it has.
 const lookEvery = time.Second
 
+// longPass is how long a pass takes that leaves much to tidy.
+const longPass = 50 * time.Millisecond
+
 // wait is when to try again after a pass that took so long.
 func wait(took time.Duration) time.Duration { return max(retry, 5*took) }
 
@@ -58,6 +61,7 @@ type hub struct {
 	names    names.Options
 	answers  *answers.Answers
 	told     []func(*mesh.Plan) // who else wants to know; none of them blocks
+	worked   chan struct{}      // gets something after a pass that leaves much to tidy
 
 	state atomic.Pointer[show.State]
 }
@@ -68,6 +72,7 @@ func newHub(log *slog.Logger, vips *mesh.VIPs, sources []string, kept *keep.Inpu
 		log: log, sources: sources, keep: kept, vips: vips, answers: &answers.Answers{},
 		compiler: mesh.NewCompiler(vips, sources),
 		emitted:  make(chan mesh.Input),
+		worked:   make(chan struct{}, 1),
 		ended:    make(chan struct{}),
 	}
 	h.compiler.Yield, h.names.Yield = breathe, breathe
@@ -202,6 +207,12 @@ func (h *hub) pass() (due time.Time) {
 	next := *old
 	next.Plan, next.VIPs, next.Err, next.Passes, next.Took = plan, h.vips.Usage(), err, old.Passes+1, took
 	h.state.Store(&next)
+	if took > longPass {
+		select {
+		case h.worked <- struct{}{}:
+		default: // it is known
+		}
+	}
 	return due
 }
 

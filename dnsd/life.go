@@ -96,7 +96,7 @@ func live(ctx context.Context, c *config.Config, log *slog.Logger, l *lease) end
 	w := d.write(ctx, due)
 	s := newGroup(context.WithoutCancel(ctx))
 	s.Go(d.beat)
-	s.Go(func(ctx context.Context) error { return process.Tidy(ctx, log) })
+	s.Go(func(ctx context.Context) error { return process.Tidy(ctx, d.hub.worked, log) })
 	s.Go(d.show.LogQueries)
 	e := d.reign(ctx, w, s)
 	close(d.ended)

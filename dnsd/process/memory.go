@@ -17,42 +17,80 @@ import (
 )
 
 const (
-	// tidyEvery is how often memory is looked at, and tidyRest how long it is left alone at least when it has
-	// been tidied.
-	tidyEvery, tidyRest = time.Second, 10 * time.Second
-	// tidyShare is which part of the time may go into tidying: one in so many.
-	tidyShare = 20
+	// tidyEvery is how often memory is looked at.
+	tidyEvery = time.Second
+	// tidyRest is how long it is left alone at least when it has been tidied, unless there was work since.
+	tidyRest = 10 * time.Second
+	// tidyShare is which part of a processor may go into tidying, one in so many, and workShare which when
+	// there was work since.
+	tidyShare, workShare = 100, 20
 )
 
 // Tidy gives memory back to the node whenever a piece of work has left much of it unused. Left to itself,
 // Go collects only when half as much again is needed, which may be never, and returns what it does not use
-// over minutes: a node would pay for its largest moment all day. It returns nil when ctx is done.
-func Tidy(ctx context.Context, log *slog.Logger) error {
+// over minutes: a node would pay for its largest moment all day. worked says that such a piece of work has been
+// done. It returns nil when ctx is done.
+func Tidy(ctx context.Context, worked <-chan struct{}, log *slog.Logger) error {
 	tick := time.NewTicker(tidyEvery)
 	defer tick.Stop()
-	var least, last uint64 // that was more than in use when it had been tidied, and that was had when last looked at
-	var rested time.Time
+	var k keeper
 	for {
 		select {
+		case <-worked:
+			k.worked = true
+			continue // with what is left of the work
 		case <-tick.C:
 		case <-ctx.Done():
 			return nil
 		}
 		has, uses := memory()
-		grows := has > last+last/64
-		last = has
-		if grows || has <= uses+uses/8+least || time.Now().Before(rested) {
-			continue // while it grows, the work is still being done
+		if !k.due(has, uses, time.Now()) {
+			continue
 		}
-		began := time.Now()
-		runtime.GC() // what pools keep outlives one collection
+		began := processorTime()
+		if k.worked {
+			runtime.GC() // what pools keep outlives one collection
+		}
 		debug.FreeOSMemory()
 		if err := releaseProgram(); err != nil {
 			log.Warn("pages of the program stay mapped", "error", err)
 		}
 		has, uses = memory()
-		least, rested = has-min(has, uses), time.Now().Add(max(tidyRest, tidyShare*time.Since(began)))
+		k = keeper{least: has - min(has, uses), last: has, tidied: time.Now(), cost: processorTime() - began}
 	}
+}
+
+// keeper says when to tidy.
+type keeper struct {
+	worked bool   // since it was tidied
+	least  uint64 // that was more than in use then
+	last   uint64 // that was had when last looked at
+	tidied time.Time
+	cost   time.Duration // of that, in time of the processors
+}
+
+// due says whether it is time, when so many bytes are had and in use.
+func (k *keeper) due(has, uses uint64, now time.Time) bool {
+	grows := has > k.last+k.last/64
+	k.last = has
+	if grows || has <= uses+uses/8+k.least {
+		return false // while it grows, the work is still being done
+	}
+	rest := max(tidyRest, tidyShare*k.cost)
+	if k.worked {
+		rest = workShare * k.cost
+	}
+	return !now.Before(k.tidied.Add(rest))
+}
+
+// processorTime is what the process has had of the processors. It is not the time that passes, for others may
+// have them meanwhile.
+func processorTime() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // memory is what Go has from the system and has not returned, and how much of it was in use when it last
@@ -73,21 +111,29 @@ func releaseProgram() error {
 	if err != nil {
 		return err
 	}
-	maps, err := os.Open("/proc/self/maps")
+	maps, err := os.Open("/proc/self/smaps")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = maps.Close() }()
+	var from, to uintptr // of the mapping that is being described, if it is the program's
 	for lines := bufio.NewScanner(maps); lines.Scan(); {
-		var from, to uintptr
+		line := lines.Text()
+		var start, end uintptr
 		var mode string
-		// Written pages would be lost: only what is as it is in the file.
-		if _, err := fmt.Sscanf(lines.Text(), "%x-%x %s", &from, &to, &mode); err != nil || mode[1] != '-' || mode[3] != 'p' ||
-			!strings.HasSuffix(lines.Text(), " "+exe) {
+		if n, _ := fmt.Sscanf(line, "%x-%x %s", &start, &end, &mode); n == 3 {
+			from, to = 0, 0
+			if mode[1] == '-' && mode[3] == 'p' && strings.HasSuffix(line, " "+exe) {
+				from, to = start, end
+			}
+		}
+		// A page that was written would be lost, also one that nobody may write any more, as the loader leaves
+		// what it has relocated: only what is as it is in the file.
+		if rest, ok := strings.CutPrefix(line, "Anonymous:"); !ok || strings.TrimSpace(rest) != "0 kB" || from == to {
 			continue
 		}
 		if _, _, errno := syscall.Syscall(syscall.SYS_MADVISE, from, to-from, syscall.MADV_DONTNEED); errno != 0 {
-			return fmt.Errorf("give back %s: %w", lines.Text(), errno)
+			return fmt.Errorf("give back %x-%x of %s: %w", from, to, exe, errno)
 		}
 	}
 	return nil
