@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/nodens-dns/nodens/dnsd/replace"
 )
 
 // Op is what the bell is rung for. The file is written or removed before.
@@ -114,31 +116,20 @@ type Bell struct{ ln *net.UnixListener }
 // there is replaced without a moment in which there is none: it is a dead daemon's, or that of a daemon
 // about to be relieved by this one. Anything else there is left alone and is an error.
 func Listen(socket string) (*Bell, error) {
-	if st, err := os.Lstat(socket); err == nil && st.Mode().Type() != fs.ModeSocket {
-		return nil, fmt.Errorf("listen at %s: a file that is no socket is in the way", socket)
-	}
-	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
-		return nil, fmt.Errorf("listen at %s: %w", socket, err)
-	}
-	temp := socket + "~"
-	_ = os.Remove(temp) // of a daemon killed between here and the rename
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: temp, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("listen at %s: %w", socket, err)
-	}
-	// The name may be a successor's by the time this bell is closed; left behind it only says
-	// "connection refused", which Ring understands.
-	ln.SetUnlinkOnClose(false)
-	err = os.Chmod(temp, 0o600)
+	err := os.MkdirAll(filepath.Dir(socket), 0o755)
+	var ln *replace.Socket
 	if err == nil {
-		err = os.Rename(temp, socket)
+		ln, err = replace.Listen("unix", socket, 0o600)
+	}
+	if err == nil {
+		if err = ln.Place(); err != nil {
+			_ = ln.Close()
+		}
 	}
 	if err != nil {
-		_ = ln.Close()
-		_ = os.Remove(temp)
 		return nil, fmt.Errorf("listen at %s: %w", socket, err)
 	}
-	return &Bell{ln: ln}, nil
+	return &Bell{ln: ln.UnixListener}, nil
 }
 
 // Inherit is the daemon's end of a bell that another daemon has made and left by its [Bell.File], which the

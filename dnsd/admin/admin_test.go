@@ -235,7 +235,7 @@ func TestListen(t *testing.T) {
 		defer next.Close()
 		if conn, err := net.Dial("unix", o.Socket); err != nil {
 			t.Errorf("the first one is not there: %v", err)
-		} else if _ = conn.Close(); first.unix.(*net.UnixListener).SetDeadline(time.Now().Add(20*time.Second)) == nil {
+		} else if _ = conn.Close(); first.unix.SetDeadline(time.Now().Add(20*time.Second)) == nil {
 			if conn, err = first.unix.Accept(); err != nil {
 				t.Errorf("the first one is not asked: %v", err)
 			} else {

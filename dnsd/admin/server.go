@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -15,6 +14,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/nodens-dns/nodens/dnsd/replace"
 )
 
 // Options are where to listen and what to show. Every function may be called at any moment and from
@@ -51,11 +52,10 @@ const lookEvery = 5 * time.Second
 type Server struct {
 	tcp   net.Listener // or nil
 	path  string
-	mu    sync.Mutex   // guards the following
-	unix  net.Listener // the one that is named, or to be named
-	named bool
-	http  http.Server  // dumps, on the unix socket
-	local http.Server  // health and metrics, on the port
+	mu    sync.Mutex // guards the following
+	unix  *replace.Socket
+	http  http.Server // dumps, on the unix socket
+	local http.Server // health and metrics, on the port
 
 	removed []net.Listener // still served, though their file is gone
 }
@@ -115,7 +115,10 @@ func (s *Server) HealthFile() (*os.File, error) {
 func (s *Server) Open() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.name()
+	if err := s.unix.Place(); err != nil {
+		return fmt.Errorf("dnsd's own commands find nobody for now: %w", err)
+	}
+	return nil
 }
 
 // Serve answers until ctx is done, then closes both listeners; the socket's file stays, which may be a
@@ -188,13 +191,13 @@ func (s *Server) drain(open *sync.WaitGroup) {
 func (s *Server) remake(serve func(net.Listener)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, err := os.Lstat(s.path); s.named && !errors.Is(err, fs.ErrNotExist) {
+	if !s.unix.Lost() {
 		return
 	}
 	if l, err := listenUnix(s.path); err == nil {
 		s.removed = append(s.removed, s.unix) // whose connections go on
 		s.unix = l
-		_ = s.name()
+		_ = l.Place()
 		serve(l)
 	}
 }
@@ -203,9 +206,6 @@ func (s *Server) remake(serve func(net.Listener)) {
 func (s *Server) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.named {
-		_ = os.Remove(unnamed(s.path))
-	}
 	for _, l := range append(s.removed, s.unix) {
 		_ = l.Close()
 	}
@@ -214,38 +214,9 @@ func (s *Server) Close() {
 	}
 }
 
-// name puts the socket where it is looked for; s.mu is held.
-func (s *Server) name() error {
-	err := os.Rename(unnamed(s.path), s.path)
-	if s.named = err == nil; err != nil {
-		return fmt.Errorf("dnsd's own commands find nobody for now: %w", err)
-	}
-	return nil
-}
-
-func unnamed(path string) string { return fmt.Sprintf("%s.%d", path, os.Getpid()) }
-
-// listenUnix makes the socket under another name, so that nobody sees it before its mode is set and a stale one
-// is replaced in one step. It is open to root and to the folder's group (mode 0660): the dumps name every host of
+// listenUnix makes the socket, open to root and to its folder's group (mode 0660): the dumps name every host of
 // the mesh and every pod, which is not for everybody to read.
-func listenUnix(path string) (net.Listener, error) {
-	if st, err := os.Lstat(path); err == nil && st.Mode().Type() != fs.ModeSocket {
-		return nil, errors.New("there is something that is no socket: remove it")
-	}
-	next := unnamed(path)
-	_ = os.Remove(next)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: next, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	l.SetUnlinkOnClose(false) // it will not be there any more under the name it was made with
-	if err := os.Chmod(next, 0o660); err != nil {
-		_ = os.Remove(next)
-		_ = l.Close()
-		return nil, err
-	}
-	return l, nil
-}
+func listenUnix(path string) (*replace.Socket, error) { return replace.Listen("unix", path, 0o660) }
 
 // health serves what a kubelet and a Prometheus ask. /healthz says only that the process answers:
 // restarting a daemon that waits for something outside helps nobody. /readyz says whether it works, and who says

@@ -3,12 +3,12 @@ package handover
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/nodens-dns/nodens/dnsd/replace"
 )
 
 // lookEvery is how soon a socket that somebody has removed is there again.
@@ -20,8 +20,7 @@ type Door struct {
 	self   func() Self
 
 	mu     sync.Mutex // guards the following
-	ln     *net.UnixListener
-	open   bool
+	ln     *replace.Socket
 	closed bool
 }
 
@@ -35,22 +34,9 @@ func Listen(socket string, self func() Self) (*Door, error) {
 	return &Door{socket: socket, self: self, ln: ln}, nil
 }
 
-// unnamed is what the socket is called before it is opened.
-func unnamed(socket string) string {
-	return filepath.Join(filepath.Dir(socket), "."+filepath.Base(socket))
-}
-
-func listen(socket string) (*net.UnixListener, error) {
-	temp := unnamed(socket)
-	_ = os.Remove(temp)
-	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: temp, Net: "unixpacket"})
+func listen(socket string) (*replace.Socket, error) {
+	ln, err := replace.Listen("unixpacket", socket, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("listen for who takes over: %w", err)
-	}
-	ln.SetUnlinkOnClose(false) // the name may be a successor's by then
-	if err = os.Chmod(temp, 0o600); err != nil {
-		_ = ln.Close()
-		_ = os.Remove(temp)
 		return nil, fmt.Errorf("listen for who takes over: %w", err)
 	}
 	return ln, nil
@@ -61,12 +47,7 @@ func listen(socket string) (*net.UnixListener, error) {
 func (d *Door) Open() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.name()
-}
-
-func (d *Door) name() error {
-	err := os.Rename(unnamed(d.socket), d.socket)
-	if d.open = err == nil; err != nil {
+	if err := d.ln.Place(); err != nil {
 		return fmt.Errorf("nobody can take over for now: %w", err)
 	}
 	return nil
@@ -111,13 +92,13 @@ func (d *Door) accept() (*net.UnixConn, error) {
 func (d *Door) look() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if _, err := os.Lstat(d.socket); d.closed || d.open && !errors.Is(err, fs.ErrNotExist) {
+	if d.closed || !d.ln.Lost() {
 		return
 	}
 	if ln, err := listen(d.socket); err == nil {
 		_ = d.ln.Close()
 		d.ln = ln
-		_ = d.name()
+		_ = d.ln.Place()
 	}
 }
 
@@ -125,8 +106,6 @@ func (d *Door) look() {
 func (d *Door) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed = true; !d.open {
-		_ = os.Remove(unnamed(d.socket))
-	}
+	d.closed = true
 	return d.ln.Close()
 }

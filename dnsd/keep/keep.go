@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/nodens-dns/nodens/dnsd/mesh"
+	"github.com/nodens-dns/nodens/dnsd/replace"
 )
 
 // every bounds how often a chatty source is written to disk; a kill loses at most this much news.
@@ -113,30 +114,10 @@ func (i *Inputs) Flush() {
 	}
 }
 
-// write replaces the source's file by rename, so that a reader sees the old whole or the new whole. The
-// new one has a name of its own until then, always the same: what a kill leaves of it the next one
-// overwrites.
 func (i *Inputs) write(in mesh.Input) error {
 	data, err := json.Marshal(in)
 	if err != nil {
 		return err
 	}
-	tmp, err := os.OpenFile(i.path(in.Source)+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(data)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if cerr := tmp.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp.Name(), i.path(in.Source))
-	}
-	if err != nil {
-		_ = os.Remove(tmp.Name()) // what it takes of a full disk somebody else may need
-	}
-	return err
+	return replace.File(i.path(in.Source), data, 0o600)
 }

@@ -8,9 +8,10 @@ import (
 	"maps"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/nodens-dns/nodens/dnsd/replace"
 )
 
 // vipsVersion is the layout of the file; a file of another version is set aside like a broken one.
@@ -147,36 +148,10 @@ func (v *VIPs) Save() error {
 	if err != nil {
 		return fmt.Errorf("encode virtual addresses: %w", err)
 	}
-	if err := replaceFile(v.path, append(data, '\n')); err != nil {
+	if err := replace.File(v.path, append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("save virtual addresses: %w", err)
 	}
 	v.dirty = false
 	clear(v.unsaved)
 	return nil
-}
-
-// replaceFile makes path hold data, and survives a crash at any moment with the old or the new whole.
-// What a crash leaves of the new one the next call overwrites; there is one writer.
-func replaceFile(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(f.Name()) }() // after the rename there is nothing left to remove
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

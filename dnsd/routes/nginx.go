@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/nodens-dns/nodens/dnsd/replace"
 )
 
 // nginx is the node's proxy, which somebody else runs; one file of its configuration is ours.
@@ -36,11 +38,11 @@ func (n *nginx) apply(ctx context.Context, text []byte, stamp string) error {
 		if err := n.alone(ctx, text); err != nil {
 			return err
 		}
-		if err := replace(n.file, text); err != nil {
+		if err := replace.File(n.file, text, 0o644); err != nil {
 			return err
 		}
 		if refused := n.run(ctx, "-t", "-q"); refused != nil {
-			back := func() error { return replace(n.file, before) }
+			back := func() error { return replace.File(n.file, before, 0o644) }
 			if before == nil {
 				back = func() error { return os.Remove(n.file) }
 			}
@@ -128,14 +130,4 @@ func (n *nginx) stamp(ctx context.Context) (string, error) {
 	defer func() { _ = reply.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(reply.Body, 100))
 	return strings.TrimSpace(string(body)), err
-}
-
-// replace puts a file in place by rename: a reader has the old one or the new one. The new one is beside
-// it until then, under a name that no nginx includes.
-func replace(path string, text []byte) error {
-	next := path + ".new"
-	if err := os.WriteFile(next, text, 0o644); err != nil { //nolint:gosec // as nginx's other files are
-		return err
-	}
-	return os.Rename(next, path)
 }
