@@ -25,8 +25,9 @@ import (
 // does, ends the old one when the new one is well; and an old one that had ended by itself would be started
 // anew, and take over again. Only one that has started the new one itself, at a SIGHUP, ends.
 func run(ctx context.Context, c *config.Config, log *slog.Logger) error {
-	for _, dir := range []string{c.StateDir, c.RunDir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+	// Everything in RunDir has a mode of its own; its group may ask dnsd.
+	for dir, mode := range map[string]os.FileMode{c.StateDir: 0o700, c.RunDir: 0o755} {
+		if err := os.MkdirAll(dir, mode); err != nil {
 			return fmt.Errorf("make folder: %w", err)
 		}
 	}

@@ -43,16 +43,14 @@ func (p *Pods) Sockets() ([]Socket, error) {
 	var list []Socket
 	for key, q := range p.pods {
 		for _, l := range q.listeners {
-			udp, err := duplicate(l.udp.Control)
-			if err == nil {
-				list = append(list, Socket{Key: key, Nameserver: l.nameserver, Kind: UDP, File: udp})
-				udp, err = duplicate(l.tcp.Control)
+			for kind, lend := range map[SocketKind]func(func(fd uintptr) error) error{UDP: l.udp.Control, TCP: l.tcp.Control} {
+				file, err := duplicate(lend)
+				if err != nil {
+					closeAll(list)
+					return nil, fmt.Errorf("pod %s: another descriptor of the %s listener for %s: %w", q.name(), kind, l.nameserver, err)
+				}
+				list = append(list, Socket{Key: key, Nameserver: l.nameserver, Kind: kind, File: file})
 			}
-			if err != nil {
-				closeAll(list)
-				return nil, fmt.Errorf("pod %s: another descriptor of the listeners for %s: %w", q.name(), l.nameserver, err)
-			}
-			list = append(list, Socket{Key: key, Nameserver: l.nameserver, Kind: TCP, File: udp})
 		}
 	}
 	return list, nil
