@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"maps"
 	"os"
 	"strings"
 
 	"github.com/nodens-dns/nodens/dnsd/admin"
+	"github.com/nodens-dns/nodens/dnsd/clusters"
 	"github.com/nodens-dns/nodens/dnsd/config"
 	"github.com/nodens-dns/nodens/dnsd/etcd"
 	"github.com/nodens-dns/nodens/dnsd/file"
@@ -50,12 +52,7 @@ func sources(c *config.Config, log *slog.Logger, kept *keep.Inputs) []source {
 		s = append(s, source{name: "etcd", run: etcdSource(c, log).Run})
 	}
 	if c.XDS != nil {
-		x := xdsSource(c.XDS, log)
-		s = append(s, source{
-			name: "xds", run: x.Run, follow: x.Follow, streams: func() []admin.Stream { return streams(x) },
-			// Without a pod there is nobody to ask for.
-			idle: func() bool { return len(x.Streams()) == 0 },
-		})
+		s = append(s, xdsSource(c.XDS, log, kept))
 	}
 	return s
 }
@@ -72,16 +69,14 @@ func kubeSource(c *config.Config, log *slog.Logger, kept *keep.Inputs) func(ctx 
 	if len(c.Kube.Remotes) == 0 {
 		return here.Run
 	}
-	all := &clusters{
-		sources: []*kube.Source{here}, localFirst: c.Kube.LocalFirst, keep: kept, log: log,
-		members: []kube.Member{{Cluster: c.Kube.Cluster, Network: c.Kube.Network, Input: mesh.Input{Source: "kube"}}},
+	o := clusters.Options{
+		Source: "kube", LocalFirst: c.Kube.LocalFirst, Keep: kept, Log: log,
+		Clusters: []clusters.Cluster{{Name: c.Kube.Cluster, Network: c.Kube.Network, Run: here.Run}},
 	}
 	for _, r := range c.Kube.Remotes {
-		name := "kube-" + r.Cluster
-		all.sources = append(all.sources, open(r, name, true))
-		all.members = append(all.members, kube.Member{Cluster: r.Cluster, Network: r.Network, Input: mesh.Input{Source: name}})
+		o.Clusters = append(o.Clusters, clusters.Cluster{Name: r.Cluster, Network: r.Network, Run: open(r, "kube-"+r.Cluster, true).Run})
 	}
-	return all.run
+	return clusters.New(o).Run
 }
 
 // routesSource is the keeper of nginx's routes.
@@ -105,28 +100,79 @@ func etcdStore(c *config.Etcd) etcd.Store {
 	return s
 }
 
-// xdsSource is a client of the control plane.
-func xdsSource(c *config.XDS, log *slog.Logger) *xds.Source {
+// xdsSource asks the control plane of the cluster that this node is of, and those of the others there are.
+func xdsSource(c *config.XDS, log *slog.Logger, kept *keep.Inputs) source {
+	here := adsClient(c, c.ADS, log)
+	planes := []*xds.Source{here}
+	s := source{name: "xds", run: here.Run}
+	if len(c.Remotes) > 0 {
+		o := clusters.Options{
+			Source: "xds", LocalFirst: c.LocalFirst, Keep: kept, Log: log,
+			Clusters: []clusters.Cluster{{Name: c.Cluster, Network: c.Network, Run: here.Run}},
+		}
+		for _, r := range c.Remotes {
+			plane := adsClient(c, r, log)
+			planes = append(planes, plane)
+			o.Clusters = append(o.Clusters, clusters.Cluster{Name: r.Cluster, Network: r.Network, Run: plane.Run})
+		}
+		s.run = clusters.New(o).Run
+	}
+	s.follow = func(namespaces []string) {
+		for _, plane := range planes {
+			plane.Follow(namespaces)
+		}
+	}
+	s.streams = func() (shown []admin.Stream) {
+		for i, plane := range planes {
+			of := ""
+			if i > 0 {
+				of = c.Remotes[i-1].Cluster
+			}
+			shown = append(shown, streams(plane, of)...)
+		}
+		return shown
+	}
+	// Without a pod there is nobody to ask for.
+	s.idle = func() bool { return len(here.Streams()) == 0 }
+	return s
+}
+
+// adsClient is a client of one control plane.
+func adsClient(c *config.XDS, to config.ADS, log *slog.Logger) *xds.Source {
 	o := xds.Options{
-		Address: c.Address, TokenFile: c.TokenFile, Namespace: c.Namespace, Log: log,
+		Address: to.Address, TokenFile: to.TokenFile, Namespace: to.Namespace, Log: log,
 		Node: func(namespace string) xds.Node {
-			n := xds.NewNode(namespace, cmp.Or(c.NodeName, os.Getenv("NODE_NAME")), cmp.Or(c.NodeIP, os.Getenv("NODE_IP")), c.Metadata)
+			n := xds.NewNode(namespace, cmp.Or(c.NodeName, os.Getenv("NODE_NAME")), cmp.Or(c.NodeIP, os.Getenv("NODE_IP")), metadata(c))
 			place := strings.SplitN(c.Locality+"//", "/", 3)
 			n.Region, n.Zone, n.SubZone = place[0], place[1], strings.TrimRight(place[2], "/")
 			return n
 		},
 	}
-	if c.TLS != nil {
-		o.TLS = &xds.TLS{CAFile: c.TLS.CAFile, CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile, ServerName: c.TLS.ServerName}
+	if to.TLS != nil {
+		o.TLS = &xds.TLS{CAFile: to.TLS.CAFile, CertFile: to.TLS.CertFile, KeyFile: to.TLS.KeyFile, ServerName: to.TLS.ServerName}
 	}
 	return xds.New(o)
 }
 
-// streams is how each stream of the control plane stands.
-func streams(x *xds.Source) (shown []admin.Stream) {
+// metadata is what control planes are told of this node beside what they always are: which cluster and network
+// it is in, whosever control plane it is.
+func metadata(c *config.XDS) map[string]any {
+	m := map[string]any{}
+	if c.Cluster != "" {
+		m["CLUSTER_ID"] = c.Cluster
+	}
+	if c.Network != "" {
+		m["NETWORK"] = c.Network
+	}
+	maps.Copy(m, c.Metadata)
+	return m
+}
+
+// streams is how each stream of a control plane stands, of this node's own cluster or another.
+func streams(x *xds.Source, cluster string) (shown []admin.Stream) {
 	for _, st := range x.Streams() {
 		shown = append(shown, admin.Stream{
-			Namespace: st.Namespace, Protocol: st.Protocol, Connected: st.Connected, Versions: st.Versions,
+			Cluster: cluster, Namespace: st.Namespace, Protocol: st.Protocol, Connected: st.Connected, Versions: st.Versions,
 			Error: strings.ReplaceAll(st.Error, "\n", "; "),
 		})
 	}

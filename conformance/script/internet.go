@@ -15,8 +15,12 @@ import (
 // ads offers: what clients said they have, at each subscription.
 // ads start [tls] [token=T] [sotw]: $ADSCA is its certificate then; without delta.
 // Of a set put with ns=NAMESPACE only clients of that namespace are told.
+// With at=west all that is about another cluster's, which is at port 15011 once it is started.
 func adsVerb(l *Line) (string, error) {
 	plane := l.w.ADS
+	if l.options["at"] == "west" {
+		plane = l.w.West
+	}
 	switch l.word(0) {
 	case "set":
 		set, err := world.Captured(l.word(1), l.word(2))

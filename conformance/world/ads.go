@@ -19,8 +19,11 @@ import (
 	"github.com/nodens-dns/nodens/conformance/sandbox"
 )
 
-// ADSAddress is where the control plane listens, on the node.
-const ADSAddress = "127.0.0.1:15010"
+// ADSAddress is where the control plane listens, on the node, and WestAddress where another cluster's does.
+const (
+	ADSAddress  = "127.0.0.1:15010"
+	WestAddress = "127.0.0.1:15011"
+)
 
 // The types the control plane serves, in the order in which a change of several is pushed.
 const (
@@ -67,8 +70,9 @@ func shortType(url string) string {
 // sets it was given, less those for other namespaces than the client's; a change goes to every stream at
 // once. It can be stopped and started again at the same address, and knows the same things then.
 type ControlPlane struct {
-	ns  *sandbox.NS
-	log *slog.Logger
+	ns      *sandbox.NS
+	address string
+	log     *slog.Logger
 
 	mu       sync.Mutex
 	server   *grpc.Server
@@ -87,15 +91,15 @@ type set struct {
 	Resources
 }
 
-func newControlPlane(ns *sandbox.NS, log *slog.Logger) *ControlPlane {
-	return &ControlPlane{ns: ns, log: log, sets: map[string]set{}, version: map[string]int{}, streams: map[*stream]struct{}{}}
+func newControlPlane(ns *sandbox.NS, address string, log *slog.Logger) *ControlPlane {
+	return &ControlPlane{ns: ns, address: address, log: log, sets: map[string]set{}, version: map[string]int{}, streams: map[*stream]struct{}{}}
 }
 
 // Start begins to listen, in the manner of the last StartAs.
 func (c *ControlPlane) Start() error {
 	var ln net.Listener
 	err := c.ns.Do(func() (err error) {
-		ln, err = net.Listen("tcp", ADSAddress)
+		ln, err = net.Listen("tcp", c.address)
 		return err
 	})
 	if err != nil {

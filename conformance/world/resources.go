@@ -104,14 +104,14 @@ func nameOf(body *anypb.Any) (string, error) {
 //	cluster:  an Envoy Cluster
 //	endpoints: a ClusterLoadAssignment
 //	listener: an Envoy Listener
-//	names:    {HOST: [ADDRESS, ...], ...}, Istio's name table
+//	names:    {HOST: [ADDRESS, ...], ...}, Istio's name table; services: the same of Kubernetes services
 //	garbage:  cds|eds|lds|nds, a resource of that type whose bytes are no message
 func Parse(text []byte) (Resources, error) {
 	set := Resources{}
 	for doc := range strings.SplitSeq("\n"+string(text), "\n---") {
 		var parts struct {
 			Cluster, Endpoints, Listener any
-			Names                        map[string][]string
+			Names, Services              map[string][]string
 			Garbage                      string
 		}
 		if strings.TrimSpace(doc) == "" {
@@ -136,7 +136,10 @@ func Parse(text []byte) (Resources, error) {
 			}
 		}
 		if parts.Names != nil {
-			set[NameTableType] = append(set[NameTableType], Resource{Body: nameTable(parts.Names)})
+			set[NameTableType] = append(set[NameTableType], Resource{Body: nameTable("External", parts.Names)})
+		}
+		if parts.Services != nil {
+			set[NameTableType] = append(set[NameTableType], Resource{Body: nameTable("Kubernetes", parts.Services)})
 		}
 		if parts.Garbage != "" {
 			for _, url := range pushOrder {
@@ -171,14 +174,14 @@ func (set Resources) add(what any, into proto.Message) error {
 
 // nameTable encodes istio.networking.nds.v1.NameTable: table is field 1, a map of NameInfo, whose ips
 // are field 1 and registry is field 2.
-func nameTable(names map[string][]string) *anypb.Any {
+func nameTable(registry string, names map[string][]string) *anypb.Any {
 	var out []byte
 	for _, host := range slices.Sorted(maps.Keys(names)) {
 		var info []byte
 		for _, ip := range names[host] {
 			info = protowire.AppendString(protowire.AppendTag(info, 1, protowire.BytesType), ip)
 		}
-		info = protowire.AppendString(protowire.AppendTag(info, 2, protowire.BytesType), "External")
+		info = protowire.AppendString(protowire.AppendTag(info, 2, protowire.BytesType), registry)
 		var entry []byte
 		entry = protowire.AppendString(protowire.AppendTag(entry, 1, protowire.BytesType), host)
 		entry = protowire.AppendBytes(protowire.AppendTag(entry, 2, protowire.BytesType), info)

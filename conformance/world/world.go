@@ -38,6 +38,8 @@ type World struct {
 	Zone *Zone
 	// ADS is the mesh control plane, at ADSAddress in the node.
 	ADS *ControlPlane
+	// West is another cluster's, which nobody has started.
+	West *ControlPlane
 
 	bin      Binaries
 	config   map[string]any
@@ -127,7 +129,7 @@ func (w *World) furnish(o Options) (err error) {
 	if w.internet, err = openInternet(w.Internet, w.Node, w.Zone); err != nil {
 		return err
 	}
-	w.ADS = newControlPlane(w.Node, log)
+	w.ADS, w.West = newControlPlane(w.Node, ADSAddress, log), newControlPlane(w.Node, WestAddress, log)
 	if err := w.ADS.Start(); err != nil {
 		return err
 	}
@@ -188,6 +190,7 @@ func (w *World) Close() error {
 	var errs []error
 	if w.ADS != nil {
 		w.ADS.Stop()
+		w.West.Stop()
 	}
 	if w.internet != nil {
 		w.internet.close()

@@ -97,6 +97,8 @@ type Source struct {
 
 // Stream is one namespace's stream to a control plane.
 type Stream struct {
+	// Cluster is whose control plane it leads to, where that is another cluster's than this node's.
+	Cluster   string `json:",omitempty"`
 	Namespace string
 	// Protocol is "delta" or "sotw"; empty before the first connection.
 	Protocol string `json:",omitempty"`

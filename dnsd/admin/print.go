@@ -311,6 +311,9 @@ func sourceLine(now time.Time, s Source) string {
 
 func streamLine(now time.Time, s Stream) string {
 	line := s.Namespace + ": "
+	if s.Cluster != "" {
+		line = s.Namespace + " of cluster " + s.Cluster + ": "
+	}
 	if s.Connected.IsZero() {
 		line += "not connected"
 	} else {

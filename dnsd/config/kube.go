@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 )
 
@@ -43,9 +42,7 @@ func (c *Kube) check() (errs []error) {
 		if r.Kubeconfig == "" {
 			errs = append(errs, fmt.Errorf("%s.kubeconfig is empty: name the file that leads to the cluster", field))
 		}
-		if !domainName.MatchString(r.Cluster) || slices.Contains(names, r.Cluster) {
-			errs = append(errs, fmt.Errorf("%s.cluster: %q is no name, or another cluster's", field, r.Cluster))
-		}
+		errs = append(errs, checkRemote(field, r.Cluster, names)...)
 		names = append(names, r.Cluster)
 	}
 	return errs
@@ -58,10 +55,7 @@ func (c *KubeAPI) check(field string) (errs []error) {
 	if c.Context != "" && c.Kubeconfig == "" {
 		errs = append(errs, fmt.Errorf("%s.context is one of a kubeconfig: set %s.kubeconfig", field, field))
 	}
-	if c.Cluster != "" && !domainName.MatchString(c.Cluster) {
-		errs = append(errs, fmt.Errorf("%s.cluster: %q is no name such as east", field, c.Cluster))
-	}
-	return errs
+	return append(errs, checkCluster(field, c.Cluster)...)
 }
 
 // Node is this node's name in Kubernetes: kubelet's own default is the host's name.

@@ -1,4 +1,4 @@
-package kube
+package clusters
 
 import (
 	"net/netip"
@@ -42,13 +42,13 @@ func spreadOver(in mesh.Input) string {
 }
 
 func TestJoin(t *testing.T) {
-	east := Member{Cluster: "east", Network: "n", Input: said("kube", "cart", "10.96.0.1", "10.1.0.1", 80)}
+	east := Said{Cluster: "east", Network: "n", Input: said("kube", "cart", "10.96.0.1", "10.1.0.1", 80)}
 	east.Input.Zones = []mesh.Zone{{Name: "cluster.local"}}
-	west := Member{Cluster: "west", Network: "n", Input: said("kube-west", "cart", "10.96.0.9", "10.2.0.1", 80)}
+	west := Said{Cluster: "west", Network: "n", Input: said("kube-west", "cart", "10.96.0.9", "10.2.0.1", 80)}
 	only := said("kube-west", "stock", "10.96.0.1", "10.2.0.2", 80)
 	west.Input.Hosts, west.Input.Clusters = append(west.Input.Hosts, only.Hosts...), append(west.Input.Clusters, only.Clusters...)
 
-	in := Join([]Member{east, west}, false)
+	in := Join([]Said{east, west}, false)
 	if got, want := spreadOver(in), "cart 0 10.1.0.1, cart 0 10.2.0.1, stock 0 10.2.0.2"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
@@ -61,7 +61,7 @@ func TestJoin(t *testing.T) {
 	if len(in.Zones) != 1 || in.Source != "kube" {
 		t.Errorf("zones %v of %s", in.Zones, in.Source)
 	}
-	if got, want := spreadOver(Join([]Member{east, west}, true)), "cart 0 10.1.0.1, cart 1 10.2.0.1, stock 1 10.2.0.2"; strings.Replace(got, "stock 0", "stock 1", 1) != want {
+	if got, want := spreadOver(Join([]Said{east, west}, true)), "cart 0 10.1.0.1, cart 1 10.2.0.1, stock 0 10.2.0.2"; got != want {
 		t.Errorf("this cluster first: %s, want %s", got, want)
 	}
 	if got := spreadOver(east.Input); got != "cart 0 10.1.0.1" {
@@ -69,8 +69,33 @@ func TestJoin(t *testing.T) {
 	}
 
 	west.Network = "elsewhere"
-	if in := Join([]Member{east, west}, false); len(in.Hosts) != 1 || len(in.Problems) != 1 || !strings.Contains(in.Problems[0].Reason, "gateway") {
+	if in := Join([]Said{east, west}, false); len(in.Hosts) != 1 || len(in.Problems) != 1 || !strings.Contains(in.Problems[0].Reason, "gateway") {
 		t.Errorf("another network: %+v", in)
+	}
+}
+
+// What only others have they share, also where this cluster comes first.
+func TestJoinOthersShare(t *testing.T) {
+	all := []Said{
+		{Cluster: "east", Input: said("kube", "cart", "10.96.0.1", "10.1.0.1", 80)},
+		{Cluster: "west", Input: said("kube-west", "stock", "10.96.0.9", "10.2.0.1", 80)},
+		{Cluster: "north", Input: said("kube-north", "stock", "10.96.0.8", "10.3.0.1", 80)},
+	}
+	if got, want := spreadOver(Join(all, true)), "cart 0 10.1.0.1, stock 0 10.2.0.1, stock 0 10.3.0.1"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// An entry of this cluster may have the name of another's service: each keeps its own cluster.
+func TestJoinBesideEntry(t *testing.T) {
+	entry := said("kube", "cart", "10.96.0.1", "10.1.0.1", 80)
+	entry.Hosts[0].Kubernetes = false
+	in := Join([]Said{{Cluster: "east", Input: entry}, {Cluster: "west", Input: said("kube-west", "cart", "10.96.0.9", "10.2.0.1", 80)}}, false)
+	if got, want := spreadOver(in), "cart 0 10.1.0.1, cart|cluster west 0 10.2.0.1"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	if got := in.Hosts[1].Ports[0].Cluster; len(in.Hosts) != 2 || got != "outbound|80||cart|cluster west" {
+		t.Errorf("%d hosts, the other's port leads to %s", len(in.Hosts), got)
 	}
 }
 
@@ -82,7 +107,7 @@ func TestJoinHeadless(t *testing.T) {
 			Records: []mesh.Record{{Label: "db-0", Addresses: addrs(addr[0])}, {Label: "only-" + source, Addresses: addrs(addr[1])}},
 		}}}
 	}
-	in := Join([]Member{{Input: db("kube", "10.1.0.1", "10.1.0.2")}, {Input: db("kube-west", "10.2.0.1", "10.2.0.2")}}, false)
+	in := Join([]Said{{Input: db("kube", "10.1.0.1", "10.1.0.2")}, {Input: db("kube-west", "10.2.0.1", "10.2.0.2")}}, false)
 	h := in.Hosts[0]
 	if !reflect.DeepEqual(h.Addresses, addrs("10.1.0.1", "10.1.0.2", "10.2.0.1", "10.2.0.2")) {
 		t.Errorf("addresses %v", h.Addresses)
@@ -97,7 +122,7 @@ func TestJoinHeadless(t *testing.T) {
 
 	other := db("kube-west", "10.2.0.1", "10.2.0.2")
 	other.Hosts[0].Headless = false
-	if in := Join([]Member{{Input: db("kube", "10.1.0.1", "10.1.0.2")}, {Input: other}}, false); len(in.Hosts[0].Addresses) != 2 || len(in.Problems) != 1 {
+	if in := Join([]Said{{Input: db("kube", "10.1.0.1", "10.1.0.2")}, {Input: other}}, false); len(in.Hosts[0].Addresses) != 2 || len(in.Problems) != 1 {
 		t.Errorf("another kind of service: %+v", in)
 	}
 }
