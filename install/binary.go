@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -32,6 +34,24 @@ func (b *binDir) put(program []byte) (bool, error) {
 		return false, fmt.Errorf("%w; the folder must be writable by root, or hold the plugin already (%s)", err, platforms)
 	}
 	return err == nil, err
+}
+
+// holds says whether plugins of a network are here, one of them at least: a runtime may have several folders.
+func (b *binDir) holds(plugins []string) error {
+	names, err := b.disk.List(b.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s is not there; is it the runtime's plugin folder? (%s)", b.dir, platforms)
+	}
+	if err != nil {
+		return fmt.Errorf("read the runtime's plugin folder: %w", err)
+	}
+	for _, p := range plugins {
+		if slices.Contains(names, p) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s has none of the network's own plugins (%s): it is not where the runtime looks, and no pod would start (%s)",
+		b.dir, strings.Join(plugins, ", "), platforms)
 }
 
 // platforms is where the folder is elsewhere.

@@ -110,7 +110,7 @@ func TestNewestInstallerHasTheSay(t *testing.T) {
 			t.Fatal(err)
 		}
 		holds(t, next)
-		if wrote, err := next.settle(); err != nil || wrote {
+		if wrote, err := next.settle(t.Context()); err != nil || wrote {
 			t.Errorf("wrote %v, %v: the older one had written", wrote, err)
 		}
 	})

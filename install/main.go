@@ -1,7 +1,8 @@
 // Command nodens-install puts nodens on a node and takes it off again without a moment in which a pod
 // could not be made or taken down.
 //
-// It needs nothing but the runtime's two folders: no API server, no credentials. `install` stays and
+// It needs nothing but the runtime's two folders: no API server, no credentials; what containerd says on its
+// socket is used where there is one. `install` stays and
 // watches, since networks' own plugins rewrite, rename and replace their configuration. `vm` is for a
 // machine that has no pods.
 package main
@@ -36,9 +37,11 @@ func main() {
 // and the stub lie beside this program.
 type options struct {
 	netDir, binDir, cacheDir, plugin string
+	sockets                          []string
 	entry                            entry
-	dropIn                           bool
 }
+
+const defaultStateDir = "/run/nodens"
 
 // entry is the plugin's section of a network's list.
 type entry struct {
@@ -74,6 +77,7 @@ func (o *options) folders(cmd *cobra.Command) {
 	f.StringVar(&o.binDir, "bin-dir", "/opt/cni/bin", "the runtime's folder of plugins")
 	f.StringVar(&o.cacheDir, "cache-dir", "/var/lib/cni/results", "where the runtime keeps what it did for each sandbox")
 	f.StringVar(&o.plugin, "plugin", sibling("nodens"), "the plugin to install")
+	f.StringSliceVar(&o.sockets, "runtime-socket", sockets, "where containerd is asked what it has loaded; the first that reads net-dir")
 	f.StringVar(&o.entry.StateDir, "state-dir", "", "dnsd's runDir where that is not /run/nodens")
 }
 
@@ -105,7 +109,6 @@ func installCommand(o *options) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.BoolVar(&once, "once", false, "return when it is done")
-	f.BoolVar(&o.dropIn, "drop-in", false, "leave the network's list alone and use its drop-in folder (containerd 2.1 and newer)")
 	f.StringSliceVar(&o.entry.Nameservers, "nameserver", nil, "captured in pods whose runtime does not tell their nameservers")
 	f.StringVar(&o.entry.BPFPath, "bpf-path", "", "dnsd's bpfPath where that is not the default")
 	f.StringVar(&o.entry.Cgroup, "cgroup", "", "dnsd's cgroup where that is set")
@@ -150,7 +153,7 @@ func statusCommand(o *options) *cobra.Command {
 	var dnsd string
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Say whether plugin, chain and dnsd are as they should be; fails if one is not",
+		Short: "Say whether plugin, chain, runtime and dnsd are as they should be; fails if one is not",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			in, err := o.installer()
@@ -176,7 +179,7 @@ func (o *options) installer() (*installer, error) {
 	log := logger()
 	return &installer{
 		bin:     binDir{node{}, o.binDir},
-		net:     netd{disk: node{}, dir: o.netDir, dropIn: o.dropIn, entry: entry},
+		net:     netd{disk: node{}, dir: o.netDir, entry: entry, ask: o.ask},
 		old:     enroller{cache: o.cacheDir, plugin: filepath.Join(o.binDir, pluginType), log: log},
 		program: program,
 		claims:  o.claims(),
@@ -184,9 +187,18 @@ func (o *options) installer() (*installer, error) {
 	}, nil
 }
 
+// ask is askRuntime of this node's.
+func (o *options) ask(ctx context.Context) *loaded {
+	l, err := askRuntime(ctx, o.sockets, o.netDir)
+	if err != nil {
+		return nil
+	}
+	return l
+}
+
 // claims is the folder in which those who work on the node say so.
 func (o *options) claims() string {
-	return filepath.Join(cmp.Or(o.entry.StateDir, "/run/nodens"), "installers")
+	return filepath.Join(cmp.Or(o.entry.StateDir, defaultStateDir), "installers")
 }
 
 // text is the entry as it stands in a list.

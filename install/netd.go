@@ -1,6 +1,9 @@
 package main
 
 import (
+	"cmp"
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,12 +13,13 @@ import (
 
 // netd is a runtime's folder of network configurations.
 type netd struct {
-	disk disk
-	dir  string
-	// dropIn says to add a file to the network's own folder instead of an entry to its list: the list is
-	// left to whoever owns it. Runtimes on libcni 1.3 and newer read it (containerd 2.1).
-	dropIn bool
-	entry  []byte
+	disk  disk
+	dir   string
+	entry []byte
+	// ask returns what the runtime has loaded, nil where there is none that says so.
+	ask func(context.Context) *loaded
+	// refused is the network whose drop-in folder the runtime turned out not to read.
+	refused string
 }
 
 // errWait means there is no network yet: on a node that starts, its plugin comes later.
@@ -26,6 +30,21 @@ type network struct {
 	path string
 	file file
 	list *list // nil for a .conf, which has room for one plugin only
+	// passed are the files before it that are no configuration.
+	passed []error
+}
+
+// types are the network's own plugins.
+func (n *network) types() (all []string) {
+	if n.list == nil {
+		return []string{typeOf(n.file.data)}
+	}
+	for i := range n.list.plugins {
+		if t := typeOf(n.list.plugin(i)); t != pluginType {
+			all = append(all, t)
+		}
+	}
+	return all
 }
 
 // change is what was done to the folder.
@@ -52,6 +71,7 @@ func (n *netd) network() (*network, error) {
 		}
 		found, err := n.read(path)
 		if err == nil {
+			found.passed = bad
 			return found, nil
 		}
 		if errors.Is(err, fs.ErrPermission) { // to us; the runtime may read it
@@ -78,7 +98,7 @@ func (n *netd) read(path string) (*network, error) {
 
 // chain sees to it that the network the runtime loads ends in nodens, and says what it wrote. It writes
 // nothing that is as it should be: others watch the folder too.
-func (n *netd) chain() (change, error) {
+func (n *netd) chain(ctx context.Context, known *loaded) (change, error) {
 	net, err := n.network()
 	if err != nil {
 		return change{}, err
@@ -86,56 +106,13 @@ func (n *netd) chain() (change, error) {
 	switch {
 	case net.list == nil:
 		return n.promote(net)
-	case n.dropIn && !net.list.inlined:
-		return n.drop(net)
+	case n.dropsIn(net, known):
+		return n.drop(ctx, net, known)
 	}
 	if err := n.unDrop(net.list.name); err != nil {
 		return change{}, err
 	}
 	return n.write(net, net.list.with(n.entry))
-}
-
-// drop puts the entry into the network's folder, and takes it out of the list.
-func (n *netd) drop(net *network) (change, error) {
-	path := n.dropPath(net.list.name)
-	var wrote change
-	if f, err := n.disk.Read(path); err != nil || !sameJSON(f.data, n.entry) {
-		if err := n.disk.Mkdir(filepath.Dir(path)); err != nil {
-			return change{}, fmt.Errorf("make the network's folder: %w", err)
-		}
-		if err := place(n.disk, path, file{data: append(slices.Clone(n.entry), '\n'), mode: 0o600}); err != nil {
-			return change{}, err
-		}
-		wrote.path = path
-	}
-	data, err := net.list.without()
-	if err != nil {
-		return wrote, fmt.Errorf("%s: %w", net.path, err)
-	}
-	if patched, err := n.write(net, data); err != nil || patched.path != "" {
-		return patched, err // that made the runtime look
-	}
-	if wrote.path != "" {
-		return wrote, n.poke()
-	}
-	return change{}, nil
-}
-
-func (n *netd) dropPath(network string) string {
-	return filepath.Join(n.dir, network, "90-"+pluginType+".conf")
-}
-
-// unDrop removes the drop-in, and its folder if nobody else uses it.
-func (n *netd) unDrop(network string) error {
-	path := n.dropPath(network)
-	if _, err := n.disk.Read(path); err != nil {
-		return nil // not there, or not ours to judge
-	}
-	if err := n.remove(path); err != nil {
-		return err
-	}
-	_ = n.disk.Remove(filepath.Dir(path)) // fails unless it is empty
-	return n.poke()
 }
 
 // write replaces a network's list, keeping permissions and owner, if it is to be another.
@@ -169,16 +146,6 @@ func (n *netd) remove(path string) error {
 		return fmt.Errorf("remove %s: %w", path, err)
 	}
 	return nil
-}
-
-// poke makes containerd read the folder again: it watches the folder, but not those below it, and
-// reloads when something in it is removed.
-func (n *netd) poke() error {
-	path := filepath.Join(n.dir, ".poke"+tempMark)
-	if err := n.disk.Create(path, file{mode: 0o600}); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("make the runtime read %s again: %w", n.dir, err)
-	}
-	return n.remove(path)
 }
 
 // unchain takes nodens out of every list of the folder, also out of those the runtime does not load now.
@@ -236,14 +203,26 @@ func (n *netd) chained() (where string, err error) {
 	if net.list == nil {
 		return "", fmt.Errorf("%s holds a single plugin; it is to become a list", net.path)
 	}
-	if _, err := n.disk.Read(n.dropPath(net.list.name)); err == nil && !net.list.inlined {
-		return n.dropPath(net.list.name), nil
+	where, have := net.path, []byte(nil)
+	if f, err := n.disk.Read(n.dropPath(net.list.name)); err == nil && !net.list.inlined {
+		where, have = n.dropPath(net.list.name), f.data
+	} else if len(net.list.ours) > 0 {
+		have = net.list.plugin(net.list.ours[0])
 	}
-	switch len(net.list.ours) {
-	case 0:
+	switch {
+	case have == nil:
 		return "", fmt.Errorf("%s, which the runtime loads, does not have nodens", net.path)
-	case 1:
-		return net.path, nil
+	case len(net.list.ours) > 1:
+		return "", fmt.Errorf("%s has nodens %d times", net.path, len(net.list.ours))
+	case stateDir(have) != stateDir(n.entry):
+		return "", fmt.Errorf("%s notes pods in %s, and dnsd looks for them in %s (--state-dir)", where, stateDir(have), stateDir(n.entry))
 	}
-	return "", fmt.Errorf("%s has nodens %d times", net.path, len(net.list.ours))
+	return where, nil
+}
+
+// stateDir is where a plugin with this entry notes pods.
+func stateDir(entry []byte) string {
+	var e struct{ StateDir string }
+	_ = json.Unmarshal(entry, &e) // one that is none has the default
+	return cmp.Or(e.StateDir, defaultStateDir)
 }

@@ -19,13 +19,13 @@ func TestPromoteKeepsWhatItReplaces(t *testing.T) {
 	others := strings.Replace(testList, "pods", "others", 1)
 	list := in.write(t, "10-pods.conflist", others, 0o640)
 	conf := in.write(t, "10-pods.conf", testConf, 0o604)
-	done, err := in.net.chain()
+	done, err := in.net.chain(t.Context(), nil)
 	if err != nil || done.path != list || len(done.notes) != 1 || !strings.Contains(done.notes[0], list+keptMark) {
 		t.Fatalf("%+v, %v; want to be told of the copy", done, err)
 	}
 	newer := strings.Replace(testConf, "bridge", "ptp", 1)
 	in.write(t, "10-pods.conf", newer, 0o600)
-	if done, err := in.net.chain(); err != nil || done.path != list || len(done.notes) != 0 {
+	if done, err := in.net.chain(t.Context(), nil); err != nil || done.path != list || len(done.notes) != 0 {
 		t.Errorf("%+v, %v: the list there was ours", done, err)
 	}
 	if _, err := in.net.unchain(); err != nil {
@@ -48,11 +48,11 @@ func TestPromoteKeepsWhatItReplaces(t *testing.T) {
 func TestUninstallKeepsAChangedList(t *testing.T) {
 	in := onNode(t)
 	conf := in.write(t, "10-pods.conf", testConf, 0o600)
-	if _, err := in.settle(); err != nil {
+	if _, err := in.settle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	list := in.write(t, "10-pods.conflist", testList, 0o600)
-	if _, err := in.settle(); err != nil {
+	if _, err := in.settle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := in.net.unchain(); err != nil {
@@ -75,21 +75,21 @@ func TestOwnersWithoutCapabilities(t *testing.T) {
 	if err := os.Chown(list, 0, 1234); err != nil {
 		t.Fatal(err)
 	}
-	done, err := powerless(t, in.net.chain)
+	done, err := powerless(t, in)
 	if err != nil || done.path != list || len(done.notes) != 1 || !strings.Contains(done.notes[0], "CAP_CHOWN") {
 		t.Errorf("%+v, %v; want it done, and to be told of the owner", done, err)
 	}
-	if done, err := powerless(t, in.net.chain); err != nil || done.path != "" || done.notes != nil {
+	if done, err := powerless(t, in); err != nil || done.path != "" || done.notes != nil {
 		t.Errorf("again: %+v, %v", done, err)
 	}
 	hidden := in.write(t, "05-hidden.conflist", testList, 0o600)
 	if err := os.Chown(hidden, 1234, 1234); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := powerless(t, in.net.chain); err == nil || !strings.Contains(err.Error(), hidden) || !strings.Contains(err.Error(), "CAP_DAC_OVERRIDE") {
+	if _, err := powerless(t, in); err == nil || !strings.Contains(err.Error(), hidden) || !strings.Contains(err.Error(), "CAP_DAC_OVERRIDE") {
 		t.Errorf("%v, want a remedy", err)
 	}
-	if done, err := in.net.chain(); err != nil || done.path != hidden || len(done.notes) != 0 {
+	if done, err := in.net.chain(t.Context(), nil); err != nil || done.path != hidden || len(done.notes) != 0 {
 		t.Errorf("with the capabilities: %+v, %v", done, err)
 	}
 	var st unix.Stat_t
@@ -98,8 +98,8 @@ func TestOwnersWithoutCapabilities(t *testing.T) {
 	}
 }
 
-// powerless calls f as root without the capabilities over other users' files.
-func powerless(t *testing.T, f func() (change, error)) (done change, err error) {
+// powerless chains as root without the capabilities over other users' files.
+func powerless(t *testing.T, in *installer) (done change, err error) {
 	t.Helper()
 	finished := make(chan error)
 	go func() {
@@ -112,7 +112,7 @@ func powerless(t *testing.T, f func() (change, error)) (done change, err error) 
 			dropped = unix.Capset(&header, &sets[0])
 		}
 		if dropped == nil {
-			done, err = f()
+			done, err = in.net.chain(t.Context(), nil)
 		}
 		finished <- dropped
 	}()

@@ -148,18 +148,19 @@ const (
 
 func installOn(d disk, program string) *installer {
 	return &installer{
-		bin: binDir{d, "/bin"}, net: netd{disk: d, dir: "/net", entry: []byte(testEntry)},
+		bin: binDir{d, "/bin"}, net: netd{disk: d, dir: "/net", entry: []byte(testEntry), ask: silent},
 		program: []byte(program), log: quiet,
 	}
 }
 
 // nodes are what an installation may begin with.
 var nodes = map[string]map[string]file{
-	"list": {"/net/10-pods.conflist": {data: []byte(testList), mode: 0o600}, "/bin/nodens": {data: []byte("old"), mode: 0o755}},
-	"conf": {"/net/10-pods.conf": {data: []byte(testConf), mode: 0o644}},
+	"list": {"/net/10-pods.conflist": {data: []byte(testList), mode: 0o600}, "/bin/nodens": {data: []byte("old"), mode: 0o755}, "/bin/bridge": {}},
+	"conf": {"/net/10-pods.conf": {data: []byte(testConf), mode: 0o644}, "/bin/bridge": {}},
 	"conf and somebody's list": {
 		"/net/10-pods.conf":     {data: []byte(testConf), mode: 0o644},
 		"/net/10-pods.conflist": {data: []byte(strings.Replace(testList, "pods", "others", 1)), mode: 0o600},
+		"/bin/bridge":           {},
 	},
 }
 
@@ -171,11 +172,13 @@ func TestPowerCut(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, drop-in %v", name, dropIn), func(t *testing.T) {
 				start := func(p *platter) *installer {
 					in := installOn(p, "new")
-					in.net.dropIn = dropIn
+					if dropIn {
+						in.net.ask = reading(in, "2.1.0", true)
+					}
 					return in
 				}
 				cutEverywhere(t, func() *platter { return newPlatter(files) },
-					func(p *platter) error { _, err := start(p).settle(); return err },
+					func(p *platter) error { _, err := start(p).settle(t.Context()); return err },
 					func(when string, p *platter) {
 						checkAfterCut(t, when, start(p), p)
 						checkUninstalled(t, when, p, files)
@@ -193,8 +196,10 @@ func TestPowerCutWhileUninstalling(t *testing.T) {
 				installed := func() *platter {
 					p := newPlatter(files)
 					in := installOn(p, "new")
-					in.net.dropIn = dropIn
-					if _, err := in.settle(); err != nil {
+					if dropIn {
+						in.net.ask = reading(in, "2.1.0", true)
+					}
+					if _, err := in.settle(t.Context()); err != nil {
 						t.Fatal(err)
 					}
 					p.durable = maps.Clone(p.names)
@@ -274,11 +279,11 @@ func checkAfterCut(t *testing.T, when string, in *installer, p *platter) {
 	sweep(p, "/net")
 	sweep(p, "/net/pods")
 	for range 2 { // a list is made of a .conf first
-		if _, err := in.settle(); err != nil {
+		if _, err := in.settle(t.Context()); err != nil {
 			t.Fatalf("%s: the next start: %v", when, err)
 		}
 	}
-	if wrote, err := in.settle(); wrote || err != nil {
+	if wrote, err := in.settle(t.Context()); wrote || err != nil {
 		t.Fatalf("%s: the next start was not enough: %v", when, err)
 	}
 	if _, err := in.net.chained(); err != nil {

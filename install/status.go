@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,13 +17,42 @@ type finding struct {
 	err       error
 }
 
-// status looks at everything a pod needs to be captured: the plugin's file, the network's list, dnsd.
+// status looks at everything a pod needs to be captured: the plugin's file, the network's list, the runtime
+// that is to read it, dnsd.
 func (in *installer) status(ctx context.Context, dnsd string) []finding {
 	binary := finding{what: "plugin", how: in.bin.path(), err: in.bin.is(in.program)}
 	where, err := in.net.chained()
 	chain := finding{what: "chain", how: where, err: err}
 	daemon := finding{what: "dnsd", how: dnsd, err: ready(ctx, dnsd)}
-	return []finding{binary, chain, daemon}
+	return []finding{binary, chain, in.runtime(ctx, err == nil), daemon}
+}
+
+// runtime is what the runtime says of it: whether the folders are its own, and whether it has loaded what
+// is there, if it is to. Without its word, the network's plugins must do.
+func (in *installer) runtime(ctx context.Context, chained bool) finding {
+	known := in.net.ask(ctx)
+	f := finding{what: "runtime", how: "not asked: " + errNotAsked.Error(), err: in.belongs(known)}
+	if known != nil {
+		f.how = "containerd " + known.version + " at " + known.socket
+	}
+	if f.err != nil || !chained {
+		return f
+	}
+	net, err := in.net.network()
+	if err != nil {
+		f.err = err
+		return f
+	}
+	switch {
+	case known != nil && known.has(net.list.name) == 0:
+		f.err = fmt.Errorf("%s has not loaded nodens in network %s; its log says why", f.how, net.list.name)
+	case known != nil:
+	case len(net.passed) > 0:
+		f.how += "; " + net.path + " comes after what is no configuration, at which containerd would stop: " + errors.Join(net.passed...).Error()
+	case len(net.list.ours) == 0:
+		f.err = fmt.Errorf("whether the runtime reads %s nobody says: %w", in.net.dropPath(net.list.name), errNotAsked)
+	}
+	return f
 }
 
 // ready asks dnsd whether it is, within a second.

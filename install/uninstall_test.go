@@ -42,7 +42,7 @@ const chainedList = `{"name":"pods","plugins":[{"type":"bridge"},{"type":"nodens
 func TestUninstall(t *testing.T) {
 	in := onNode(t)
 	list := in.write(t, "10-pods.conflist", testList, 0o600)
-	if _, err := in.settle(); err != nil {
+	if _, err := in.settle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	patched, err := os.ReadFile(list)

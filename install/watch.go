@@ -29,8 +29,12 @@ type installer struct {
 }
 
 // settle makes the node as it should be and says whether it had to write. It looks at what is there, not
-// at what happened, so it can be called at any time.
-func (in *installer) settle() (wrote bool, err error) {
+// at what happened, so it can be called at any time. It asks the runtime, for a second at most.
+func (in *installer) settle(ctx context.Context) (wrote bool, err error) {
+	known := in.net.ask(ctx)
+	if err := in.belongs(known); err != nil && !errors.Is(err, errWait) {
+		return false, err
+	}
 	wrote, err = in.bin.put(in.program)
 	if err != nil {
 		return wrote, err // without the plugin's file a list that names it makes no pods
@@ -38,7 +42,7 @@ func (in *installer) settle() (wrote bool, err error) {
 	if wrote {
 		in.log.Info("the plugin is in place", "file", in.bin.path())
 	}
-	done, err := in.net.chain()
+	done, err := in.net.chain(ctx, known)
 	for _, note := range done.notes {
 		in.log.Warn(note)
 	}
@@ -46,6 +50,19 @@ func (in *installer) settle() (wrote bool, err error) {
 		in.log.Info("nodens is chained", "file", done.path)
 	}
 	return wrote || done.path != "", err
+}
+
+// belongs says whether the folders are the runtime's. If the one of plugins were not, the list would name a
+// plugin that is not found, and no pod would start. Where no runtime says so, the network's own plugins do.
+func (in *installer) belongs(known *loaded) error {
+	if known != nil {
+		return known.agrees(in.net.dir, in.bin.dir)
+	}
+	net, err := in.net.network()
+	if err != nil {
+		return err
+	}
+	return in.bin.holds(net.types())
 }
 
 // enrol has the pods noted that the network the runtime loads had before nodens.
@@ -67,7 +84,7 @@ func (in *installer) once(ctx context.Context) error {
 		return err
 	}
 	defer c.release()
-	if _, err := in.settle(); err != nil {
+	if _, err := in.settle(ctx); err != nil {
 		return err
 	}
 	return in.enrol(ctx)
@@ -99,7 +116,7 @@ func (in *installer) run(ctx context.Context) error {
 		_ = w.Add(in.net.dir)
 		_ = w.Add(in.bin.dir)
 		_ = w.Add(in.claims)
-		wrote, err := in.settleAs(c)
+		wrote, err := in.settleAs(ctx, c)
 		if err == nil {
 			older.again()
 		}
@@ -152,7 +169,7 @@ func (b *beside) end() {
 var errNewer = errors.New("a newer nodens-install is at work on this node; standing by")
 
 // settleAs settles if no newer installer is there to do it.
-func (in *installer) settleAs(c *claim) (wrote bool, err error) {
+func (in *installer) settleAs(ctx context.Context, c *claim) (wrote bool, err error) {
 	newest, err := c.newest()
 	if err == nil && !newest {
 		err = errNewer
@@ -160,7 +177,7 @@ func (in *installer) settleAs(c *claim) (wrote bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	return in.settle()
+	return in.settle(ctx)
 }
 
 // report logs an error once, and that it is gone.

@@ -18,13 +18,19 @@ func onNode(t *testing.T) *installer {
 	dir := t.TempDir()
 	in := &installer{
 		bin:     binDir{node{}, filepath.Join(dir, "bin")},
-		net:     netd{disk: node{}, dir: filepath.Join(dir, "net.d"), entry: []byte(testEntry)},
+		net:     netd{disk: node{}, dir: filepath.Join(dir, "net.d"), entry: []byte(testEntry), ask: silent},
 		program: []byte("#!/bin/true\n"), claims: filepath.Join(dir, "run", "installers"), log: quiet,
 	}
 	for _, dir := range []string{in.bin.dir, in.net.dir} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := os.WriteFile(filepath.Join(in.bin.dir, "bridge"), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(in.bin.dir, "ptp"), nil, 0o755); err != nil {
+		t.Fatal(err)
 	}
 	return in
 }
@@ -106,14 +112,14 @@ func TestWatchesWhatTheNetworkDoes(t *testing.T) {
 func TestWritesOnlyWhatDiffers(t *testing.T) {
 	in := onNode(t)
 	path := in.write(t, "10-pods.conflist", testList, 0o600)
-	if wrote, err := in.settle(); err != nil || !wrote {
+	if wrote, err := in.settle(t.Context()); err != nil || !wrote {
 		t.Fatal(wrote, err)
 	}
 	before, err := os.Stat(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if wrote, err := in.settle(); err != nil || wrote {
+	if wrote, err := in.settle(t.Context()); err != nil || wrote {
 		t.Errorf("wrote %v, %v", wrote, err)
 	}
 	if after, err := os.Stat(path); err != nil || !os.SameFile(before, after) {
@@ -125,53 +131,18 @@ func TestInvalidFirstFileIsPassedOver(t *testing.T) {
 	in := onNode(t)
 	in.write(t, "00-broken.conflist", `{"name": "x", "plugins": [`, 0o600)
 	in.write(t, "05-empty.conf", "", 0o600)
-	if _, err := in.settle(); !errors.Is(err, errWait) || !strings.Contains(err.Error(), "00-broken") {
+	if _, err := in.settle(t.Context()); !errors.Is(err, errWait) || !strings.Contains(err.Error(), "00-broken") {
 		t.Errorf("%v, want to wait and to know why", err)
 	}
 	in.write(t, "10-pods.conflist", testList, 0o600)
-	if _, err := in.settle(); err != nil {
+	if _, err := in.settle(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if where, err := in.net.chained(); filepath.Base(where) != "10-pods.conflist" {
 		t.Errorf("%s, %v", where, err)
 	}
-}
-
-func TestDropIn(t *testing.T) {
-	in := onNode(t)
-	list := in.write(t, "10-pods.conflist", testList, 0o600)
-	if _, err := in.settle(); err != nil { // patched before
-		t.Fatal(err)
-	}
-	in.net.dropIn = true
-	if _, err := in.settle(); err != nil {
-		t.Fatal(err)
-	}
-	if data, err := os.ReadFile(list); err != nil || string(data) != testList {
-		t.Errorf("the list is %s (%v)", data, err)
-	}
-	drop := filepath.Join(in.net.dir, "pods", "90-nodens.conf")
-	if data, err := os.ReadFile(drop); err != nil || !sameJSON(data, []byte(testEntry)) {
-		t.Errorf("the drop-in is %s (%v)", data, err)
-	}
-	if wrote, err := in.settle(); wrote || err != nil {
-		t.Errorf("wrote again: %v", err)
-	}
-	in.net.dropIn = false
-	if _, err := in.settle(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(filepath.Dir(drop)); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the drop-in's folder: %v", err)
-	}
-	// A list that does not read drop-ins is patched all the same.
-	in.net.dropIn = true
-	in.write(t, "10-pods.conflist", strings.Replace(testList, "{\n", "{\n  \"loadOnlyInlinedPlugins\": true,\n", 1), 0o600)
-	if _, err := in.settle(); err != nil {
-		t.Fatal(err)
-	}
-	if where, err := in.net.chained(); where != list {
-		t.Errorf("%s, %v", where, err)
+	if f := in.runtime(t.Context(), true); f.err != nil || !strings.Contains(f.how, "00-broken") || !strings.Contains(f.how, "05-empty") {
+		t.Errorf("status says %+v", f)
 	}
 }
 
@@ -195,7 +166,7 @@ func TestReadOnlyFolder(t *testing.T) {
 	in := onNode(t)
 	in.write(t, "10-pods.conflist", testList, 0o600)
 	in.bin.dir = filepath.Join(in.bin.dir, "missing")
-	_, err := in.settle()
+	_, err := in.settle(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "--bin-dir") {
 		t.Errorf("%v, want a remedy", err)
 	}
@@ -215,14 +186,14 @@ func TestStatus(t *testing.T) {
 	defer dnsd.Close()
 	var out strings.Builder
 	addr := strings.TrimPrefix(dnsd.URL, "http://")
-	if err := show(&out, in.status(t.Context(), addr)); err == nil || !strings.Contains(err.Error(), "3 of 3") {
+	if err := show(&out, in.status(t.Context(), addr)); err == nil || !strings.Contains(err.Error(), "4 of 4") {
 		t.Errorf("%v\n%s", err, &out)
 	}
 	if !strings.Contains(out.String(), "no source has spoken") {
 		t.Error(out.String())
 	}
 	in.write(t, "10-pods.conflist", testList, 0o600)
-	if _, err := in.settle(); err != nil {
+	if _, err := in.settle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	healthy = true

@@ -55,6 +55,7 @@ func startContainerd(t *testing.T) *containerd {
 		t.Fatal(err)
 	}
 	c.daemon(t, "containerd", "--config", config)
+	c.socket = socket
 	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
@@ -179,6 +180,19 @@ func (p *pod) die() {
 	})
 }
 
+// says demands that containerd itself has loaded what was installed, and that folders it does not look in
+// are refused.
+func (c *containerd) says(t *testing.T) {
+	t.Helper()
+	eventually(t, func() (string, bool) {
+		out, err := c.Install("status", "--runtime-socket", c.socket)
+		return fmt.Sprint(out, err), err == nil && strings.Contains(out, "containerd 1.6")
+	})
+	if out, err := c.Install("install", "--once", "--runtime-socket", c.socket, "--bin-dir", t.TempDir()); err == nil {
+		t.Errorf("a folder of plugins that containerd does not know was taken: %s", out)
+	}
+}
+
 // TestContainerd is a node's life with Debian's containerd: pods from before and after nodens, those that
 // do not want it, one whose sandbox is made anew, and dnsd gone.
 func TestContainerd(t *testing.T) {
@@ -188,6 +202,7 @@ func TestContainerd(t *testing.T) {
 	shyEarly := c.pod("shy-early", 0, map[string]string{"nodens.io/capture": "off"})
 	untouched(t, early)
 	c.install(t)
+	c.says(t)
 	captured(t, early)
 	untouched(t, shyEarly)
 	c.noted(t, 2)

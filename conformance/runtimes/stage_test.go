@@ -34,8 +34,9 @@ spec:
 // stage is a node with dnsd on which nodens-install has not run yet, and a folder for a runtime.
 type stage struct {
 	*world.World
-	dir   string
-	image string // archive
+	dir    string
+	image  string // archive
+	socket string // of a runtime that says what it has loaded, if it is one
 }
 
 func newStage(t *testing.T) *stage {
@@ -127,7 +128,7 @@ func (s *stage) daemon(t *testing.T, name string, args ...string) {
 // install puts nodens on the node, as an operator would while pods run.
 func (s *stage) install(t *testing.T) {
 	t.Helper()
-	if out, err := s.Install("install", "--once"); err != nil {
+	if out, err := s.Install("install", "--once", "--runtime-socket", s.socket); err != nil {
 		t.Fatalf("nodens-install: %v\n%s", err, out)
 	}
 }

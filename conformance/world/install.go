@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -50,7 +51,10 @@ func (w *World) Uninstalled() error {
 
 // installArgs are nodens-install's for this world.
 func (w *World) installArgs(args []string) ([]string, error) {
-	args = append(args, "--net-dir", w.netDir(), "--bin-dir", w.pluginDir(), "--plugin", w.Program("nodens"), "--state-dir", w.runDir())
+	// What the caller says comes last, and counts. No runtime is the machine's own.
+	args = slices.Concat(args[:1], []string{
+		"--net-dir", w.netDir(), "--bin-dir", w.pluginDir(), "--plugin", w.Program("nodens"), "--state-dir", w.runDir(), "--runtime-socket", "",
+	}, args[1:])
 	switch args[0] {
 	case "install":
 		args = append(args, "--nameserver", Nameservers[0].String(), "--bpf-path", w.Pins(), "--cgroup", w.Cgroup())
