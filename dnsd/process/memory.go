@@ -47,7 +47,7 @@ func Tidy(ctx context.Context, worked <-chan struct{}, log *slog.Logger) error {
 		if !k.due(has, uses, time.Now()) {
 			continue
 		}
-		began := processorTime()
+		began, had := time.Now(), processorTime()
 		if k.worked {
 			runtime.GC() // what pools keep outlives one collection
 		}
@@ -56,14 +56,16 @@ func Tidy(ctx context.Context, worked <-chan struct{}, log *slog.Logger) error {
 			log.Warn("pages of the program stay mapped", "error", err)
 		}
 		has, uses = memory()
-		k = keeper{least: has - min(has, uses), last: has, tidied: time.Now(), cost: processorTime() - began}
+		// Neither alone is the cost: others may have the processors meanwhile, and other work of ours goes on.
+		cost := min(processorTime()-had, time.Since(began))
+		k = keeper{least: has - min(has, uses), last: has, tidied: time.Now(), cost: cost}
 	}
 }
 
 // keeper says when to tidy.
 type keeper struct {
-	worked bool   // since it was tidied
-	least  uint64 // that was more than in use then
+	worked bool   // there was, since it was tidied
+	least  uint64 // that was more than in use then, or at any time since
 	last   uint64 // that was had when last looked at
 	tidied time.Time
 	cost   time.Duration // of that, in time of the processors
@@ -72,19 +74,17 @@ type keeper struct {
 // due says whether it is time, when so many bytes are had and in use.
 func (k *keeper) due(has, uses uint64, now time.Time) bool {
 	grows := has > k.last+k.last/64
-	k.last = has
-	if grows || has <= uses+uses/8+k.least {
-		return false // while it grows, the work is still being done
+	k.last, k.least = has, min(k.least, has-min(has, uses))
+	switch {
+	case grows:
+		return false // the work is still being done
+	case k.worked: // what was in use amid the work says nothing
+		return !now.Before(k.tidied.Add(workShare * k.cost))
 	}
-	rest := max(tidyRest, tidyShare*k.cost)
-	if k.worked {
-		rest = workShare * k.cost
-	}
-	return !now.Before(k.tidied.Add(rest))
+	return has > uses+uses/8+k.least && !now.Before(k.tidied.Add(max(tidyRest, tidyShare*k.cost)))
 }
 
-// processorTime is what the process has had of the processors. It is not the time that passes, for others may
-// have them meanwhile.
+// processorTime is what the process has had of the processors.
 func processorTime() time.Duration {
 	var u syscall.Rusage
 	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {

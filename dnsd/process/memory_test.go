@@ -47,7 +47,8 @@ func TestTidyIsDue(t *testing.T) {
 		after     time.Duration
 		want      bool
 	}{
-		{"little is unused", before(true, 0), 60 * mib, 50 * mib, time.Hour, false},
+		{"little is unused", before(false, 0), 60 * mib, 50 * mib, time.Hour, false},
+		{"little seems to be, after work", before(true, 0), 60 * mib, 58 * mib, time.Hour, true},
 		{"much is unused", before(false, 0), 60 * mib, 30 * mib, tidyRest, true},
 		{"it grows", before(true, 0), 62 * mib, 30 * mib, time.Hour, false},
 		{"it has just been tidied", before(false, 0), 60 * mib, 30 * mib, tidyRest - 1, false},
@@ -56,8 +57,16 @@ func TestTidyIsDue(t *testing.T) {
 		{"and may", before(true, time.Second), 60 * mib, 30 * mib, workShare * time.Second, true},
 		{"without work it may less", before(false, time.Second), 60 * mib, 30 * mib, tidyShare*time.Second - 1, false},
 	} {
-		if got := tc.k.due(tc.has, tc.uses, tidied.Add(tc.after)); got != tc.want {
+		k := tc.k
+		if got := k.due(tc.has, tc.uses, tidied.Add(tc.after)); got != tc.want {
 			t.Errorf("%s: %v", tc.what, got)
 		}
+	}
+	// Where it was tidied amid work, more was left than can be helped.
+	k := before(false, 0)
+	k.due(52*mib, 50*mib, tidied)
+	k.due(70*mib, 50*mib, tidied)
+	if !k.due(70*mib, 50*mib, tidied.Add(tidyRest)) {
+		t.Error("what was left once is left for ever")
 	}
 }
