@@ -130,7 +130,7 @@ func (c *cluster) install() {
 		c.t.Error(err)
 	}
 	out := c.kubectl("-n", "kube-system", "exec", "daemonset/nodens", "-c", "nodens-install", "--", "nodens-install", "status")
-	if strings.Count(out, "ok") != 3 {
+	if strings.Count(out, " ok ") != 4 { // plugin, chain, runtime, dnsd
 		c.t.Error(out)
 	}
 }
