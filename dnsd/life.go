@@ -181,6 +181,7 @@ func (d *daemon) reign(ctx context.Context, w, s *group) (e ending) {
 	}
 	s.Go(d.admin.Serve)
 	process.Notify("READY=1")
+	d.forget()
 	var rest sync.WaitGroup
 	rest.Go(d.inheritRest)
 	select {

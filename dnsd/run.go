@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -117,6 +118,18 @@ func wire(ctx context.Context, c *config.Config, log *slog.Logger, l *lease) (*d
 	d.hub.names.Elsewhere, d.hub.names.Endpoint = c.Elsewhere(), d.hub.spreads
 	d.show = d.shown()
 	return d, nil
+}
+
+// forget forgets what sources said that are not configured any more. It waits for who else might need that to
+// have gone.
+func (d *daemon) forget() {
+	kept := slices.Clone(d.hub.sources)
+	for _, s := range d.sources {
+		kept = append(kept, s.members...)
+	}
+	if err := d.keep.Forget(kept...); err != nil {
+		d.log.Warn("what is on disk may be believed when its source is configured again", "error", err)
+	}
 }
 
 // letGo closes what is open of the kernel's half; it stays at work.

@@ -30,6 +30,8 @@ type source struct {
 	follow  func(namespaces []string)
 	streams func() []admin.Stream
 	idle    func() bool
+	// members are under which other names it keeps what it was told.
+	members []string
 	// told hears each new plan, and does not block; nil where a source does not care.
 	told func(*mesh.Plan)
 }
@@ -42,7 +44,7 @@ func sources(c *config.Config, log *slog.Logger, kept *keep.Inputs) []source {
 		s = append(s, source{name: "file", run: f.Run})
 	}
 	if c.Kube != nil {
-		s = append(s, source{name: "kube", run: kubeSource(c, log, kept)})
+		s = append(s, kubeSource(c, log, kept))
 	}
 	if c.Routes != nil {
 		r := routesSource(c, log)
@@ -58,7 +60,7 @@ func sources(c *config.Config, log *slog.Logger, kept *keep.Inputs) []source {
 }
 
 // kubeSource watches the cluster that this node is of, and the others there are.
-func kubeSource(c *config.Config, log *slog.Logger, kept *keep.Inputs) func(ctx context.Context, emit func(mesh.Input)) error {
+func kubeSource(c *config.Config, log *slog.Logger, kept *keep.Inputs) source {
 	open := func(api config.KubeAPI, name string, remote bool) *kube.Source {
 		return kube.New(kube.Options{
 			Name: name, Kubeconfig: api.Kubeconfig, Context: api.Context, Remote: remote,
@@ -67,7 +69,7 @@ func kubeSource(c *config.Config, log *slog.Logger, kept *keep.Inputs) func(ctx 
 	}
 	here := open(c.Kube.KubeAPI, "kube", false)
 	if len(c.Kube.Remotes) == 0 {
-		return here.Run
+		return source{name: "kube", run: here.Run}
 	}
 	o := clusters.Options{
 		Source: "kube", LocalFirst: c.Kube.LocalFirst, Keep: kept, Log: log,
@@ -76,7 +78,8 @@ func kubeSource(c *config.Config, log *slog.Logger, kept *keep.Inputs) func(ctx 
 	for _, r := range c.Kube.Remotes {
 		o.Clusters = append(o.Clusters, clusters.Cluster{Name: r.Cluster, Network: r.Network, Run: open(r, "kube-"+r.Cluster, true).Run})
 	}
-	return clusters.New(o).Run
+	all := clusters.New(o)
+	return source{name: "kube", run: all.Run, members: all.Kept()}
 }
 
 // routesSource is the keeper of nginx's routes.
@@ -115,7 +118,8 @@ func xdsSource(c *config.XDS, log *slog.Logger, kept *keep.Inputs) source {
 			planes = append(planes, plane)
 			o.Clusters = append(o.Clusters, clusters.Cluster{Name: r.Cluster, Network: r.Network, Run: plane.Run})
 		}
-		s.run = clusters.New(o).Run
+		all := clusters.New(o)
+		s.run, s.members = all.Run, all.Kept()
 	}
 	s.follow = func(namespaces []string) {
 		for _, plane := range planes {

@@ -89,8 +89,6 @@ type Source struct {
 	Hosts, Clusters int
 	// Problems counts its objects that had to be skipped.
 	Problems int
-	// Error is why it is not connected or cannot read, if so.
-	Error string `json:",omitempty"`
 	// Streams are those to its control plane, where it has one for each namespace.
 	Streams []Stream `json:",omitempty"`
 }
@@ -112,7 +110,8 @@ type Stream struct {
 
 // PodCount counts the pods of the node by state.
 type PodCount struct {
-	Captured, Balanced, Opening, Failed int
+	// Shared are those whose network namespace another attachment stands for.
+	Captured, Balanced, Shared, Opening, Failed int
 }
 
 // VIPs is the use made of the virtual address ranges.

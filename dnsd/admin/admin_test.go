@@ -39,7 +39,7 @@ func status() Status {
 		},
 		Sources: []Source{
 			{Name: "file", Spoke: noon.Add(-time.Minute), Hosts: 4, Clusters: 4, Problems: 1},
-			{Name: "xds", Pending: true, Error: "connect istiod:15010: connection refused"},
+			{Name: "xds", Pending: true},
 		},
 		Pods: PodCount{Captured: 12, Failed: 1}, Names: 40, Clusters: 9, Frontends: 11, Backends: 23,
 		VIPs:    VIPs{V4: "240.241.0.0/16", V6: "2001:2::/48", Used: 4, Resting: 1, Size: 65534},

@@ -281,7 +281,7 @@ func podLine(c PodCount) string {
 	for _, other := range []struct {
 		n    int
 		what string
-	}{{c.Balanced, "balanced only"}, {c.Opening, "opening"}, {c.Failed, "FAILED"}} {
+	}{{c.Balanced, "balanced only"}, {c.Shared, "shared"}, {c.Opening, "opening"}, {c.Failed, "FAILED"}} {
 		if other.n > 0 {
 			line += fmt.Sprintf(", %d %s", other.n, other.what)
 		}
@@ -302,9 +302,6 @@ func sourceLine(now time.Time, s Source) string {
 	line += fmt.Sprintf("; %s, %s", count(s.Hosts, "host"), count(s.Clusters, "cluster"))
 	if s.Problems > 0 {
 		line += ", " + count(s.Problems, "PROBLEM")
-	}
-	if s.Error != "" {
-		line += "; " + s.Error
 	}
 	return line
 }

@@ -75,6 +75,14 @@ func (s *Source) Run(ctx context.Context, emit func(mesh.Input)) error {
 	return g.Wait()
 }
 
+// Kept is under which names it has Options.Keep remember the clusters' own words.
+func (s *Source) Kept() (names []string) {
+	for i := range s.said {
+		names = append(names, s.kept(i))
+	}
+	return names
+}
+
 // kept is under which name a cluster's own words are on disk: beside those of all of them.
 func (s *Source) kept(i int) string { return s.options.Source + "-" + s.said[i].Cluster }
 

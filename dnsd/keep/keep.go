@@ -11,6 +11,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,6 +22,16 @@ import (
 
 // every bounds how often a chatty source is written to disk; a kill loses at most this much news.
 const every = time.Second
+
+// version is of the format. A file without one is of a dnsd that wrote none, in the same format.
+const version = 1
+
+// record is what a file holds.
+type record struct {
+	Version int
+	Written time.Time
+	mesh.Input
+}
 
 // Inputs is what the sources last said, in a folder with a file for each. It may be used from several
 // goroutines.
@@ -42,8 +54,8 @@ func Open(dir string, log *slog.Logger) (*Inputs, error) {
 
 func (i *Inputs) path(source string) string { return filepath.Join(i.dir, source+".json") }
 
-// Load returns what the source last said; a source that never spoke, or whose file is broken, is
-// pending.
+// Load returns what the source last said; a source that never spoke, or whose file is broken or of a later
+// format, is pending.
 func (i *Inputs) Load(source string) (mesh.Input, error) {
 	pending := mesh.Input{Source: source, Pending: true}
 	data, err := os.ReadFile(i.path(source))
@@ -53,14 +65,42 @@ func (i *Inputs) Load(source string) (mesh.Input, error) {
 	if err != nil {
 		return pending, err
 	}
-	var in mesh.Input
-	if err := json.Unmarshal(data, &in); err != nil {
+	var head struct{ Version int }
+	if err := json.Unmarshal(data, &head); err != nil {
 		return pending, fmt.Errorf("%s: %w", i.path(source), err)
 	}
-	if in.Source != source {
-		return pending, fmt.Errorf("%s holds source %q", i.path(source), in.Source)
+	if head.Version > version {
+		return pending, fmt.Errorf("%s is of format %d, a later dnsd's; this one reads %d", i.path(source), head.Version, version)
 	}
-	return in, nil
+	var r record
+	if err := json.Unmarshal(data, &r); err != nil {
+		return pending, fmt.Errorf("%s: %w", i.path(source), err)
+	}
+	if r.Source != source {
+		return pending, fmt.Errorf("%s holds source %q", i.path(source), r.Source)
+	}
+	i.log.Info("until the source speaks, what it said before is used", "source", source, "written", r.Written)
+	return r.Input, nil
+}
+
+// Forget removes what all sources said but these: one that is switched on again after months would
+// begin with what was true then.
+func (i *Inputs) Forget(but ...string) error {
+	entries, err := os.ReadDir(i.dir)
+	if err != nil {
+		return fmt.Errorf("forget sources that are not configured: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		source, ours := strings.CutSuffix(strings.TrimSuffix(e.Name(), ".new"), ".json")
+		if !ours || slices.Contains(but, source) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(i.dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("forget a source that is not configured: %w", err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Save notes in for the next write; it never blocks on the disk.
@@ -77,7 +117,7 @@ func (i *Inputs) Save(in mesh.Input) {
 	}
 }
 
-// Run writes what is noted, at once and then again every every, and once more when ctx is done.
+// Run writes what is noted, at once and then at most once a second, and once more when ctx is done.
 func (i *Inputs) Run(ctx context.Context) error {
 	defer i.Flush()
 	for {
@@ -115,7 +155,7 @@ func (i *Inputs) Flush() {
 }
 
 func (i *Inputs) write(in mesh.Input) error {
-	data, err := json.Marshal(in)
+	data, err := json.Marshal(record{Version: version, Written: time.Now().UTC(), Input: in})
 	if err != nil {
 		return err
 	}

@@ -65,8 +65,10 @@ func (n *Node) status() admin.Status {
 		switch p.State {
 		case pods.Captured:
 			s.Pods.Captured++
-		case pods.Balanced, pods.Shared:
+		case pods.Balanced:
 			s.Pods.Balanced++
+		case pods.Shared:
+			s.Pods.Shared++
 		case pods.Opening:
 			s.Pods.Opening++
 		case pods.Failed:
@@ -117,7 +119,7 @@ func (n *Node) upstreamStatus() admin.Upstream {
 	u := admin.Upstream{Entries: int64(st.Entries), Bytes: int64(st.Bytes), Hits: st.Hits, Misses: st.Misses}
 	for _, s := range st.Servers {
 		u.Servers = append(u.Servers, admin.UpstreamServer{
-			Address: s.Addr.String(), Down: s.Down, Queries: s.Queries, Failures: s.Failures,
+			Address: s.Addr.String(), Down: s.Down, Queries: s.Queries, Failures: s.Failures, Error: s.Error,
 		})
 	}
 	return u

@@ -166,8 +166,8 @@ func TestBrokenSocket(t *testing.T) {
 		c := New(Options{})
 		m, took, err := timed(t, c, s, "www.example.com.")
 		expectA(t, must(t, m, err), "192.0.2.1")
-		if n := c.Stats().Servers[0].Failures; took != 0 || n != 1 {
-			t.Errorf("after %v, %d failures", took, n)
+		if n := c.Stats().Servers[0]; took != 0 || n.Failures != 1 || n.Error == "" || c.Stats().Servers[1].Error != "" {
+			t.Errorf("after %v, %+v", took, n)
 		}
 	})
 }

@@ -130,7 +130,9 @@ func (h *health) silent(scope string, addr netip.AddrPort, began time.Time) {
 func (h *health) answered(scope string, addr netip.AddrPort, rtt time.Duration, rcode int) (back bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.count(addr).RTT.add(rtt)
+	n := h.count(addr)
+	n.RTT.add(rtt)
+	n.Error = ""
 	now := time.Now()
 	at := h.at(scope, addr, now)
 	if at.down() && rcode == dns.RcodeServerFailure {
@@ -142,8 +144,14 @@ func (h *health) answered(scope string, addr netip.AddrPort, rtt time.Duration, 
 }
 
 func (h *health) asked(addr netip.AddrPort)   { h.add(addr, func(n *ServerStats) { n.Queries++ }) }
-func (h *health) failed(addr netip.AddrPort)  { h.add(addr, func(n *ServerStats) { n.Failures++ }) }
 func (h *health) refused(addr netip.AddrPort) { h.add(addr, func(n *ServerStats) { n.Refusals++ }) }
+
+func (h *health) failed(addr netip.AddrPort, err error) {
+	h.add(addr, func(n *ServerStats) {
+		n.Failures++
+		n.Error = err.Error()
+	})
+}
 
 func (h *health) mismatched(addr netip.AddrPort, times int) {
 	h.add(addr, func(n *ServerStats) { n.Mismatched += uint64(times) })

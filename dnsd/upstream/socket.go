@@ -65,7 +65,7 @@ func (c *Client) note(ctx context.Context, s Servers, server netip.AddrPort, rtt
 	}
 	if err != nil {
 		if !errors.Is(err, context.Canceled) { // another server was quicker
-			c.health.failed(server)
+			c.health.failed(server, err)
 		}
 		return nil, err
 	}

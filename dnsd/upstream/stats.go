@@ -28,6 +28,8 @@ type ServerStats struct {
 	// Queries sent, and how many of them ended without a usable answer in time (Failures) or in an
 	// rcode that made us ask another server (Refusals).
 	Queries, Failures, Refusals uint64
+	// Error is how the last query failed, if it did and the server has not answered since.
+	Error string
 	// RTT is how long the answers took that came.
 	RTT Histogram
 	// Mismatched counts replies thrown away because they did not fit the question: a late reply, or
