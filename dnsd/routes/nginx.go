@@ -73,22 +73,35 @@ func (n *nginx) alone(ctx context.Context, text []byte) error {
 	if err := os.WriteFile(main, []byte(whole), 0o600); err != nil {
 		return err
 	}
-	if out, err := exec.CommandContext(ctx, n.command[0], "-t", "-q", "-c", main, "-p", dir).CombinedOutput(); err != nil {
-		return fmt.Errorf("nginx refuses the routes; what was before stays: %w: %s", err, said(out))
+	if out, err := output(ctx, n.command[0], "-t", "-q", "-c", main, "-p", dir); err != nil {
+		return fmt.Errorf("nginx refuses the routes; what was before stays: %w: %s", err, out)
 	}
 	return nil
 }
 
 // run runs the node's nginx with further arguments.
 func (n *nginx) run(ctx context.Context, args ...string) error {
-	out, err := exec.CommandContext(ctx, n.command[0], append(n.command[1:len(n.command):len(n.command)], args...)...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s: %w: %s", strings.Join(append(n.command, args...), " "), err, said(out))
+	if out, err := output(ctx, n.command[0], append(n.command[1:len(n.command):len(n.command)], args...)...); err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(append(n.command, args...), " "), err, out)
 	}
 	return nil
 }
 
-func said(out []byte) string { return strings.Join(strings.Fields(string(out)), " ") }
+// commandTimeout is how long nginx may take to check its files: it looks up names that others have in theirs.
+const commandTimeout = 30 * time.Second
+
+// output runs a command, and returns what it says in one line.
+func output(ctx context.Context, name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, commandTimeout, fmt.Errorf("not done in %v", commandTimeout))
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.WaitDelay = time.Second // for what it has started and left with its output
+	out, err := cmd.CombinedOutput()
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	return strings.Join(strings.Fields(string(out)), " "), err
+}
 
 // serveTimeout is how long nginx may take for a reload.
 const serveTimeout = 10 * time.Second
@@ -114,6 +127,19 @@ func (n *nginx) serves(ctx context.Context, stamp string) error {
 		return fmt.Errorf("nginx does not serve %s at %s (does its configuration include the file?): %w",
 			n.file, netip.AddrPortFrom(n.address, port), err)
 	}
+}
+
+// has says whether nginx serves what has this stamp. It is asked a few times: a node may be busy.
+func (n *nginx) has(ctx context.Context, stamp string) bool {
+	for range 3 {
+		ctx, cancel := context.WithTimeout(ctx, serveTimeout)
+		got, err := n.stamp(ctx)
+		cancel()
+		if err == nil {
+			return got == stamp
+		}
+	}
+	return ctx.Err() != nil // nothing is known then
 }
 
 // stamp asks nginx which routes it serves.

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -33,6 +34,8 @@ type node struct {
 	dir     string
 	address netip.Addr
 	now     atomic.Pointer[netip.Addr] // nil while the node has none
+	cmd     *exec.Cmd                  // nginx
+	quit    func()                     // ends the source
 	source  *Source
 	said    chan mesh.Input
 }
@@ -61,20 +64,29 @@ http {
 		t.Fatal(err)
 	}
 	command := []string{path, "-p", n.dir, "-c", filepath.Join(n.dir, "nginx.conf")}
-	cmd := exec.Command(command[0], command[1:]...)
-	cmd.Stderr = t.Output()
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt) // at once, and its workers with it
-		_ = cmd.Wait()
-	})
-	eventually(t, func() error { _, err := os.Stat(filepath.Join(n.dir, "pid")); return err })
+	n.cmd = exec.Command(command[0], command[1:]...)
+	n.start()
+	t.Cleanup(n.stop)
 	n.source = New(Options{Address: n.where, File: filepath.Join(n.dir, "conf.d/routes.conf"), Command: command})
 	n.source.timing = timing{retry: 200 * time.Millisecond, look: 200 * time.Millisecond}
 	n.run()
 	return n
+}
+
+// start starts nginx, again if it was stopped.
+func (n *node) start() {
+	n.t.Helper()
+	n.cmd = exec.Command(n.cmd.Args[0], n.cmd.Args[1:]...)
+	n.cmd.Stderr = n.t.Output()
+	if err := n.cmd.Start(); err != nil {
+		n.t.Fatal(err)
+	}
+	eventually(n.t, func() error { _, err := os.Stat(filepath.Join(n.dir, "pid")); return err })
+}
+
+func (n *node) stop() {
+	_ = n.cmd.Process.Signal(os.Interrupt) // at once, and its workers with it
+	_ = n.cmd.Wait()
 }
 
 // where is the source's Options.Address.
@@ -108,12 +120,13 @@ func (n *node) run() {
 			n.said <- in
 		})
 	}()
-	n.t.Cleanup(func() {
+	n.quit = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			n.t.Error(err)
 		}
 	})
+	n.t.Cleanup(n.quit)
 }
 
 func (n *node) write(name, text string) {
@@ -160,21 +173,26 @@ func (n *node) until(hosts string, problems ...string) {
 // get asks nginx for a path of a host.
 func (n *node) get(host, path string) (status int, location, body string) {
 	n.t.Helper()
-	r, err := http.NewRequestWithContext(n.t.Context(), http.MethodGet, "http://"+n.address.String()+path, nil)
+	status, location, body, err := n.try(host, path)
 	if err != nil {
 		n.t.Fatal(err)
+	}
+	return status, location, body
+}
+
+func (n *node) try(host, path string) (status int, location, body string, err error) {
+	r, err := http.NewRequestWithContext(n.t.Context(), http.MethodGet, "http://"+n.address.String()+path, nil)
+	if err != nil {
+		return 0, "", "", err
 	}
 	r.Host = host
 	reply, err := http.DefaultTransport.RoundTrip(r)
 	if err != nil {
-		n.t.Fatal(err)
+		return 0, "", "", err
 	}
 	defer func() { _ = reply.Body.Close() }()
 	text, err := io.ReadAll(reply.Body)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	return reply.StatusCode, reply.Header.Get("Location"), string(text)
+	return reply.StatusCode, reply.Header.Get("Location"), string(text), err
 }
 
 // backend is a service that says its name and what it was asked, and speaks an upgraded protocol.
@@ -370,6 +388,75 @@ func TestRefused(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestGone: a name does not outlive what nginx serves, and comes back with it.
+func TestGone(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "")
+	n.source.Set(&mesh.Plan{Routes: []mesh.Route{{Object: "DNS a", Host: "node1.com", Paths: []mesh.RoutePath{path("/", backend(t, "one"))}}}})
+	n.until("node1.com")
+
+	// Somebody takes the file away and tells nginx: it is put back.
+	if err := os.Remove(n.source.nginx.file); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.source.nginx.run(t.Context(), "-s", "reload"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		if _, err := os.Stat(n.source.nginx.file); err != nil {
+			return err
+		}
+		if status, _, _, err := n.try("node1.com", "/"); status != 200 {
+			return fmt.Errorf("status %d, %w", status, err)
+		}
+		return nil
+	})
+
+	n.stop()
+	n.until("", "is it running?")
+	n.start()
+	n.until("node1.com")
+}
+
+// TestOneWrites: of two that keep the same file the second waits until the first has ended, and meanwhile takes
+// no name from what it said before.
+func TestOneWrites(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "")
+	plan := &mesh.Plan{Routes: []mesh.Route{{Object: "DNS a", Host: "node1.com", Paths: []mesh.RoutePath{path("/", backend(t, "one"))}}}}
+	n.source.Set(plan)
+	n.until("node1.com")
+	first := n.source
+	written, err := os.ReadFile(first.nginx.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	second := New(Options{Address: n.where, File: first.nginx.file, Command: first.nginx.command})
+	second.timing = first.timing
+	heard := make(chan mesh.Input, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- second.Run(ctx, func(in mesh.Input) { heard <- in }) }()
+	other := plan.Routes[0]
+	other.Host = "node2.com"
+	second.Set(&mesh.Plan{Routes: []mesh.Route{plan.Routes[0], other}})
+	if in := <-heard; !in.Pending || len(in.Problems) != 1 || !strings.Contains(in.Problems[0].Reason, "somebody else has it") {
+		t.Errorf("beside the first: %+v", in)
+	}
+	if now, err := os.ReadFile(first.nginx.file); err != nil || string(now) != string(written) {
+		t.Errorf("both have written: %v", err)
+	}
+	n.quit()
+	if in := <-heard; in.Pending || len(in.Hosts) != 2 {
+		t.Errorf("after the first: %+v", in)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }
 
 // TestNotIncluded: a host has no name while nginx does not serve it.

@@ -3,18 +3,22 @@
 //
 // A route is an object of kind DNS: a host, and for each of its paths the address and port of a service, or
 // the name of one. The configuration is rendered whole each time. A host has a name on this node only
-// while nginx serves it: what DNS answers can be connected to. What nginx refuses changes nothing.
+// while nginx serves it: what DNS answers can be connected to. What nginx refuses changes nothing. Of several
+// that would keep one nginx's file only one does, until it ends.
 package routes
 
 import (
 	"context"
+	"errors"
 	"fmt"
-
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/nodens-dns/nodens/dnsd/mesh"
@@ -29,7 +33,7 @@ const port = 80
 // Options say which nginx, and where it is.
 type Options struct {
 	// Address says which of the node's own pods reach nginx at. It is asked before each change and every
-	// minute; while it knows none, what nginx serves stays.
+	// few seconds; while it knows none, what nginx serves stays.
 	Address func() (netip.Addr, error)
 	// File is ours in nginx's configuration, included in its http block.
 	File string
@@ -50,15 +54,17 @@ type Source struct {
 	timing timing
 	plans  chan *mesh.Plan // holds the newest
 
-	stamp string      // of what nginx serves; empty before
-	hosts []mesh.Host // what it serves
-	last  *mesh.Input // newest emitted
+	folder *os.File    // of nginx's file, locked while Run writes there; nil before
+	stamp  string      // of what nginx serves; empty before
+	hosts  []mesh.Host // what it serves
+	last   *mesh.Input // newest emitted
 }
 
 // timing is every duration of the source, so that tests need not wait for them.
 type timing struct {
 	// gap is the least time between two reloads: each starts new workers, while the old ones finish. retry
-	// is when one that failed is tried again, and look when it is looked whether the node's address is the same.
+	// is when one that failed is tried again, and look when it is looked whether the node's address is the same,
+	// and nginx serves what it should.
 	gap, retry, look time.Duration
 }
 
@@ -66,7 +72,7 @@ type timing struct {
 func New(o Options) *Source {
 	s := &Source{
 		domain: o.ClusterDomain, log: o.Log, where: o.Address, plans: make(chan *mesh.Plan, 1),
-		timing: timing{gap: 500 * time.Millisecond, retry: 15 * time.Second, look: time.Minute},
+		timing: timing{gap: 500 * time.Millisecond, retry: 15 * time.Second, look: 10 * time.Second},
 		nginx: nginx{
 			command: o.Command, file: o.File,
 			// A kept connection would stay with a worker of before.
@@ -106,6 +112,7 @@ func (s *Source) Set(plan *mesh.Plan) {
 func (s *Source) Run(ctx context.Context, emit func(mesh.Input)) error {
 	var plan *mesh.Plan
 	var again <-chan time.Time
+	defer func() { _ = s.folder.Close() }() // and with it the lock
 	for {
 		select {
 		case <-ctx.Done():
@@ -138,10 +145,19 @@ func (s *Source) sync(ctx context.Context, plan *mesh.Plan, emit func(mesh.Input
 		s.emit(mesh.Input{Source: sourceName, Hosts: s.hosts, Problems: problems}, emit)
 		return err
 	}
+	if err := s.claim(); err != nil {
+		// Who writes there says what is served; so far nothing is known here.
+		s.emit(mesh.Input{Source: sourceName, Pending: true, Problems: []mesh.Problem{{Source: sourceName, Object: s.nginx.file, Reason: err.Error()}}}, emit)
+		return err
+	}
 	text, stamp := render(all, s.nginx.address)
 	hosts := s.hostsOf(all)
-	if stamp != s.stamp {
-		if s.last != nil {
+	lost := stamp == s.stamp && !s.nginx.has(ctx, stamp)
+	if lost {
+		s.log.Warn("nginx does not serve the routes any more; telling it again", "file", s.nginx.file)
+	}
+	if stamp != s.stamp || lost {
+		if len(s.hosts) > 0 {
 			// What goes has no name any more before it is not served any more.
 			staying := slices.DeleteFunc(slices.Clone(s.hosts), func(h mesh.Host) bool {
 				return !slices.ContainsFunc(hosts, func(o mesh.Host) bool { return o.Name == h.Name })
@@ -152,6 +168,9 @@ func (s *Source) sync(ctx context.Context, plan *mesh.Plan, emit func(mesh.Input
 			if ctx.Err() != nil {
 				return err
 			}
+			if lost {
+				s.stamp, s.hosts = "", nil
+			}
 			problems = append(problems, mesh.Problem{Source: sourceName, Object: "nginx", Reason: err.Error()})
 			s.emit(mesh.Input{Source: sourceName, Hosts: s.served(hosts), Problems: problems}, emit)
 			return err
@@ -160,6 +179,27 @@ func (s *Source) sync(ctx context.Context, plan *mesh.Plan, emit func(mesh.Input
 		s.stamp, s.hosts = stamp, hosts
 	}
 	s.emit(mesh.Input{Source: sourceName, Hosts: hosts, Problems: problems}, emit)
+	return nil
+}
+
+// claim makes the folder of nginx's file this Source's own to write in. The lock goes with the process.
+func (s *Source) claim() error {
+	if s.folder != nil {
+		return nil
+	}
+	dir := filepath.Dir(s.nginx.file)
+	folder, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("open the folder of nginx's file: %w", err)
+	}
+	if err := syscall.Flock(int(folder.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = folder.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			err = errors.New("somebody else has it; dnsd waits until he ends (another dnsd that keeps routes here? give it another folder)")
+		}
+		return fmt.Errorf("lock %s: %w", dir, err)
+	}
+	s.folder = folder
 	return nil
 }
 
