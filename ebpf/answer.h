@@ -59,6 +59,7 @@ static __always_inline void write_addresses(struct query *q, const struct answer
 
 	if (!n || n > MOST_ADDRESSES)
 		return;
+	asm volatile("" : "+r"(n)); /* so that the loop's own end stays: Linux before 6.8 does not see this one */
 	for (__u32 i = 0; i < MOST_ADDRESSES; i++) {
 		__u32 k = (first + i) % n & (MOST_ADDRESSES - 1);
 
@@ -159,14 +160,6 @@ static __always_inline bool learned_of(struct query *q, const struct answering *
 	return true;
 }
 
-#define count_for(q, what)                                                                          \
-	do {                                                                                        \
-		struct outcomes *all = bpf_map_lookup_elem(&outcomes, &(q)->from.cookie);           \
-                                                                                                    \
-		if (all)                                                                            \
-			__sync_fetch_and_add(&all->what, 1);                                        \
-	} while (0)
-
 enum fate { LEFT, TURNED, SPOILT };
 
 /* Turns a query into its reply if that is known. The packet is unchanged unless it says TURNED. */
@@ -178,11 +171,16 @@ static __always_inline enum fate look_at(struct __sk_buff *skb, struct query *q,
 	if (!find_pod(skb, q, inside, &v4))
 		return LEFT;
 
+	struct outcomes *counts = bpf_map_lookup_elem(&outcomes, &q->from.cookie);
+
+	if (!counts) /* not to be answered here any more */
+		return LEFT;
+
 	__u64 silent = *(volatile const __u64 *)&now->silent_until;
 	__s64 alone = silence();
 
 	if (silent && bpf_ktime_get_ns() < silent) {
-		count_for(q, watched);
+		__sync_fetch_and_add(&counts->watched, 1);
 		return LEFT;
 	}
 	if (alone > answer_limit) {
@@ -190,18 +188,18 @@ static __always_inline enum fate look_at(struct __sk_buff *skb, struct query *q,
 		return LEFT;
 	}
 	if (!read_query(skb, q)) {
-		count_for(q, unusual);
+		__sync_fetch_and_add(&counts->unusual, 1);
 		return LEFT;
 	}
 	if (declared(q, &r)) {
-		count_for(q, declared);
+		__sync_fetch_and_add(&counts->declared, 1);
 	} else if (learned_of(q, now, &r)) {
 		if (r.rcode)
-			count_for(q, denied);
+			__sync_fetch_and_add(&counts->denied, 1);
 		else
-			count_for(q, learned);
+			__sync_fetch_and_add(&counts->learned, 1);
 	} else {
-		count_for(q, unknown);
+		__sync_fetch_and_add(&counts->unknown, 1);
 		return LEFT;
 	}
 	if (!turn(skb, q, &r, v4))
@@ -226,6 +224,12 @@ static __always_inline enum fate answer(struct __sk_buff *skb, bool inside)
 	*(volatile __u64 *)&q->busy = 0;
 	return fate;
 }
+
+/*
+ * The programs below are not at any interface themselves: what is there is a program of each pod's own, which
+ * writes the pod's cookie into cb and goes on here. One at an interface could ask for the cookie since
+ * Linux 6.15 only; and so all of them are exchanged, or put out of work, by one element of a map.
+ */
 
 /* On lo: what is turned around goes on to the client instead of the listener. */
 SEC("tcx/egress")

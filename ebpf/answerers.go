@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 )
 
 // Outcomes counts a pod's queries by what became of them in the kernel. Declared and Learned were answered,
@@ -30,9 +29,9 @@ func (s *Answers) Outcomes(cookie uint64) (Outcomes, error) {
 
 const loopback = 1 // lo's index, in every namespace
 
-// Attach puts the programs on lo and on the pod's interface of the network namespace the calling thread
-// is in, or exchanges those that are there; they stay until Detach or the namespace's end. A light pod has
-// no listeners, and only needs the one on its interface.
+// Attach has what leaves by lo and by the pod's interface of the network namespace the calling thread is in
+// looked at, by the programs of s from now on, as in all pods, until Detach or the namespace's end. A light
+// pod has no listeners, and only needs that of its interface.
 func (s *Answers) Attach(cookie uint64, ifindex uint32, light bool) error {
 	if err := os.MkdirAll(s.pin, 0o700); err != nil {
 		return fmt.Errorf("make the pin directory: %w", err)
@@ -40,22 +39,63 @@ func (s *Answers) Attach(cookie uint64, ifindex uint32, light bool) error {
 	if err := s.d.maps.Outcomes.Update(cookie, nodensOutcomes{}, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 		return fmt.Errorf("count for pod %d: %w", cookie, err)
 	}
-	outside := s.attach(s.outside, ifindex, s.pinOf(cookie, "pod"))
+	if err := s.start(); err != nil {
+		return err
+	}
+	outside := s.attach(cookie, ifindex, nodensAnswererANSWERER_OUTSIDE)
 	if light {
 		return errors.Join(outside, detach(s.pinOf(cookie, "lo")))
 	}
-	return errors.Join(outside, s.attach(s.inside, loopback, s.pinOf(cookie, "lo")))
+	return errors.Join(outside, s.attach(cookie, loopback, nodensAnswererANSWERER_INSIDE))
+}
+
+// start makes s's programs those that all pods' packets go to.
+func (s *Answers) start() error {
+	s.starting.Lock()
+	defer s.starting.Unlock()
+	if s.started {
+		return nil
+	}
+	for i, prog := range []*ebpf.Program{nodensAnswererANSWERER_INSIDE: s.inside, nodensAnswererANSWERER_OUTSIDE: s.outside} {
+		if err := s.d.maps.Answerers.Put(uint32(i), prog); err != nil {
+			return fmt.Errorf("put the programs that answer DNS to work: %w", err)
+		}
+	}
+	s.started = true
+	return nil
+}
+
+func (s *Answers) attach(cookie uint64, ifindex uint32, by nodensAnswerer) error {
+	prog, err := s.d.pointer(cookie, by)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = prog.Close() }()
+	name := map[nodensAnswerer]string{nodensAnswererANSWERER_INSIDE: "lo", nodensAnswererANSWERER_OUTSIDE: "pod"}[by]
+	if err := s.d.putOn(ifindex, prog, s.pinOf(cookie, name)); err != nil {
+		return fmt.Errorf("answer DNS on interface %d: %w", ifindex, err)
+	}
+	return nil
 }
 
 // Verdicts of the programs, as in answer.h: TCX_NEXT, TCX_PASS, and what bpf_redirect() returns.
 const goOn, deliver, redirect = -1, 0, 7
 
-// Try has the programs look at a packet, from its Ethernet header on, as if the network namespace the
-// calling thread is in had sent it, and returns what it is turned into; nil where it is left to others. It
-// is counted like any other. The reply lies in buf if that is long enough, and 2 KiB are.
-func (s *Answers) Try(packet, buf []byte) ([]byte, error) {
+// skBuff is as much of struct __sk_buff, linux/bpf.h, as a test run takes.
+type skBuff struct {
+	_  [cbOffset]byte
+	CB [5]uint32
+	_  [192 - cbOffset - 20]byte
+}
+
+// Try has the programs look at a packet, from its Ethernet header on, as if a pod had sent it from the
+// network namespace the calling thread is in, and returns what it is turned into; nil where it is left to
+// others. It is counted like any other. The reply lies in buf if that is long enough, and 2 KiB are.
+func (s *Answers) Try(cookie uint64, packet, buf []byte) ([]byte, error) {
 	for _, prog := range []*ebpf.Program{s.inside, s.outside} {
-		run := ebpf.RunOptions{Data: packet, DataOut: buf[:cap(buf)]}
+		run := ebpf.RunOptions{
+			Data: packet, DataOut: buf[:cap(buf)], Context: skBuff{CB: [5]uint32{uint32(cookie), uint32(cookie >> 32)}},
+		}
 		verdict, err := prog.Run(&run)
 		if err != nil {
 			return nil, fmt.Errorf("try a packet: %w", err)
@@ -75,22 +115,6 @@ func (s *Answers) pinOf(cookie uint64, name string) string {
 	return filepath.Join(s.pin, strconv.FormatUint(cookie, 10)+"-"+name)
 }
 
-func (s *Answers) attach(prog *ebpf.Program, ifindex uint32, pin string) error {
-	if l, err := link.LoadPinnedLink(pin, nil); err == nil {
-		info, err := l.Info()
-		if err == nil && info.TCX() != nil && info.TCX().Ifindex == ifindex {
-			return errors.Join(l.Update(prog), l.Close())
-		}
-		_ = l.Close()
-	}
-	_ = os.Remove(pin) // of an interface that is gone
-	l, err := link.AttachTCX(link.TCXOptions{Interface: int(ifindex), Program: prog, Attach: ebpf.AttachTCXEgress})
-	if err != nil {
-		return fmt.Errorf("answer DNS on interface %d: %w", ifindex, err)
-	}
-	return errors.Join(l.Pin(pin), l.Close())
-}
-
 // Check says whether what Attach has put somewhere is still there.
 func (s *Answers) Check(cookie uint64, ifindex uint32, light bool) error {
 	where := map[string]uint32{"pod": ifindex, "lo": loopback}
@@ -98,21 +122,15 @@ func (s *Answers) Check(cookie uint64, ifindex uint32, light bool) error {
 		delete(where, "lo")
 	}
 	for name, index := range where {
-		l, err := link.LoadPinnedLink(s.pinOf(cookie, name), nil)
-		if err != nil {
-			return fmt.Errorf("no program that answers DNS is on interface %d: %w", index, err)
-		}
-		info, err := l.Info()
-		_ = l.Close()
-		if err != nil || info.TCX() == nil || info.TCX().Ifindex != index {
-			return errors.Join(fmt.Errorf("somebody has taken the program that answers DNS off interface %d", index), err)
+		if err := isOn(index, s.pinOf(cookie, name)); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// Detach takes a pod's programs off, and returns what they have counted: once, however often it is called.
-// Absent is fine.
+// Detach has a pod's packets left alone again, and returns what was counted: once, however often it is
+// called. Absent is fine. A filter, where there is no tcx, stays: without a row to count in, nothing is done.
 func (s *Answers) Detach(cookie uint64) (Outcomes, error) {
 	for _, name := range []string{"lo", "pod"} {
 		if err := detach(s.pinOf(cookie, name)); err != nil {

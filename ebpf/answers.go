@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/features"
 )
 
 // answerers are the programs of the object that answer DNS on the interfaces of pods, not at the cgroup.
@@ -29,6 +27,9 @@ type Answers struct {
 	inside, outside *ebpf.Program
 	answering       *memory[nodensAnswering]
 	version         atomic.Uint64 // of the row written last
+
+	starting sync.Mutex
+	started  bool
 
 	mu   sync.Mutex
 	seed maphash.Seed
@@ -70,7 +71,7 @@ func (d *Datapath) Answers(a Authority) (*Answers, error) {
 		Outside *ebpf.Program `ebpf:"answer_outside"`
 	}
 	if err := spec.LoadAndAssign(&programs, &ebpf.CollectionOptions{MapReplacements: maps}); err != nil {
-		return nil, fmt.Errorf("load the programs that answer DNS (Linux 6.15 or later lets them tell whose packet it is): %w", err)
+		return nil, fmt.Errorf("load the programs that answer DNS: %w", err)
 	}
 	s := &Answers{d: d, pin: filepath.Join(d.pin, answersDir), inside: programs.Inside, outside: programs.Outside,
 		seed: maphash.MakeSeed(), rows: make(map[nodensName]*held)}
@@ -96,14 +97,15 @@ func (d *Datapath) StopAnswering() error {
 	return errors.Join(errs...)
 }
 
-// stopAnswering takes the programs below a pin path off, whatever maps they are at work with.
+// stopAnswering puts the programs that answer out of work and takes those that lead to them off, whatever
+// maps they are at work with.
 func stopAnswering(pinPath string) error {
+	errs := []error{putOutOfWork(filepath.Join(pinPath, mapsDir, nodensMapAnswerers))}
 	dir := filepath.Join(pinPath, answersDir)
 	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
+	if !errors.Is(err, os.ErrNotExist) {
+		errs = append(errs, err)
 	}
-	errs := []error{err}
 	for _, e := range entries {
 		errs = append(errs, detach(filepath.Join(dir, e.Name())))
 	}
@@ -113,10 +115,22 @@ func stopAnswering(pinPath string) error {
 	return nil
 }
 
-// haveAnswers says whether a program at an interface can tell whose packet it sees; where it can, tcx is
-// older.
-func haveAnswers() bool {
-	return features.HaveProgramHelper(ebpf.SchedCLS, asm.FnGetNetnsCookie) == nil
+// putOutOfWork empties a pinned map of programs, which filters may lead to that nobody takes off.
+func putOutOfWork(pin string) error {
+	programs, err := ebpf.LoadPinnedMap(pin, nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open %s: %w", pin, err)
+	}
+	errs := []error{}
+	for i := range programs.MaxEntries() {
+		if err := programs.Delete(i); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, fmt.Errorf("empty %s: %w", pin, err))
+		}
+	}
+	return errors.Join(append(errs, programs.Close())...)
 }
 
 // Close lets go of the programs. Those attached stay at work.

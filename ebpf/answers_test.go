@@ -314,6 +314,52 @@ func TestKernelStopsAnswering(t *testing.T) {
 	}
 }
 
+// Where the kernel has no tcx, it is the same but for the filters, which stay and leave all alone.
+func TestKernelAnswersByFilters(t *testing.T) {
+	o := options(t)
+	o.noTCX = true
+	a := newAskedIn(t, newWorldWith(t, o))
+	a.declare(t, shop, everyone, dual)
+	eth0 := a.ifindex(t, "eth0")
+	for _, server := range []netip.Addr{ns4a, ns6} {
+		a.checkAnswers(t, server)
+	}
+	a.Beat()
+	stop4, stop6 := a.listen(t, 0, pod4, 64600), a.listen(t, 1, pod6, 64601)
+	for _, server := range []netip.Addr{ns4a, ns6} {
+		a.checkAnswers(t, server)
+	}
+	stop4()
+	stop6()
+	must(t, a.Check(a.cookie, eth0, false))
+	for name, stop := range map[string]func(){
+		"detached": func() { _, err := a.Detach(a.cookie); must(t, err) },
+		"stopped":  func() { must(t, a.StopAnswering()) },
+	} {
+		stop()
+		if r, _ := a.ask(t, ns4a, question("web.shop.", dns.TypeA)); r != nil {
+			t.Errorf("%s, it still answers:\n%s", name, r)
+		}
+		if err := a.Check(a.cookie, eth0, false); err == nil {
+			t.Errorf("%s, and said to be there", name)
+		}
+		s, err := a.Datapath.Answers(soaRecord())
+		must(t, err)
+		must(t, a.pod.Do(func() error { return s.Attach(a.cookie, eth0, false) }))
+		if r, other := a.ask(t, ns4a, question("web.shop.", dns.TypeA)); r == nil {
+			t.Errorf("%s and put on again, it went to %s", name, other)
+		}
+		must(t, s.Close())
+	}
+	must(t, os.Rename(filepath.Join(o.PinPath, schemaPin), filepath.Join(o.PinPath, mapsDir, "schema-0")))
+	d, err := Upgrade(o)
+	must(t, err)
+	must(t, d.Close())
+	if r, _ := a.ask(t, ns4a, question("web.shop.", dns.TypeA)); r != nil {
+		t.Error("with other maps, it still answers")
+	}
+}
+
 // BenchmarkAnswers100k is what 100,000 names take: to be written, to be compared when one of them changes,
 // and to be found there by the next dnsd; and a map's memory for each.
 func BenchmarkAnswers100k(b *testing.B) {

@@ -40,6 +40,7 @@ type Options struct {
 	PinPath string
 
 	maxEntries map[string]uint32 // smaller maps, for tests
+	noTCX      bool              // as before Linux 6.6, for tests
 }
 
 // Datapath is an attached datapath: its maps, open. The caller owns it and must Close it; that leaves
@@ -49,6 +50,7 @@ type Datapath struct {
 	heartbeat *memory[uint64]
 	cgroup    string
 	pin       string
+	noTCX     bool
 	seenBy    string           // how the last step of attaching made sure
 	staged    *ebpf.Collection // programs that are not at work yet, or nil
 
@@ -198,7 +200,7 @@ func open(o Options) (*Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Datapath{cgroup: o.CgroupPath, pin: o.PinPath}
+	d := &Datapath{cgroup: o.CgroupPath, pin: o.PinPath, noTCX: o.noTCX}
 	if err := spec.LoadAndAssign(&d.maps, new(o.collection())); err != nil {
 		return nil, fmt.Errorf("open the datapath's maps: %w", explain(err))
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 )
 
 // Feature is something the datapath does better on some kernels than on others.
@@ -26,11 +27,16 @@ func (d *Datapath) Features() []Feature {
 	if !ends.Present {
 		ends.Detail = "connections to a backend that has left are left alone; needs bpf_sock_destroy, Linux 6.5"
 	}
-	answers := Feature{Name: "answers", Present: haveAnswers(), Detail: "names can be answered in the kernel"}
-	if !answers.Present {
-		answers.Detail = "names are answered by dnsd alone; needs tcx, Linux 6.6, and bpf_get_netns_cookie for packets, Linux 6.15"
+	answers := Feature{Name: "answers", Present: true, Detail: "names can be answered in the kernel"}
+	if !haveTCX() {
+		answers.Detail += ", by filters of clsact; Linux 6.6 has tcx, which takes itself off"
 	}
 	return append(all, errno, ends, answers, d.orderFeature())
+}
+
+func haveTCX() bool {
+	_, err := link.QueryPrograms(link.QueryOptions{Target: loopback, Attach: ebpf.AttachTCXEgress})
+	return err == nil
 }
 
 // orderFeature finds the first attachment this kernel knows by attaching a program that does nothing,

@@ -35,6 +35,15 @@ struct {
 	PINNED;
 } listeners SEC(".maps");
 
+/* What answers DNS, for the programs at the interfaces of pods to go on with; empty: nothing does. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, ANSWERERS);
+	__type(key, enum answerer);
+	__type(value, __u32);
+	PINNED;
+} answerers SEC(".maps");
+
 /* CLOCK_MONOTONIC, ns: when dnsd was last seen doing its work. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -64,6 +64,14 @@ const (
 	nodensAnswerFlagsANSWER_VIRTUAL   nodensAnswerFlags = 2
 )
 
+type nodensAnswerer uint32
+
+const (
+	nodensAnswererANSWERER_INSIDE  nodensAnswerer = 0
+	nodensAnswererANSWERER_OUTSIDE nodensAnswerer = 1
+	nodensAnswererANSWERERS        nodensAnswerer = 2
+)
+
 type nodensAnswering struct {
 	_           structs.HostLayout
 	Generation  uint64
@@ -353,6 +361,7 @@ type nodensTranslation struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	nodensMapAffinities     = "affinities"
+	nodensMapAnswerers      = "answerers"
 	nodensMapAnswering      = "answering"
 	nodensMapBackendStates  = "backend_states"
 	nodensMapBackends       = "backends"
@@ -456,6 +465,7 @@ type nodensProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type nodensMapSpecs struct {
 	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
+	Answerers     *ebpf.MapSpec `ebpf:"answerers"`
 	Answering     *ebpf.MapSpec `ebpf:"answering"`
 	BackendStates *ebpf.MapSpec `ebpf:"backend_states"`
 	Backends      *ebpf.MapSpec `ebpf:"backends"`
@@ -507,6 +517,7 @@ func (o *nodensObjects) Close() error {
 // It can be passed to loadNodensObjects or ebpf.CollectionSpec.LoadAndAssign.
 type nodensMaps struct {
 	Affinities    *ebpf.Map `ebpf:"affinities"`
+	Answerers     *ebpf.Map `ebpf:"answerers"`
 	Answering     *ebpf.Map `ebpf:"answering"`
 	BackendStates *ebpf.Map `ebpf:"backend_states"`
 	Backends      *ebpf.Map `ebpf:"backends"`
@@ -531,6 +542,7 @@ type nodensMaps struct {
 func (m *nodensMaps) Close() error {
 	return _NodensClose(
 		m.Affinities,
+		m.Answerers,
 		m.Answering,
 		m.BackendStates,
 		m.Backends,

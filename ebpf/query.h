@@ -106,17 +106,29 @@ static __always_inline __u32 name_size(const __u8 *wire)
 	return 0;
 }
 
+/*
+ * Gives up unless 1 <= n <= most, so that the verifier sees it: of what is used, not of a copy, by two
+ * comparisons, and none with 0, of which Linux before 6.8 learns nothing.
+ */
+#define check_within(n, most)                                                                       \
+	do {                                                                                        \
+		asm volatile("" : "+r"(n));                                                         \
+		if (n < 1)                                                                          \
+			return false;                                                               \
+		asm volatile("" : "+r"(n));                                                         \
+		if (n > (most))                                                                     \
+			return false;                                                               \
+	} while (0)
+
 /* Reads the name at an offset into the question, in lower case and followed by zeros. */
 static __always_inline bool read_name(struct __sk_buff *skb, __u32 at, struct query *q)
 {
-	__u32 room = skb->len - at;
+	__s64 room = (__s64)skb->len - at;
 
-	if (skb->len <= at)
-		return false;
 	if (room > LONG_NAME)
 		room = LONG_NAME;
-	asm volatile("" : "+r"(room));
-	if (room < 1 || room > LONG_NAME || bpf_skb_load_bytes(skb, at, q->question.wire, room))
+	check_within(room, LONG_NAME);
+	if (bpf_skb_load_bytes(skb, at, q->question.wire, room))
 		return false;
 
 	__u32 size = name_size(q->question.wire);
@@ -213,7 +225,7 @@ static __always_inline bool find_pod(struct __sk_buff *skb, struct query *q, boo
 	if (inside ? port < PORT_LOW || port > PORT_HIGH : port != 53)
 		return false;
 
-	__u64 cookie = bpf_get_netns_cookie(skb);
+	__u64 cookie = (__u64)skb->cb[1] << 32 | skb->cb[0]; /* as the pod's own program says */
 	struct pod *pod = bpf_map_lookup_elem(&pods, &cookie);
 
 	if (!pod || !(pod->flags & POD_DNS) || (inside && !same(&to.addr, *v4 ? &pod->addr4 : &pod->addr6)))
@@ -265,12 +277,11 @@ static __always_inline bool sum_up(struct __sk_buff *skb, struct query *q, const
 /* Turns the packet around: what it asks, with the records behind it, from where it was going. */
 static __always_inline bool turn(struct __sk_buff *skb, struct query *q, const struct records *r, bool v4)
 {
-	__u32 at = q->udp + sizeof(struct udphdr) + DNS_HEADER + q->size + 4, size = r->size;
+	__u32 at = q->udp + sizeof(struct udphdr) + DNS_HEADER + q->size + 4;
+	__s64 size = r->size;
 	struct dns_header header = q->header;
 
-	asm volatile("" : "+r"(size));
-	if (size < 1 || size > MOST_RECORDS)
-		return false;
+	check_within(size, MOST_RECORDS);
 
 	__u8 *opt = q->records + size;
 
@@ -282,9 +293,7 @@ static __always_inline bool turn(struct __sk_buff *skb, struct query *q, const s
 		opt[7] = q->rest.opt[7] & DO;
 		size += OPT_SIZE;
 	}
-	asm volatile("" : "+r"(size));
-	if (size < 1 || size > MOST_RECORDS + OPT_SIZE)
-		return false;
+	check_within(size, MOST_RECORDS + OPT_SIZE);
 
 	__u32 end = at + size;
 	__be16 length = bpf_htons(end - q->udp);

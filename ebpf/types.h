@@ -245,6 +245,9 @@ struct outcomes {
 	__u64 watched;  /* while somebody wanted to see them */
 };
 
+/* Which of a pod's interfaces a packet leaves by, for what answers DNS there. */
+enum answerer { ANSWERER_INSIDE, ANSWERER_OUTSIDE, ANSWERERS };
+
 /* What was done and why; each has a counter, exported under its name in lower case without COUNT_. */
 enum count {
 	COUNT_DNS_CAPTURED,

@@ -54,7 +54,7 @@ type Config struct {
 		V6 netip.Prefix `json:"v6"`
 	} `json:"vips"`
 	// KernelAnswers has the kernel answer declared names by itself, and whatever dnsd has answered before
-	// from the same table; it goes on while no dnsd runs. Linux 6.15.
+	// from the same table; it goes on while no dnsd runs.
 	KernelAnswers bool `json:"kernelAnswers"`
 	// Light leaves pods without listeners, so that only the kernel answers them; KernelAnswers must be set.
 	Light bool `json:"light"`

@@ -77,7 +77,7 @@ func (tc *dnsCase) try(t *testing.T, k *kernelHalf, payload []byte) bool {
 	packet := d.pack()
 	var turned []byte
 	err := k.ns.Do(func() (err error) {
-		turned, err = k.answers.Try(packet, make([]byte, 2048))
+		turned, err = k.answers.Try(k.cookie, packet, make([]byte, 2048))
 		return err
 	})
 	if err != nil {

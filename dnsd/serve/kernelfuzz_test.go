@@ -197,7 +197,7 @@ func resize(r *rand.Rand, b []byte) []byte {
 func (k *kernelHalf) compare(s *socket, packet []byte) error {
 	var buf [2048]byte
 	var space [replySize]byte
-	turned, err := k.answers.Try(packet, buf[:])
+	turned, err := k.answers.Try(k.cookie, packet, buf[:])
 	if err != nil {
 		return err
 	}
