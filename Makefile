@@ -55,8 +55,8 @@ conformance: deps ## Only the promises, as scripts. KERNEL=1: with kernelAnswers
 	$(GO) test -race -count 1 -timeout 15m -v ./conformance/...
 
 .PHONY: conformance-load
-conformance-load: deps ## Ten upgrades under load: no query lost, no connection cut (1 min).
-	RACE=0 $(GO) test -tags load -count 1 -timeout 10m -v -run '^TestUpgradesUnderLoad$$' ./conformance
+conformance-load: deps ## Ten upgrades and ten kills under load: no query lost, no connection cut (2 min). KERNEL=1: with kernelAnswers.
+	RACE=0 $(GO) test -tags load -count 1 -timeout 10m -v -run '^Test(Upgrades|Kills)UnderLoad$$' ./conformance
 
 # Istio's code is a module of its own there (conformance/istiod/go.mod). Cold: 0.5 GB of sources to fetch, about
 # 11 minutes of CPU to compile and 2.5 GB of build cache; warm: what the scripts take.

@@ -23,7 +23,11 @@ func TestUpgradesUnderLoad(t *testing.T) {
 	if err == nil {
 		err = os.WriteFile(filepath.Join(w.ManifestDir(), "auto.yaml"), manifest, 0o600)
 	}
-	err = errors.Join(err, w.Configure(map[string]any{"xds": nil}),
+	config := map[string]any{"xds": nil}
+	if os.Getenv("KERNEL") == "1" {
+		config["kernelAnswers"] = true
+	}
+	err = errors.Join(err, w.Configure(config),
 		w.Zone.Set("www.example.net", "A", 60, "203.0.113.7"), w.Zone.Set("auto.internal", "A", 60, "203.0.113.21"), w.StartDnsd(true))
 	if err != nil {
 		t.Fatal(err)
