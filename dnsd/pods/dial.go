@@ -18,10 +18,13 @@ import (
 
 // dialer opens the sockets that one pod's queries leave from: inside the pod's network namespace, so
 // that policies, routes and the server's log see the pod, and with the mark that keeps them from being
-// turned back to us. It is safe for concurrent use.
+// turned back to us. It is safe for concurrent use, and nobody waits in it for what another does in the pod's
+// namespace: the loop that asks for this pod asks for others too.
 type dialer struct {
+	ns namespace // ns.pod is ours to close, by the last who leaves
+
 	mu     sync.Mutex // guards the following
-	ns     namespace  // ns.pod is ours to close
+	inside int        // who uses ns
 	open   map[io.Closer]struct{}
 	lent   map[int]struct{} // UDP sockets that somebody else closes
 	closed bool
@@ -47,7 +50,28 @@ func (d *dialer) close() {
 	for fd := range d.lent {
 		_ = unix.Shutdown(fd, unix.SHUT_RDWR) // whoever has it hears of that, and closes it
 	}
-	_ = d.ns.pod.Close()
+	if d.inside == 0 {
+		_ = d.ns.pod.Close()
+	}
+}
+
+// enter keeps the namespace open until leave.
+func (d *dialer) enter() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return net.ErrClosed
+	}
+	d.inside++
+	return nil
+}
+
+func (d *dialer) leave() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.inside--; d.closed && d.inside == 0 {
+		_ = d.ns.pod.Close()
+	}
 }
 
 func (d *dialer) isClosed() bool {
@@ -94,52 +118,67 @@ func (d *dialer) socket(to netip.Addr, kind int) (*os.File, error) {
 	if to.Unmap().Is4() {
 		family = unix.AF_INET
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return nil, net.ErrClosed
+	if err := d.enter(); err != nil {
+		return nil, err
 	}
+	defer d.leave()
 	var fd int
 	err := d.ns.do(func() (err error) {
-		fd, err = unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		fd, err = marked(family, kind)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(ebpf.Mark)); err != nil {
-		_ = unix.Close(fd)
-		return nil, fmt.Errorf("mark the socket: %w", err)
-	}
 	f := os.NewFile(uintptr(fd), "")
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		_ = f.Close()
+		return nil, net.ErrClosed
+	}
 	d.open[f] = struct{}{}
 	return f, nil
+}
+
+// marked makes a socket that the kernel lets go where it is sent.
+func marked(family, kind int) (fd int, err error) {
+	fd, err = unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(ebpf.Mark)); err != nil {
+		_ = unix.Close(fd)
+		return 0, fmt.Errorf("mark the socket: %w", err)
+	}
+	return fd, nil
 }
 
 // OpenUDP makes as many sockets as fds has room for; see upstream.Sockets. It goes to the pod's namespace on
 // the calling goroutine's own thread, to be quick.
 func (d *dialer) OpenUDP(family int, fds []int) (n int, err error) {
+	if err := d.enter(); err != nil {
+		return 0, err
+	}
+	defer d.leave()
+	err = d.ns.here(func() (err error) {
+		for n < len(fds) {
+			if fds[n], err = marked(family, unix.SOCK_DGRAM); err != nil {
+				return err
+			}
+			n++
+		}
+		return nil
+	})
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
+		for _, fd := range fds[:n] {
+			_ = unix.Close(fd)
+		}
 		return 0, net.ErrClosed
 	}
-	err = d.ns.here(func() error {
-		for ; n < len(fds) && err == nil; n++ {
-			fds[n], err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-		}
-		return err
-	})
-	if err != nil {
-		n = max(n-1, 0) // the one that failed
-	}
-	for i, fd := range fds[:n] {
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(ebpf.Mark)); err != nil {
-			for _, fd := range fds[i:n] {
-				_ = unix.Close(fd)
-			}
-			return i, fmt.Errorf("mark the socket: %w", err)
-		}
+	for _, fd := range fds[:n] {
 		d.lent[fd] = struct{}{}
 	}
 	if n > 0 {
@@ -158,11 +197,10 @@ func (d *dialer) CloseUDP(fd int) {
 
 // within runs f inside the pod's namespace.
 func (d *dialer) within(f func() error) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return net.ErrClosed
+	if err := d.enter(); err != nil {
+		return err
 	}
+	defer d.leave()
 	return d.ns.do(f)
 }
 

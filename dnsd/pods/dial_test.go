@@ -5,6 +5,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -94,5 +95,56 @@ func TestLentSockets(t *testing.T) {
 	}
 	if n, err := d.OpenUDP(unix.AF_INET, fds[:]); n != 0 || !errors.Is(err, net.ErrClosed) {
 		t.Errorf("made %d sockets for a pod that is gone: %v", n, err)
+	}
+}
+
+// Whoever is in the pod's namespace for long keeps nobody else from it, nor the pod from going, and is in it
+// until the end.
+func TestNobodyWaitsForWhoIsWithin(t *testing.T) {
+	sandbox.Root(t)
+	ns := sandbox.Netns(t)
+	inside, err := netns.GetFromPath(ns.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	outside, _, err := home()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = outside.Close() }()
+	d := newDialer(namespace{pod: inside, home: outside})
+	entered, others, left := make(chan struct{}), make(chan struct{}), make(chan error)
+	go func() {
+		left <- d.within(func() error {
+			close(entered)
+			<-others
+			_, err := unix.FcntlInt(uintptr(inside), unix.F_GETFD, 0)
+			return err
+		})
+	}()
+	<-entered
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var fds [2]int
+		if n, err := d.OpenUDP(unix.AF_INET, fds[:]); n != len(fds) || err != nil {
+			t.Errorf("%d sockets, %v", n, err)
+		}
+		d.close()
+		for _, fd := range fds {
+			d.CloseUDP(fd)
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Error("they wait")
+	}
+	close(others)
+	if err := <-left; err != nil {
+		t.Errorf("the namespace was closed under who is in it: %v", err)
+	}
+	if _, err := unix.FcntlInt(uintptr(inside), unix.F_GETFD, 0); !errors.Is(err, unix.EBADF) {
+		t.Errorf("still open: %v", err)
 	}
 }
