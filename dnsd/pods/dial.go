@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodens-dns/nodens/cni/attach"
 	"github.com/nodens-dns/nodens/ebpf"
 )
 
@@ -202,6 +203,20 @@ func (d *dialer) within(f func() error) error {
 	}
 	defer d.leave()
 	return d.ns.do(f)
+}
+
+// scope names the pods that share what was learnt by asking for one of them. They are of one network, for two
+// may use one address for different servers. And they are of one Kubernetes namespace: a question leaves from
+// the network namespace of the pod that asks, where whoever may send raw packets, which is what container
+// runtimes allow by default, can answer it in the server's name. So one pod can make others believe what it
+// likes, and must not be able to where it is not trusted; Kubernetes draws that line around a namespace, in
+// which who may make pods may as well read the others' secrets. What is in none, a container of podman or the
+// node itself, trusts nobody.
+func scope(a attach.Attachment) string {
+	if a.PodNamespace == "" {
+		return a.Network + "//" + a.Key().String()
+	}
+	return a.Network + "/" + a.PodNamespace // neither name has a slash
 }
 
 // connect connects f, a socket that does not block, and waits until that has worked, failed, or ctx is

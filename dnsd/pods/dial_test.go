@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/nodens-dns/nodens/cni/attach"
 	"github.com/nodens-dns/nodens/conformance/sandbox"
 	"github.com/nodens-dns/nodens/ebpf"
 )
@@ -146,5 +147,22 @@ func TestNobodyWaitsForWhoIsWithin(t *testing.T) {
 	}
 	if _, err := unix.FcntlInt(uintptr(inside), unix.F_GETFD, 0); !errors.Is(err, unix.EBADF) {
 		t.Errorf("still open: %v", err)
+	}
+}
+
+// What one pod may have learnt wrongly is not another's, unless they are in one network and one namespace.
+func TestScope(t *testing.T) {
+	of := func(network, namespace, id string) string {
+		return scope(attach.Attachment{Network: network, PodNamespace: namespace, ContainerID: id, IfName: "eth0"})
+	}
+	if of("net", "shop", "1") != of("net", "shop", "2") {
+		t.Error("two pods of a namespace share nothing")
+	}
+	seen := map[string]bool{}
+	for _, s := range []string{of("net", "shop", "1"), of("net", "bank", "1"), of("other", "shop", "1"), of("net", "", "1"), of("net", "", "2"), of("net", "", "shop")} {
+		if seen[s] {
+			t.Errorf("%q is the scope of two", s)
+		}
+		seen[s] = true
 	}
 }

@@ -274,10 +274,9 @@ func (p *Pods) enter(q *pod, row ebpf.Pod, w wish) error {
 }
 
 // upstream is whom to ask for what was sent to q's nameserver i: that one, and if it fails the pod's
-// others in their order. Within one network an address is one server, so its pods share what was
-// learnt; two networks may use one address for different servers.
+// others in their order.
 func (p *Pods) upstream(q *pod, i int) upstream.Servers {
-	s := upstream.Servers{Dial: q.dialer, Scope: q.attachment.Network}
+	s := upstream.Servers{Dial: q.dialer, Scope: scope(q.attachment)}
 	s.Addrs = append(s.Addrs, netip.AddrPortFrom(q.listeners[i].nameserver, dnsPort))
 	for j, other := range q.listeners {
 		if j != i {

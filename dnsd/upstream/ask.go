@@ -80,7 +80,7 @@ func (c *Client) ask(ctx context.Context, s Servers, q *question, sent *call) (r
 			}
 		case <-timer.C:
 			if last := r.asked[len(r.asked)-1]; slices.Contains(r.servers, last.server) {
-				c.health.silent(s.Scope, last.server, last.began)
+				c.health.silent(s, last.server, last.began)
 			}
 			r.next(ctx)
 			timer.Reset(nextTry)
@@ -142,7 +142,7 @@ func (r *round) drop(a attempt) {
 	r.servers = slices.DeleteFunc(r.servers, func(s netip.AddrPort) bool { return s == a.server })
 	r.err = fmt.Errorf("%s: %w", a.server, a.err)
 	if a.reply == nil && !errors.Is(a.err, errUnsent) {
-		r.c.health.silent(r.s.Scope, a.server, a.began)
+		r.c.health.silent(r.s, a.server, a.began)
 	}
 	best := r.best.reply
 	if a.reply != nil && (best == nil || best.Rcode != dns.RcodeSuccess && a.reply.Rcode == dns.RcodeSuccess) {

@@ -35,15 +35,17 @@ type cache struct {
 	limit   int
 	bytes   int
 	entries map[string]*list.Element // of *entry
-	recent  list.List                // the one used last in front
 	flights map[string]*flight
+	shares  map[Dialer]*share
 	evicted uint64
 	epoch   uint64 // failures of an earlier one are forgiven
 }
 
 // entry is what is known about one question.
 type entry struct {
-	key string
+	key   string
+	share *share
+	used  time.Time
 	// The last good answer; wire is nil if there never was one.
 	wire            []byte
 	stored, expires time.Time
@@ -62,7 +64,8 @@ func (e *entry) size() int {
 }
 
 func newCache(limit int) *cache {
-	return &cache{limit: limit, entries: make(map[string]*list.Element), flights: make(map[string]*flight)}
+	return &cache{limit: limit, entries: make(map[string]*list.Element), flights: make(map[string]*flight),
+		shares: make(map[Dialer]*share)}
 }
 
 // appendKey appends what two questions must have in common to have the same answer, unambiguously: the
@@ -101,9 +104,9 @@ func appendQuestionKey(b []byte, s Servers, set [5]bool, q dns.Question) []byte 
 	return append(b, s.Scope...)
 }
 
-// find says what to do about a question that may be asked from dial's sockets: use what it returns, or
-// wait for somebody to ask.
-func (c *cache) find(key []byte, dial Dialer, now time.Time) (f found) {
+// find says what to do about a question that may be asked of s: use what it returns, or wait for somebody to
+// ask.
+func (c *cache) find(key []byte, s Servers, now time.Time) (f found) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	element := c.entries[string(key)]
@@ -113,21 +116,21 @@ func (c *cache) find(key []byte, dial Dialer, now time.Time) (f found) {
 			return f
 		}
 		f.wait = true
-		c.join(&f, key, now)
+		c.join(&f, key, s, now)
 		return f
 	}
-	c.recent.MoveToFront(element)
 	e := element.Value.(*entry)
+	e.use(element, now)
 	if e.wire != nil && now.Before(e.expires.Add(maxStale)) {
 		f.wire, f.age, f.past = e.wire, now.Sub(e.stored), !now.Before(e.expires)
 	}
 	remembered := e.failures > 0 && now.Before(e.until) && e.epoch == c.epoch &&
-		(e.failed.err == nil || sameDialer(e.failed.by, dial))
+		(e.failed.err == nil || sameDialer(e.failed.by, s.Dial))
 	switch {
 	case f.wire != nil && !f.past:
 		e.hits++
 		if e.hits >= popular && e.expires.Sub(now) < e.expires.Sub(e.stored)/10 && !remembered {
-			c.join(&f, key, now)
+			c.join(&f, key, s, now)
 		}
 	case remembered:
 		f.failing = true
@@ -136,10 +139,10 @@ func (c *cache) find(key []byte, dial Dialer, now time.Time) (f found) {
 		}
 	case f.wire != nil && e.failures > 0:
 		// It failed not long ago and may again: nobody needs to wait for that.
-		c.join(&f, key, now)
+		c.join(&f, key, s, now)
 	default:
 		f.wait = true
-		c.join(&f, key, now)
+		c.join(&f, key, s, now)
 	}
 	return f
 }
@@ -149,7 +152,7 @@ func (c *cache) find(key []byte, dial Dialer, now time.Time) (f found) {
 func (c *cache) start(key []byte, by *call, now time.Time) (f found, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.flights[string(key)] != nil || len(c.flights) >= maxFlights {
+	if c.flights[string(key)] != nil || !c.room(by.s.asker(), true) {
 		return f, false
 	}
 	if element := c.entries[string(key)]; element != nil {
@@ -158,14 +161,14 @@ func (c *cache) start(key []byte, by *call, now time.Time) (f found, ok bool) {
 			return f, false
 		}
 		if e.wire != nil && now.Before(e.expires.Add(maxStale)) {
-			c.recent.MoveToFront(element)
+			e.use(element, now)
 			f.wire, f.age, f.past = e.wire, now.Sub(e.stored), true
 		}
 	} else if c.cut(key, now) != nil {
 		return f, false
 	}
 	f.wait = true
-	c.join(&f, key, now)
+	c.join(&f, key, by.s, now)
 	f.flight.call = by
 	return f, true
 }
@@ -188,12 +191,12 @@ func (c *cache) sibling(key string, now time.Time) (denied bool, asked *call) {
 	return denied, nil
 }
 
-// join finds the flight for key, or makes one that the finder leads.
-func (c *cache) join(f *found, key []byte, now time.Time) {
+// join finds the flight for key, or makes one that the finder leads, if there is room.
+func (c *cache) join(f *found, key []byte, s Servers, now time.Time) {
 	if f.flight = c.flights[string(key)]; f.flight != nil {
 		return
 	}
-	if len(c.flights) >= maxFlights {
+	if !c.room(s.asker(), f.wait) {
 		f.wait = false
 		if f.wire == nil {
 			f.err = ErrBusy
@@ -201,7 +204,8 @@ func (c *cache) join(f *found, key []byte, now time.Time) {
 		return
 	}
 	f.lead = true
-	f.flight = &flight{key: string(key), began: now, done: make(chan struct{})}
+	f.flight = &flight{key: string(key), share: c.share(s.asker()), began: now, done: make(chan struct{})}
+	f.flight.share.flights++
 	c.flights[f.flight.key] = f.flight
 }
 
@@ -210,6 +214,8 @@ func (c *cache) land(f *flight, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.flights, f.key)
+	defer c.tidy(f.share)
+	defer func() { f.share.flights-- }() // until then it is there
 	if f.unsent || f.alien || !f.failed && f.ttl == 0 {
 		// Nothing to remember; and an older answer must not outlive one that says "only now".
 		if !f.unsent && !f.alien {
@@ -233,16 +239,18 @@ func (c *cache) land(f *flight, now time.Time) {
 		e = entry{key: f.key, wire: f.wire, stored: now, expires: now.Add(f.ttl)}
 		c.learn(f, now)
 	}
-	c.put(e)
+	c.put(e, f.share, now)
 }
 
-// put keeps e in the place of what was under its key.
-func (c *cache) put(e entry) {
+// put keeps e, which s has a flight for, in the place of what was under its key.
+func (c *cache) put(e entry, s *share, now time.Time) {
 	c.remove(c.entries[e.key])
-	c.entries[e.key] = c.recent.PushFront(&e)
+	e.share, e.used = s, now
+	c.entries[e.key] = s.recent.PushFront(&e)
 	c.bytes += e.size()
+	s.bytes += e.size()
 	for c.bytes > c.limit {
-		c.remove(c.recent.Back())
+		c.remove(c.loser(s, now).recent.Back())
 		c.evicted++
 	}
 }
@@ -252,9 +260,12 @@ func (c *cache) remove(element *list.Element) {
 	if element == nil {
 		return
 	}
-	e := c.recent.Remove(element).(*entry)
+	e := element.Value.(*entry)
+	e.share.recent.Remove(element)
 	delete(c.entries, e.key)
 	c.bytes -= e.size()
+	e.share.bytes -= e.size()
+	c.tidy(e.share)
 }
 
 // forgive makes every remembered failure worth another try.

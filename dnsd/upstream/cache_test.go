@@ -345,25 +345,6 @@ func TestCacheIsBounded(t *testing.T) {
 	})
 }
 
-func TestBusy(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p, _ := switched(silence)
-		c := New(Options{})
-		for i := range maxFlights {
-			go func() { _, _ = c.Exchange(t.Context(), p.at(1), query(fmt.Sprintf("w%d.example.com.", i), dns.TypeA)) }()
-		}
-		synctest.Wait()
-		if _, err := c.Exchange(t.Context(), p.at(1), query("one.too.many.", dns.TypeA)); !errors.Is(err, ErrBusy) {
-			t.Errorf("error %v", err)
-		}
-		time.Sleep(budget)
-		synctest.Wait()
-		if n := len(c.cache.flights); n != 0 {
-			t.Errorf("%d flights never landed", n)
-		}
-	})
-}
-
 // A shared client under everything at once; for the race detector.
 func TestConcurrency(t *testing.T) {
 	var n atomic.Int64

@@ -54,7 +54,7 @@ func (c *cache) fresh(key []byte, limit int, now time.Time) (wire []byte, age ti
 	if len(e.wire) == 0 || len(e.wire) > limit || left <= 0 || left < e.expires.Sub(e.stored)/10 {
 		return nil, 0
 	}
-	c.recent.MoveToFront(element)
+	e.use(element, now)
 	e.hits++
 	return e.wire, now.Sub(e.stored)
 }

@@ -85,7 +85,7 @@ func (c *cache) cut(key []byte, now time.Time) *entry {
 			continue
 		}
 		if e := element.Value.(*entry); e.subtree.empty && now.Before(e.expires) {
-			c.recent.MoveToFront(element)
+			e.use(element, now)
 			return e
 		}
 	}
@@ -103,7 +103,7 @@ func (c *cache) learn(f *flight, now time.Time) {
 			} else if f.denied && !own {
 				e.subtree.denied(topOf([]byte(f.key)), f.zone)
 			}
-			c.put(e)
+			c.put(e, f.share, now)
 		}
 		if own && f.denied && f.ttl > 0 && f.zone != "." {
 			c.deny(k, f, now)
@@ -128,7 +128,7 @@ func (c *cache) deny(key []byte, f *flight, now time.Time) {
 	if element := c.entries[string(key)]; element != nil && now.Before(element.Value.(*entry).expires) {
 		return // it is known to be inhabited, or denied already: a denial is not drawn out by the next
 	}
-	c.put(entry{key: string(key), wire: f.wire, stored: now, expires: now.Add(f.ttl), subtree: subtree{zone: f.zone}})
+	c.put(entry{key: string(key), wire: f.wire, stored: now, expires: now.Add(f.ttl), subtree: subtree{zone: f.zone}}, f.share, now)
 }
 
 // existence says what a usable reply to q says of q's name: that it exists, or that the zone, whose SOA

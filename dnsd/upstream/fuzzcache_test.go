@@ -17,6 +17,7 @@ type diary struct {
 	now     time.Time
 	keys    [][]byte
 	queries []*dns.Msg
+	dialers [2]Dialer
 	flights []*flight
 	told    map[string]told // by the wire of an answer, which is like no other
 	last    map[string]string
@@ -32,6 +33,7 @@ type told struct {
 
 func newDiary(t *testing.T) *diary {
 	d := &diary{t: t, cache: newCache(8 * entryBytes), now: time.Unix(1e9, 0), told: map[string]told{}, last: map[string]string{}}
+	d.dialers = [2]Dialer{new(pipes), new(pipes)}
 	s := to(netip.MustParseAddrPort("192.0.2.1:53"))
 	for _, name := range []string{"x.z.", "y.x.z.", "v.y.x.z.", "u.y.x.z.", "w.x.z.", "q.z.", "z."} {
 		d.queries = append(d.queries, query(name, dns.TypeA))
@@ -44,7 +46,7 @@ func newDiary(t *testing.T) *diary {
 func (d *diary) look(i int) {
 	key := d.keys[i]
 	quick, quickAge := d.cache.fresh(key, maxMessage, d.now)
-	f := d.cache.find(key, nil, d.now)
+	f := d.cache.find(key, Servers{Dial: d.dialers[i%len(d.dialers)]}, d.now)
 	if f.lead {
 		d.flights = append(d.flights, f.flight)
 	}
@@ -105,17 +107,24 @@ func (d *diary) land(how byte) {
 
 // check holds what the cache counts against what it has.
 func (d *diary) check() {
-	c, bytes := d.cache, 0
-	for e := c.recent.Front(); e != nil; e = e.Next() {
-		entry := e.Value.(*entry)
-		bytes += entry.size()
-		if c.entries[entry.key] != e {
-			d.t.Fatalf("%q is not where it is looked for", entry.key)
+	c, bytes, entries, flights := d.cache, 0, 0, 0
+	for of, s := range c.shares {
+		own := 0
+		for e := s.recent.Front(); e != nil; e = e.Next() {
+			entry := e.Value.(*entry)
+			own += entry.size()
+			if c.entries[entry.key] != e || entry.share != s {
+				d.t.Fatalf("%q is not where it is looked for", entry.key)
+			}
 		}
+		if own != s.bytes || s.of != of || s.flights == 0 && s.recent.Len() == 0 {
+			d.t.Fatalf("a share of %d bytes, %d entries and %d flights counts %d bytes", own, s.recent.Len(), s.flights, s.bytes)
+		}
+		bytes, entries, flights = bytes+own, entries+s.recent.Len(), flights+s.flights
 	}
-	if bytes != c.bytes || c.bytes > c.limit || len(c.entries) != c.recent.Len() || len(c.flights) != len(d.flights) {
-		d.t.Fatalf("%d bytes, counted as %d of %d; %d entries, %d in order; %d flights, %d begun",
-			bytes, c.bytes, c.limit, len(c.entries), c.recent.Len(), len(c.flights), len(d.flights))
+	if bytes != c.bytes || c.bytes > c.limit || len(c.entries) != entries || flights != len(d.flights) || len(c.flights) != flights {
+		d.t.Fatalf("%d bytes, counted as %d of %d; %d entries, %d in order; %d flights, %d begun, %d in shares",
+			bytes, c.bytes, c.limit, len(c.entries), entries, len(c.flights), len(d.flights), flights)
 	}
 }
 

@@ -23,8 +23,8 @@ const (
 	maxCounted  = 128
 )
 
-// health remembers which servers answer. Reaching one may depend on where the question comes from, so
-// this is kept per scope; the counts are not.
+// health remembers which servers answer. Reaching one depends on where the question comes from, and what a
+// NetworkPolicy keeps from one pod is no outage for the next: this is kept per Dialer. The counts are not.
 type health struct {
 	mu      sync.Mutex
 	servers map[place]*server
@@ -32,15 +32,17 @@ type health struct {
 	swept   time.Time
 }
 
-// place is a server as seen from one scope.
+// place is a server as one Dialer sees it.
 type place struct {
 	scope string
+	from  Dialer
 	addr  netip.AddrPort
 }
 
 type server struct {
 	used     time.Time
 	answered time.Time
+	since    time.Time     // when the first of the following was over
 	silent   int           // tries in a row without an answer
 	probe    time.Time     // when down: not asked beside others before
 	wait     time.Duration // when down: between probes
@@ -60,7 +62,7 @@ func (h *health) order(s Servers, now time.Time) (order []netip.AddrPort, probe 
 	h.sweep(now)
 	var down []netip.AddrPort
 	for _, addr := range s.Addrs {
-		switch at := h.at(s.Scope, addr, now); {
+		switch at := h.at(s, addr, now); {
 		case slices.Contains(order, addr) || slices.Contains(down, addr):
 		case at.down():
 			down = append(down, addr)
@@ -72,7 +74,7 @@ func (h *health) order(s Servers, now time.Time) (order []netip.AddrPort, probe 
 		return down, probe
 	}
 	for _, addr := range down {
-		if at := h.at(s.Scope, addr, now); !at.probe.After(now) {
+		if at := h.at(s, addr, now); !at.probe.After(now) {
 			at.wait = min(2*at.wait, probeLast)
 			at.probe = now.Add(at.wait)
 			probe = addr
@@ -87,7 +89,7 @@ func (h *health) well(s Servers, now time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.sweep(now)
-	return !slices.ContainsFunc(s.Addrs, func(addr netip.AddrPort) bool { return h.at(s.Scope, addr, now).down() })
+	return !slices.ContainsFunc(s.Addrs, func(addr netip.AddrPort) bool { return h.at(s, addr, now).down() })
 }
 
 // due returns a server of s to probe if none of them answers at present, at most once in probeFirst each:
@@ -96,7 +98,7 @@ func (h *health) due(s Servers, now time.Time) (probe netip.AddrPort) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, addr := range s.Addrs {
-		switch at := h.at(s.Scope, addr, now); {
+		switch at := h.at(s, addr, now); {
 		case !at.down():
 			return netip.AddrPort{}
 		case !probe.IsValid() && !at.probe.After(now):
@@ -104,20 +106,23 @@ func (h *health) due(s Servers, now time.Time) (probe netip.AddrPort) {
 		}
 	}
 	if probe.IsValid() {
-		h.at(s.Scope, probe, now).probe = now.Add(probeFirst)
+		h.at(s, probe, now).probe = now.Add(probeFirst)
 	}
 	return probe
 }
 
 // silent notes that a server has not answered a try for too long. If it answered anybody since the try
 // began, the name is slow and not the server.
-func (h *health) silent(scope string, addr netip.AddrPort, began time.Time) {
+func (h *health) silent(s Servers, addr netip.AddrPort, began time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := time.Now()
-	at := h.at(scope, addr, now)
+	at := h.at(s, addr, now)
 	if at.answered.After(began) {
 		return
+	}
+	if at.silent == 0 {
+		at.since = now
 	}
 	if at.silent++; at.silent == downAfter {
 		at.wait = probeFirst
@@ -127,14 +132,14 @@ func (h *health) silent(scope string, addr netip.AddrPort, began time.Time) {
 
 // answered notes a reply, and says whether the server had been down and is back. It is not if all it has to
 // say is that it failed: in a circle of nameservers that is what we remember ourselves.
-func (h *health) answered(scope string, addr netip.AddrPort, rtt time.Duration, rcode int) (back bool) {
+func (h *health) answered(s Servers, addr netip.AddrPort, rtt time.Duration, rcode int) (back bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := h.count(addr)
 	n.RTT.add(rtt)
 	n.Error = ""
 	now := time.Now()
-	at := h.at(scope, addr, now)
+	at := h.at(s, addr, now)
 	if at.down() && rcode == dns.RcodeServerFailure {
 		return false
 	}
@@ -167,9 +172,15 @@ func (h *health) add(addr netip.AddrPort, to func(*ServerStats)) {
 func (h *health) stats() []ServerStats {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	answered := make(map[netip.AddrPort]time.Time)
+	for at, s := range h.servers {
+		if s.answered.After(answered[at.addr]) {
+			answered[at.addr] = s.answered
+		}
+	}
 	down := make(map[netip.AddrPort]bool)
 	for at, s := range h.servers {
-		down[at.addr] = down[at.addr] || s.down()
+		down[at.addr] = down[at.addr] || s.down() && s.since.After(answered[at.addr])
 	}
 	all := make([]ServerStats, 0, len(h.counts))
 	for addr, n := range h.counts {
@@ -181,11 +192,12 @@ func (h *health) stats() []ServerStats {
 	return all
 }
 
-func (h *health) at(scope string, addr netip.AddrPort, now time.Time) *server {
-	at := h.servers[place{scope, addr}]
+func (h *health) at(s Servers, addr netip.AddrPort, now time.Time) *server {
+	p := place{s.Scope, sole(s.Dial), addr}
+	at := h.servers[p]
 	if at == nil {
 		at = new(server)
-		h.servers[place{scope, addr}] = at
+		h.servers[p] = at
 	}
 	at.used = now
 	return at

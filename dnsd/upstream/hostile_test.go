@@ -249,7 +249,7 @@ func TestSocketClosedUnderneath(t *testing.T) {
 	})
 	c := New(Options{})
 	_, err := c.Exchange(t.Context(), s, query("www.example.com.", dns.TypeA))
-	if !errors.Is(err, errUnsent) || c.health.servers[place{"", s.Addrs[0]}].silent != 0 || c.Stats().Entries != 0 {
+	if !errors.Is(err, errUnsent) || c.health.servers[place{"", nil, s.Addrs[0]}].silent != 0 || c.Stats().Entries != 0 {
 		t.Errorf("blamed the server: %v", err)
 	}
 }

@@ -73,6 +73,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 	before := heap()
 	c := newCache(limit)
+	var d Dialer
 	for i := range 30_000 {
 		q := query(fmt.Sprintf("w%d.n%d.example.com.", i, i%1000), dns.TypeA)
 		m := reply(q, q.Question[0].Name+" 60 IN A 192.0.2.1")
@@ -80,13 +81,23 @@ func TestMemoryIsBounded(t *testing.T) {
 			m = rcode(q, dns.RcodeNameError)
 			m.Ns = []dns.RR{rr("example.com. 3600 IN SOA ns. h. 1 1 1 1 20")}
 		}
-		f := &flight{key: string(appendKey(nil, to(netip.MustParseAddrPort("192.0.2.1:53")), q)), outcome: newOutcome(q.Question[0], m, nil)}
+		servers := to(netip.MustParseAddrPort("192.0.2.1:53"))
+		if i%1000 == 0 {
+			d = new(pipes)
+		}
+		servers.Dial = d
+		f := c.find(appendKey(nil, servers, q), servers, time.Now()).flight
+		f.outcome = newOutcome(q.Question[0], m, nil)
 		c.land(f, time.Now())
 	}
 	if took := int64(heap()) - int64(before); took > limit*12/10 {
 		t.Errorf("a cache of %d bytes takes %d, counting %d in %d entries", limit, took, c.bytes, len(c.entries))
 	}
-	if n := len(c.entries); n != c.recent.Len() || n < limit/1000 {
-		t.Errorf("%d entries, %d in order of use", n, c.recent.Len())
+	inOrder := 0
+	for _, s := range c.shares {
+		inOrder += s.recent.Len()
+	}
+	if n := len(c.entries); n != inOrder || n < limit/1000 {
+		t.Errorf("%d entries, %d in order of use", n, inOrder)
 	}
 }

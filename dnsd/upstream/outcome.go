@@ -154,6 +154,7 @@ func unpack(wire []byte) (*dns.Msg, error) {
 // flight is one question being asked, for everybody who waits for it.
 type flight struct {
 	key   string
+	share *share // of who leads it
 	began time.Time
 	done  chan struct{} // closed when outcome is set
 	call  *call         // of the Line that leads it, if one does

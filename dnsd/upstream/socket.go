@@ -75,7 +75,7 @@ func (c *Client) note(ctx context.Context, s Servers, server netip.AddrPort, rtt
 
 // heard has it remembered that a server has answered, after so long.
 func (c *Client) heard(s Servers, server netip.AddrPort, rtt time.Duration, rcode int) {
-	if c.health.answered(s.Scope, server, rtt, rcode) {
+	if c.health.answered(s, server, rtt, rcode) {
 		c.cache.forgive() // what failed while the server was away need not fail now
 	}
 }

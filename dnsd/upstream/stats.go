@@ -35,7 +35,8 @@ type ServerStats struct {
 	// Mismatched counts replies thrown away because they did not fit the question: a late reply, or
 	// somebody guessing.
 	Mismatched uint64
-	// Down says that the server is asked last at present, in at least one scope.
+	// Down says that the server has answered nobody since it fell silent, and that whoever found that out
+	// asks it last at present.
 	Down bool
 }
 

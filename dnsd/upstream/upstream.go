@@ -50,14 +50,15 @@ type Dialer interface {
 // Servers says whom to ask, and from where.
 type Servers struct {
 	// Dial opens the sockets; nil means Options.Dial. Who has one Dialer (compared with ==) has one fate:
-	// that nobody answers is remembered only for those, since the others may stand behind another
-	// NetworkPolicy.
+	// that nobody answers, and which server is down, is remembered only for those, since the others may
+	// stand behind another NetworkPolicy. And they have one share, of the cache and of the questions under
+	// way at once: who asks for very much takes little from others.
 	Dial Dialer
 	// Addrs are the servers in the order of preference: the first is the one that was asked for. It is
 	// only read, and must not change during a call nor for 2.4 s after it.
 	Addrs []netip.AddrPort
-	// Scope separates clients for whom the same servers may have different answers: only questions of
-	// one Scope and the same Addrs share answers and the memory of who is down.
+	// Scope separates clients for whom the same servers may have different answers, or who do not trust
+	// each other's: only questions of one Scope and the same Addrs share answers.
 	Scope string
 	// TCP asks over TCP from the start.
 	TCP bool
@@ -65,6 +66,15 @@ type Servers struct {
 	Exact bool
 
 	links map[netip.AddrPort]*link // of a Zone: the servers asked over TLS
+	by    Dialer                   // of a Zone: that of who asks
+}
+
+// asker is the Dialer of who asks, whoever's sockets that takes.
+func (s Servers) asker() Dialer {
+	if s.by != nil {
+		return s.by
+	}
+	return sole(s.Dial)
 }
 
 // Options are the settings of a Client. The zero value is ready to use.
@@ -130,7 +140,7 @@ func (c *Client) Exchange(ctx context.Context, s Servers, q *dns.Msg) (*dns.Msg,
 	key := appendKey(buf[:0], s, q)
 	began := time.Now()
 	for again := true; ; again = false {
-		f := c.cache.find(key, s.Dial, time.Now())
+		f := c.cache.find(key, s, time.Now())
 		if f.lead {
 			go c.fly(context.Background(), s, newQuestion(q), f.flight, nil) // for all who wait, not for ctx alone
 		}
@@ -203,12 +213,20 @@ func (c *Client) lookOut(ctx context.Context, s Servers, q *dns.Msg) {
 	}
 }
 
+// sole returns d if it can be compared, else none.
+func sole(d Dialer) Dialer {
+	if d == nil || !reflect.ValueOf(d).Comparable() {
+		return nil
+	}
+	return d
+}
+
 // sameDialer says whether a and b are one Dialer, as far as they can be compared at all.
 func sameDialer(a, b Dialer) bool {
 	if a == nil || b == nil {
 		return a == nil && b == nil
 	}
-	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
+	return sole(a) != nil && sole(b) != nil && a == b
 }
 
 // count notes what became of one question.

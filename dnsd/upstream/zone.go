@@ -67,12 +67,12 @@ func (c *Client) route(s Servers, q dns.Question) Servers {
 	}
 	for ; !end; at, end = dns.NextLabel(name, at) {
 		if zone, ok := c.zones[name[at:]]; ok {
-			zone.TCP = s.TCP
+			zone.TCP, zone.by = s.TCP, s.asker()
 			return zone
 		}
 	}
 	if zone, ok := c.zones["."]; ok {
-		zone.TCP = s.TCP
+		zone.TCP, zone.by = s.TCP, s.asker()
 		return zone
 	}
 	return s
