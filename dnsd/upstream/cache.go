@@ -152,7 +152,7 @@ func (c *cache) find(key []byte, s Servers, now time.Time) (f found) {
 func (c *cache) start(key []byte, by *call, now time.Time) (f found, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.flights[string(key)] != nil || !c.room(by.s.asker(), true) {
+	if c.flights[string(key)] != nil {
 		return f, false
 	}
 	if element := c.entries[string(key)]; element != nil {
@@ -168,7 +168,9 @@ func (c *cache) start(key []byte, by *call, now time.Time) (f found, ok bool) {
 		return f, false
 	}
 	f.wait = true
-	c.join(&f, key, by.s, now)
+	if c.join(&f, key, by.s, now); !f.lead {
+		return found{}, false
+	}
 	f.flight.call = by
 	return f, true
 }
@@ -196,7 +198,8 @@ func (c *cache) join(f *found, key []byte, s Servers, now time.Time) {
 	if f.flight = c.flights[string(key)]; f.flight != nil {
 		return
 	}
-	if !c.room(s.asker(), f.wait) {
+	of := s.asker()
+	if !c.room(of, f.wait) {
 		f.wait = false
 		if f.wire == nil {
 			f.err = ErrBusy
@@ -204,7 +207,7 @@ func (c *cache) join(f *found, key []byte, s Servers, now time.Time) {
 		return
 	}
 	f.lead = true
-	f.flight = &flight{key: string(key), share: c.share(s.asker()), began: now, done: make(chan struct{})}
+	f.flight = &flight{key: string(key), share: c.share(of), began: now, done: make(chan struct{})}
 	f.flight.share.flights++
 	c.flights[f.flight.key] = f.flight
 }
@@ -214,8 +217,13 @@ func (c *cache) land(f *flight, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.flights, f.key)
-	defer c.tidy(f.share)
-	defer func() { f.share.flights-- }() // until then it is there
+	c.remember(f, now)
+	f.share.flights-- // only now, so that the share is there
+	c.tidy(f.share)
+}
+
+// remember keeps what came of f, for as long as that is worth anything.
+func (c *cache) remember(f *flight, now time.Time) {
 	if f.unsent || f.alien || !f.failed && f.ttl == 0 {
 		// Nothing to remember; and an older answer must not outlive one that says "only now".
 		if !f.unsent && !f.alien {

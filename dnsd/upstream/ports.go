@@ -25,8 +25,8 @@ const (
 // Sockets is what a Dialer is that can make UDP sockets ahead of their use. It must be comparable.
 type Sockets interface {
 	// OpenUDP makes sockets of the address family, which do not block, and are neither bound nor connected.
-	// It fills fds from the front and returns how many it made, with an error if that is none. A loop that
-	// others wait for calls it, so that it must not block.
+	// It fills fds from the front and returns how many it made, with an error if that is none. It is called by
+	// one at a time, by a loop that others wait for or by who calls Leave, and must not block.
 	OpenUDP(family int, fds []int) (int, error)
 	// CloseUDP closes one of them. Until then a Sockets that wants it closed may shut it down in both
 	// directions, and no more.
