@@ -24,20 +24,22 @@ func TestDetach(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := detach(c); err == nil || !strings.Contains(err.Error(), "another dnsd") {
+	var out strings.Builder
+	if err := detach(&out, c); err == nil || out.Len() > 0 || !strings.Contains(err.Error(), "another dnsd") {
 		t.Errorf("beside a dnsd that runs: %v", err)
 	}
 	held.release()
-	for range 2 { // absent is fine
-		if err := detach(c); err != nil {
-			t.Error(err)
+	for _, want := range []string{"off this node", "nothing is attached"} { // absent is fine
+		out.Reset()
+		if err := detach(&out, c); err != nil || !strings.Contains(out.String(), want) || !strings.Contains(out.String(), c.BPFPath) {
+			t.Errorf("%q, %v; want %s", out.String(), err, want)
 		}
 	}
 	if _, err := os.Stat(c.BPFPath); !os.IsNotExist(err) {
 		t.Errorf("pins are left: %v", err)
 	}
 	c.RunDir = "/nonexistent/run"
-	if err := detach(c); err != nil {
+	if err := detach(&out, c); err != nil {
 		t.Errorf("with a folder that is gone already: %v", err)
 	}
 }
