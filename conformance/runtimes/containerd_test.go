@@ -18,15 +18,25 @@ import (
 	"github.com/nodens-dns/nodens/conformance/world"
 )
 
-// containerd is Debian's, with folders of its own, spoken to as kubelet does.
+// containerd is one with folders of its own, spoken to as kubelet does.
 type containerd struct {
 	*stage
 	t       *testing.T
+	version string // as it says itself
 	runtime cri.RuntimeServiceClient
 }
 
-// Lowering oom_score_adj takes a capability that containers of continuous integration lack.
-const containerdConfig = `version = 2
+// edition is a containerd: where its programs are, and how it is configured.
+type edition struct {
+	version string
+	bin     string // "" for Debian's
+	config  string
+}
+
+func (e edition) program(name string) string { return filepath.Join(e.bin, name) }
+
+// debian is 1.6. Lowering oom_score_adj takes a capability that containers of continuous integration lack.
+var debian = edition{version: "containerd 1.6", config: `version = 2
 root = %[1]q
 state = %[2]q
 [grpc]
@@ -44,18 +54,19 @@ state = %[2]q
     runtime_type = "io.containerd.runc.v2"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
       SystemdCgroup = false
-`
+`}
 
-func startContainerd(t *testing.T) *containerd {
+func startContainerd(t *testing.T, e edition) *containerd {
 	t.Helper()
 	c := &containerd{stage: newStage(t), t: t}
 	config, socket := filepath.Join(c.dir, "config.toml"), filepath.Join(c.dir, "sock")
-	text := fmt.Sprintf(containerdConfig, filepath.Join(c.dir, "root"), filepath.Join(c.dir, "state"), socket, image, c.plugins(), c.networks())
+	text := fmt.Sprintf(e.config, filepath.Join(c.dir, "root"), filepath.Join(c.dir, "state"), socket, image, c.plugins(), c.networks(),
+		e.program("containerd-shim-runc-v2"))
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.daemon(t, "containerd", "--config", config)
-	c.socket = socket
+	c.daemon(t, e.program("containerd"), "--config", config)
+	c.socket, c.version = socket, e.version
 	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
@@ -65,18 +76,23 @@ func startContainerd(t *testing.T) *containerd {
 		c.clear()
 		_ = conn.Close()
 	})
-	eventually(t, func() (string, bool) {
-		s, err := c.runtime.Status(t.Context(), &cri.StatusRequest{})
-		ready := err == nil && len(s.Status.Conditions) > 0
-		for _, condition := range s.GetStatus().GetConditions() {
-			ready = ready && condition.Status
-		}
-		return fmt.Sprint(s, err), ready
-	})
-	if out, err := c.onNode(nil, "ctr", "--address", socket, "--namespace", "k8s.io", "images", "import", c.image); err != nil {
+	eventually(t, c.ready)
+	if out, err := c.onNode(nil, e.program("ctr"), "--address", socket, "--namespace", "k8s.io", "images", "import", c.image); err != nil {
 		t.Fatalf("import the image: %v\n%s", err, out)
 	}
 	return c
+}
+
+// ready is what kubelet asks for before it gives the node pods.
+func (c *containerd) ready() (string, bool) {
+	s, err := c.runtime.Status(c.t.Context(), &cri.StatusRequest{})
+	yes := 0
+	for _, condition := range s.GetStatus().GetConditions() {
+		if condition.Status && (condition.Type == cri.RuntimeReady || condition.Type == cri.NetworkReady) {
+			yes++
+		}
+	}
+	return fmt.Sprint(s, err), yes == 2
 }
 
 // clear takes every sandbox down.
@@ -186,18 +202,19 @@ func (c *containerd) says(t *testing.T) {
 	t.Helper()
 	eventually(t, func() (string, bool) {
 		out, err := c.Install("status", "--runtime-socket", c.socket)
-		return fmt.Sprint(out, err), err == nil && strings.Contains(out, "containerd 1.6")
+		return fmt.Sprint(out, err), err == nil && strings.Contains(out, c.version)
 	})
 	if out, err := c.Install("install", "--once", "--runtime-socket", c.socket, "--bin-dir", t.TempDir()); err == nil {
 		t.Errorf("a folder of plugins that containerd does not know was taken: %s", out)
 	}
 }
 
-// TestContainerd is a node's life with Debian's containerd: pods from before and after nodens, those that
-// do not want it, one whose sandbox is made anew, and dnsd gone.
-func TestContainerd(t *testing.T) {
-	c := startContainerd(t)
+// TestContainerd is a node's life with Debian's containerd.
+func TestContainerd(t *testing.T) { life(t, startContainerd(t, debian)) }
 
+// life of a node: pods from before and after nodens, those that do not want it, one whose sandbox is made
+// anew, and dnsd gone.
+func life(t *testing.T, c *containerd) {
 	early := c.pod("early", 0, nil)
 	shyEarly := c.pod("shy-early", 0, map[string]string{"nodens.io/capture": "off"})
 	untouched(t, early)
