@@ -20,7 +20,7 @@ import (
 
 // Our image, of which there are two versions to update between, and the image of the pods.
 const (
-	image    = "ghcr.io/nodens-dns/nodens"
+	image    = "registry.example/nodens" // as in README.md
 	podImage = "localhost/pod:test"
 	version  = "v1.36.3" // of Kubernetes, as in go.mod
 	top      = "../.."   // our own module

@@ -74,7 +74,7 @@ func TestCluster(t *testing.T) {
 		do   func(*cluster)
 	}{
 		{"a cluster without nodens", (*cluster).without},
-		{"every platform's objects are accepted", (*cluster).platforms},
+		{"every platform's objects are what Helm makes and are accepted", (*cluster).platforms},
 		{"install", (*cluster).install},
 		{"confined", (*cluster).confined},
 		{"pods from before are captured", (*cluster).before},
@@ -83,6 +83,7 @@ func TestCluster(t *testing.T) {
 		{"service entries resolve and connect", (*cluster).entries},
 		{"an update loses nothing", (*cluster).update},
 		{"uninstall", (*cluster).uninstall},
+		{"Helm installs and updates and uninstalls", (*cluster).helmed},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.do(&cluster{t, c.folder, c.ended}) }) {
 			for _, about := range []string{
@@ -97,6 +98,7 @@ func TestCluster(t *testing.T) {
 }
 
 func (c *cluster) without() {
+	c.eventually("pods may be made", func() error { return c.has("serviceaccount/default", "get", "serviceaccount", "default", "-o", "name") })
 	c.apply(workload)
 	c.apply(client("early", ""))
 	c.kubectl("rollout", "status", "deployment", "web", "--timeout=180s")
@@ -107,25 +109,29 @@ func (c *cluster) without() {
 	}
 }
 
-// platforms has the API server judge every kustomization, without doing it.
-func (c *cluster) platforms() {
-	found, err := filepath.Glob("../../install/kustomize/*/kustomization.yaml")
-	if err != nil || len(found) < 5 {
-		c.t.Fatalf("%v, %v", found, err)
+// install follows README.md: a kustomization of one's own names the image.
+func (c *cluster) install() {
+	c.deploy("one")
+	c.installed()
+	out := c.kubectl("-n", "kube-system", "exec", "daemonset/nodens", "-c", "dnsd", "--", "dnsd", "status", "-o", "json")
+	var status struct {
+		Problems []struct{ Source, Text string }
 	}
-	for _, f := range found {
-		c.kubectl("apply", "--dry-run=server", "--validate=strict", "-k", filepath.Dir(f))
+	c.must(json.Unmarshal([]byte(out), &status))
+	if len(status.Problems) > 0 {
+		c.t.Errorf("dnsd has problems: %v", status.Problems)
 	}
 }
 
-// install applies the manifests as they are shipped, but for the image's tag.
-func (c *cluster) install() {
-	c.deploy("one")
+// installed holds the node to have plugin, chain and dnsd, and a list that is otherwise as it was.
+func (c *cluster) installed() {
+	c.t.Helper()
 	text, err := os.ReadFile(network)
 	c.must(err)
 	if n := strings.Count(string(text), `"type":"nodens"`); n != 1 || !strings.Contains(string(text), `"big": 9007199254740993, "escaped": "<&>"`) {
 		c.t.Errorf("nodens is %d times in the list, or it is not as it was:\n%s", n, text)
 	}
+	c.theirs()
 	if _, err := os.Stat(binDir + "/nodens"); err != nil {
 		c.t.Error(err)
 	}
@@ -135,16 +141,36 @@ func (c *cluster) install() {
 	}
 }
 
-// deploy applies the kustomization with a version of the image, and waits until it is there.
+// theirs holds the list to belong to whom it did, who alone could read it.
+func (c *cluster) theirs() {
+	c.t.Helper()
+	if who := c.run("stat", "--format=%u:%g %a", network); who != "1000:1000 600" {
+		c.t.Errorf("the list is %s's now", who)
+	}
+}
+
+// deploy applies README.md's kustomization with a version of the image, and waits until it is there.
 func (c *cluster) deploy(version string) {
 	c.t.Helper()
 	dir, err := os.MkdirTemp("", "kustomization-")
 	c.must(err)
+	readme, err := os.ReadFile("../../README.md")
+	c.must(err)
+	ours := regexp.MustCompile("(?m)^resources: \\[install/kustomize/base\\]\nimages: .*$").FindString(string(readme))
 	base, err := filepath.Rel(dir, mustAbs("../../install/kustomize/base"))
 	c.must(err)
-	text := fmt.Sprintf("resources: [%q]\nimages: [{name: %q, newTag: %q}]\n", base, image, version)
+	text := strings.NewReplacer("install/kustomize/base", base, "newTag: v1}", "newTag: "+version+"}").Replace(ours)
+	if !strings.Contains(text, image) || !strings.Contains(text, version) {
+		c.t.Fatalf("README.md's kustomization does not name %s: %q", image, ours)
+	}
 	c.must(os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o600))
 	c.kubectl("apply", "-k", dir)
+	c.runs(version)
+}
+
+// runs waits until the node runs a version.
+func (c *cluster) runs(version string) {
+	c.t.Helper()
 	c.kubectl("-n", "kube-system", "rollout", "status", "daemonset", "nodens", "--timeout=180s")
 	c.eventually("version "+version, func() error {
 		return c.has(version, "-n", "kube-system", "exec", "daemonset/nodens", "-c", "dnsd", "--", "dnsd", "version")
@@ -153,16 +179,22 @@ func (c *cluster) deploy(version string) {
 
 // confined: no more than the capabilities that are named, and a filter of system calls.
 func (c *cluster) confined() {
-	for _, program := range []string{"dnsd", "nodens-install"} {
+	const both = 1<<12 | 1<<21 // CAP_NET_ADMIN, CAP_SYS_ADMIN: capability.h
+	for program, want := range map[string]uint64{
+		"dnsd": both, "nodens-install": both | 1<<0 | 1<<1, // CAP_CHOWN, CAP_DAC_OVERRIDE
+	} {
 		pids := strings.Fields(c.run("pidof", program))
 		if len(pids) != 1 {
 			c.t.Fatalf("%s runs as %v", program, pids)
 		}
 		status, err := os.ReadFile("/proc/" + pids[0] + "/status")
 		c.must(err)
-		const want = 1<<12 | 1<<21 // CAP_NET_ADMIN, CAP_SYS_ADMIN: capability.h
 		if !strings.Contains(string(status), fmt.Sprintf("CapBnd:\t%016x\n", want)) || !strings.Contains(string(status), "Seccomp:\t2\n") {
 			c.t.Errorf("%s is not confined:\n%s", program, status)
+		}
+		_, err = os.Stat("/proc/" + pids[0] + "/root/var/run/secrets/kubernetes.io/serviceaccount/token")
+		if program == "dnsd" && err != nil || program != "dnsd" && !errors.Is(err, os.ErrNotExist) {
+			c.t.Errorf("the service account's token in the place of %s: %v", program, err)
 		}
 	}
 }
@@ -289,16 +321,9 @@ func (c *cluster) loaded(least int) (int, error) {
 	return smallest, err
 }
 
-// uninstall follows install/uninstall.yaml, and leaves a node on which pods come, resolve and go.
+// uninstall takes nodens off again as README.md says, and with it what the kustomization made.
 func (c *cluster) uninstall() {
-	c.kubectl("-n", "kube-system", "patch", "daemonset", "nodens", "--type=json", "--patch-file=../../install/uninstall.yaml")
-	c.kubectl("-n", "kube-system", "rollout", "status", "daemonset", "nodens", "--timeout=180s")
-	if text, err := os.ReadFile(network); err != nil || string(text) != podNetwork {
-		c.t.Errorf("the list is not what it was (%v):\n%s", err, text)
-	}
-	if _, err := os.Stat("/sys/fs/bpf/nodens"); !errors.Is(err, os.ErrNotExist) {
-		c.t.Errorf("programs are still pinned: %v", err)
-	}
+	c.takeOff()
 	c.apply(client("last", ""))
 	c.kubectl("wait", "--for=condition=Ready", "pod", "last", "--timeout=180s")
 	for _, pod := range []string{"early", "last"} {
@@ -307,15 +332,39 @@ func (c *cluster) uninstall() {
 			c.t.Errorf("%s still finds shop.example: %s", pod, out)
 		}
 	}
-	c.kubectl("delete", "pods", "early", "late", "alone", "last", "--timeout=180s")
+	c.noStub("early", "late", "alone", "last")
+	c.kubectl("delete", "-k", mustAbs("../../install/kustomize/base"), "--timeout=180s")
+	c.nobodyRuns()
+}
+
+// takeOff follows install/uninstall.yaml, and wants a node that is as it was but for a stub.
+func (c *cluster) takeOff() {
+	c.t.Helper()
+	c.kubectl("-n", "kube-system", "patch", "daemonset", "nodens", "--type=json", "--patch-file=../../install/uninstall.yaml")
+	c.kubectl("-n", "kube-system", "rollout", "status", "daemonset", "nodens", "--timeout=180s")
+	if text, err := os.ReadFile(network); err != nil || string(text) != podNetwork {
+		c.t.Errorf("the list is not what it was (%v):\n%s", err, text)
+	}
+	c.theirs()
+	if _, err := os.Stat("/sys/fs/bpf/nodens"); !errors.Is(err, os.ErrNotExist) {
+		c.t.Errorf("programs are still pinned: %v", err)
+	}
+}
+
+// noStub deletes pods, and with them goes the stub.
+func (c *cluster) noStub(pods ...string) {
+	c.t.Helper()
+	c.kubectl(append([]string{"delete", "pods", "--timeout=180s"}, pods...)...)
 	c.eventually("the stub goes with the last pod that needs it", func() error {
 		if _, err := os.Stat(binDir + "/nodens"); !errors.Is(err, os.ErrNotExist) {
 			return errors.Join(errors.New(binDir+"/nodens is there"), err)
 		}
 		return nil
 	})
-	dir := mustAbs("../../install/kustomize/base")
-	c.kubectl("delete", "-k", dir, "--timeout=180s")
+}
+
+func (c *cluster) nobodyRuns() {
+	c.t.Helper()
 	c.eventually("nothing of ours runs", func() error {
 		if out, err := c.try("pidof", "dnsd", "nodens-install"); err == nil {
 			return fmt.Errorf("processes %s", out)
