@@ -1,7 +1,7 @@
 // Command image packs nodens' programs into one OCI image, from scratch and the same bytes each time.
 //
 // It needs neither root nor a container engine: what it writes is a tar file of an OCI image layout, one
-// image for each architecture, which `ctr image import`, `podman load` and `skopeo copy oci-archive:` take.
+// image for each architecture, which `ctr image import`, `podman load` and `skopeo copy --all oci-archive:` take.
 package main
 
 import (
