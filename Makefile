@@ -87,6 +87,14 @@ conformance-runtimes: ## Debian's containerd and containerd 2 (through CRI), pod
 	cd conformance/runtimes && $(GO) vet -mod=mod ./... && \
 	  CONTAINERD=$(CONTAINERD) $(GO) test -mod=mod -count 1 -timeout 15m -v $(if $(RUN),-run '$(RUN)') ./...
 
+# Without KVM a machine within is ten times slower than this one.
+.PHONY: conformance-kernels
+conformance-kernels: deps ## The kernel half and what leans on it most, on Debian's kernels 6.1 and 6.12 in qemu (half an hour without KVM).
+	@{ command -v qemu-system-x86_64 && command -v busybox && command -v cpio && command -v depmod; } >/dev/null || \
+	  $(call install,qemu-system-x86 busybox-static cpio kmod)
+	$(GO) vet -tags kernels ./conformance/kernels
+	$(GO) test -tags kernels -count 1 -timeout 4h -v $(if $(RUN),-run '$(RUN)') ./conformance/kernels
+
 # CoreDNS is built once, for 4 minutes, into the user's cache folder.
 .PHONY: coredns-etcd
 coredns-etcd: deps ## The same SkyDNS keys asked of dnsd and of CoreDNS, into conformance/skydns/RESULTS.md (2 min).
