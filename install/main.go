@@ -128,7 +128,7 @@ func uninstallCommand(o *options) *cobra.Command {
 				return fmt.Errorf("read the stub to leave behind: %w; --stub says where it is", err)
 			}
 			u := uninstaller{
-				bin: binDir{node{}, o.binDir}, net: netd{disk: node{}, dir: o.netDir},
+				bin: binDir{node{}, o.binDir}, net: netd{disk: node{}, dir: o.netDir, ask: o.ask},
 				cache: o.cacheDir, stub: program, claims: o.claims(), log: logger(),
 			}
 			till := tillTried

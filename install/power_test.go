@@ -238,9 +238,9 @@ func cutEverywhere(t *testing.T, fresh func() *platter, do func(*platter) error,
 // takeOff does an uninstaller's rounds until all is done.
 func takeOff(t *testing.T, p *platter) error {
 	t.Helper()
-	u := uninstaller{bin: binDir{p, "/bin"}, net: netd{disk: p, dir: "/net"}, cache: "/cache", stub: []byte("stub"), log: quiet}
+	u := uninstaller{bin: binDir{p, "/bin"}, net: netd{disk: p, dir: "/net", ask: silent}, cache: "/cache", stub: []byte("stub"), log: quiet}
 	for range 5 {
-		if done, err := u.round(tillFree); done || err != nil {
+		if done, err := u.round(t.Context(), tillFree); done || err != nil {
 			return err
 		}
 	}

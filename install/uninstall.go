@@ -66,7 +66,7 @@ func (u *uninstaller) work(ctx context.Context, claim *claim, till stay) error {
 		if !newest {
 			return errInstalled
 		}
-		if done, err := u.round(till); done || err != nil {
+		if done, err := u.round(ctx, till); done || err != nil {
 			return err
 		}
 		select {
@@ -78,7 +78,7 @@ func (u *uninstaller) work(ctx context.Context, claim *claim, till stay) error {
 }
 
 // round does what can be done now and says whether that is all.
-func (u *uninstaller) round(till stay) (done bool, err error) {
+func (u *uninstaller) round(ctx context.Context, till stay) (done bool, err error) {
 	wrote, err := u.net.unchain()
 	for _, path := range wrote {
 		u.log.Info("nodens is out of the list", "file", path)
@@ -109,12 +109,28 @@ func (u *uninstaller) round(till stay) (done bool, err error) {
 		return false, nil
 	case len(wrote) > 0:
 		return false, nil // the runtime may be at work with the list it had; a round later it has the new one
+	case u.loaded(ctx):
+		return false, nil
 	}
 	if err := u.bin.remove(); err != nil {
 		return false, err
 	}
 	u.log.Info("nodens is off the node", "file", u.bin.path())
 	return true, nil
+}
+
+// loaded says whether the runtime says that it would still run the plugin.
+func (u *uninstaller) loaded(ctx context.Context) bool {
+	known := u.net.ask(ctx)
+	if known == nil || !samePath(known.PluginConfDir, u.net.dir) {
+		return false
+	}
+	for _, net := range known.Networks {
+		if known.has(net.Config.Name) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // sandboxes are the names of libcni's files of those that need the plugin.

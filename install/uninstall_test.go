@@ -84,7 +84,7 @@ func TestUninstallWaitEnds(t *testing.T) {
 			"/bin/nodens":   {data: []byte("old"), mode: 0o755},
 			"/cache/x-eth0": {data: []byte(`{"kind":"cniCacheV1","netns":"/run","config":"` + base64.StdEncoding.EncodeToString([]byte(`{"name":"n","plugins":[`+testEntry+`]}`)) + `"}`)},
 		})
-		u := uninstaller{bin: binDir{p, "/bin"}, net: netd{disk: p, dir: "/net"}, cache: "/cache", stub: []byte("stub"), claims: t.TempDir(), log: quiet}
+		u := uninstaller{bin: binDir{p, "/bin"}, net: netd{disk: p, dir: "/net", ask: silent}, cache: "/cache", stub: []byte("stub"), claims: t.TempDir(), log: quiet}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if err := u.run(ctx, tillFree); !errors.Is(err, context.DeadlineExceeded) {
@@ -97,7 +97,7 @@ func TestUninstallWaitEnds(t *testing.T) {
 func TestUninstallStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlatter(map[string]file{"/bin/nodens": {data: []byte("old"), mode: 0o755}})
-		u := uninstaller{bin: binDir{p, "/bin"}, net: netd{disk: p, dir: "/net"}, cache: "/cache", stub: []byte("stub"), claims: t.TempDir(), log: quiet}
+		u := uninstaller{bin: binDir{p, "/bin"}, net: netd{disk: p, dir: "/net", ask: silent}, cache: "/cache", stub: []byte("stub"), claims: t.TempDir(), log: quiet}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- u.run(ctx, tillStopped) }()
@@ -157,11 +157,11 @@ func TestUninstallOfAListThatComesBack(t *testing.T) {
 	u := in.leaving(t)
 	for range 3 {
 		in.write(t, "10-pods.conflist", chainedList, 0o600)
-		if done, err := u.round(tillFree); done || err != nil {
+		if done, err := u.round(t.Context(), tillFree); done || err != nil {
 			t.Fatalf("done %v, %v; the runtime may be reading the list", done, err)
 		}
 	}
-	if done, err := u.round(tillFree); !done || err != nil {
+	if done, err := u.round(t.Context(), tillFree); !done || err != nil {
 		t.Errorf("done %v, %v", done, err)
 	}
 }
@@ -198,7 +198,7 @@ func TestUninstallSaysWhatItWaitsFor(t *testing.T) {
 		}
 	}
 	for range 2 {
-		if done, err := u.round(tillFree); done || err != nil {
+		if done, err := u.round(t.Context(), tillFree); done || err != nil {
 			t.Fatalf("done %v, %v", done, err)
 		}
 	}
@@ -211,7 +211,29 @@ func TestUninstallSaysWhatItWaitsFor(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if done, err := u.round(tillFree); !done || err != nil {
+	if done, err := u.round(t.Context(), tillFree); !done || err != nil {
 		t.Errorf("done %v, %v: %s is nobody's", done, err, stale)
+	}
+}
+
+// The plugin's file stays for as long as the runtime says that it would run it.
+func TestUninstallWaitsForTheRuntime(t *testing.T) {
+	in := onNode(t)
+	in.write(t, "10-pods.conflist", testList, 0o600)
+	in.settles(t)
+	u := in.leaving(t)
+	slow := reading(in, "1.6.20", false)(t.Context())
+	u.net.ask = func(context.Context) *loaded { return slow }
+	for range 3 {
+		if done, err := u.round(t.Context(), tillFree); done || err != nil {
+			t.Fatalf("done %v, %v", done, err)
+		}
+		if err := u.bin.is(u.stub); err != nil {
+			t.Error(err)
+		}
+	}
+	slow = reading(in, "1.6.20", false)(t.Context())
+	if done, err := u.round(t.Context(), tillFree); !done || err != nil {
+		t.Errorf("done %v, %v", done, err)
 	}
 }
