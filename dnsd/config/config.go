@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,7 +34,7 @@ type Config struct {
 	BPFPath string `json:"bpfPath"`
 	// Cgroup is the cgroup2 folder the programs are attached to; empty means the hierarchy's root.
 	Cgroup string `json:"cgroup"`
-	// Listen is the address of health checks and metrics.
+	// Listen is the address of health checks and metrics; empty means there is none.
 	Listen string `json:"listen"`
 	// ClusterDomain is the cluster's own DNS domain.
 	ClusterDomain string `json:"clusterDomain"`
@@ -158,6 +160,9 @@ func (c *Config) check() []error {
 	if !domainName.MatchString(c.ClusterDomain) {
 		errs = append(errs, fmt.Errorf("clusterDomain: %q is not a DNS name", c.ClusterDomain))
 	}
+	if _, port, err := net.SplitHostPort(c.Listen); c.Listen != "" && (err != nil || !isPort(port)) {
+		errs = append(errs, fmt.Errorf("listen: %q is not ADDRESS:PORT, such as 127.0.0.1:9553 or :9553", c.Listen))
+	}
 	if !c.VIPs.V4.Addr().Is4() {
 		errs = append(errs, fmt.Errorf("vips.v4: %s is not an IPv4 range", c.VIPs.V4))
 	}
@@ -168,6 +173,11 @@ func (c *Config) check() []error {
 		errs = append(errs, errors.New("light: without kernelAnswers nobody would answer; set that, too"))
 	}
 	return append(errs, c.checkSources()...)
+}
+
+func isPort(text string) bool {
+	_, err := strconv.ParseUint(text, 10, 16)
+	return err == nil
 }
 
 // checkSources checks what is said of each source that is on.

@@ -39,6 +39,14 @@ xds: {address: "127.0.0.1:15010", namespace: shop}
 	}
 }
 
+func TestListen(t *testing.T) {
+	for _, listen := range []string{"''", "':9553'", "'[::1]:0'", "localhost:9553"} {
+		if _, err := Read(writeFile(t, "listen: "+listen)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestClusterDomainIsSpeltOneWay(t *testing.T) {
 	c, err := Read(writeFile(t, "clusterDomain: Example.Corp."))
 	if err != nil || c.ClusterDomain != "example.corp" {
@@ -80,6 +88,9 @@ func TestConfigMistakes(t *testing.T) {
 		"resolvers: [example.com]":               "example.com",
 		"vips: {v4: 2001:2::/48}":                "vips.v4",
 		"vips: {v6: 240.240.0.0/16}":             "vips.v6",
+		"listen: 127.0.0.1":                      "listen",
+		"listen: 127.0.0.1:http":                 "listen",
+		"listen: ':70000'":                       "listen",
 		"nameservers: [nonsense]":                "nonsense",
 		"file: {}\nresolvers: [nonsense]":        "nonsense",
 		"clusterDomain: a\nclusterDomain: b\n":   "clusterDomain",
