@@ -27,7 +27,8 @@ var codecs = serializer.NewCodecFactory(scheme())
 
 func scheme() *runtime.Scheme {
 	s := runtime.NewScheme()
-	s.AddKnownTypes(core, &corev1.Service{}, &corev1.ServiceList{}, &corev1.Namespace{}, &corev1.NamespaceList{}, &corev1.Node{}, &corev1.NodeList{})
+	s.AddKnownTypes(core, &corev1.Service{}, &corev1.ServiceList{}, &corev1.Namespace{}, &corev1.NamespaceList{}, &corev1.Node{}, &corev1.NodeList{},
+		&corev1.Pod{}, &corev1.PodList{})
 	s.AddKnownTypes(discovery, &discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{})
 	for _, kind := range []string{"ServiceEntry", "WorkloadEntry", "DestinationRule"} {
 		s.AddKnownTypeWithName(istio.WithKind(kind), &custom{})

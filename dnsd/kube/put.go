@@ -29,6 +29,9 @@ func (w *watched) put(i *item) (news bool) {
 		return true
 	default:
 		news = s.set.Put(i.object)
+		if w.Kind == objects.KindServiceEntry && s.set.Selects() {
+			s.watchPods()
+		}
 	}
 	return news || wasWrong
 }

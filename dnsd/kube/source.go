@@ -2,7 +2,8 @@
 //
 // It lists and watches Services, EndpointSlices, Namespaces and this node, and where their definitions exist
 // Istio's ServiceEntries, WorkloadEntries and DestinationRules, and the ServiceImports of a set of clusters; a
-// definition that appears later is noticed. Of each object only what counts is kept. Before everything has
+// definition that appears later is noticed. Pods are watched from the first entry on that selects its endpoints
+// by labels. Of each object only what counts is kept. Before everything has
 // been listed once nothing is said, but why that is.
 //
 // While the API can be reached, its word on the cluster's domain is complete: what it does not know there
@@ -52,6 +53,9 @@ type Source struct {
 	log     *slog.Logger
 	timing  timing
 	ring    chan struct{} // holds one: there is news
+	// selecting is closed by watchPods, from the first entry on that selects pods.
+	selecting chan struct{}
+	watchPods func()
 
 	mu         sync.Mutex // guards what follows
 	set        *objects.Set
@@ -93,6 +97,8 @@ func New(o Options) *Source {
 		wrong:      map[string]mesh.Problem{},
 		namespaces: map[string]bool{},
 	}
+	s.selecting = make(chan struct{})
+	s.watchPods = sync.OnceFunc(func() { close(s.selecting) })
 	for _, k := range kinds {
 		if o.Remote && k.Kind != objects.KindService && k.Kind != objects.KindEndpointSlice {
 			continue
@@ -210,7 +216,9 @@ func (s *Source) changed() {
 func (s *Source) input() (in mesh.Input, ready bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	pending := slices.ContainsFunc(s.kinds, func(w *watched) bool { return !w.listed })
+	pending := slices.ContainsFunc(s.kinds, func(w *watched) bool {
+		return !w.listed && (w.Kind != objects.KindPod || s.set.Selects())
+	})
 	if in = (mesh.Input{Source: s.options.Name, Pending: true}); !pending {
 		in = s.set.Input()
 	}

@@ -232,6 +232,49 @@ func TestDenied(t *testing.T) {
 	})
 }
 
+// An entry's endpoints are also the pods that it selects, while they are ready; without such an entry nobody
+// asks for pods.
+func TestSelectedPods(t *testing.T) {
+	t.Parallel()
+	a := serveAPI(t)
+	pod := func(name, app, addr, ready string) string {
+		return fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "shop", "name": %q, "labels": {"app": %q, "x": "y"}},
+			"status": {"podIP": %q, "conditions": [{"type": "Ready", "status": %q}]}}`, name, app, addr, ready)
+	}
+	a.put(service("cart"))
+	a.put(pod("vm-0", "vm", "10.3.0.1", "True"))
+	a.put(pod("vm-1", "vm", "10.3.0.2", "False"))
+	a.put(pod("other", "other", "10.3.0.9", "True"))
+	w := a.run(t)
+	w.until("the first list", has("cart.shop"))
+	if n := a.Lists("pods"); n != 0 {
+		t.Errorf("pods were listed %d times for nobody", n)
+	}
+	over := func(addrs ...string) func(mesh.Input) bool {
+		return func(in mesh.Input) bool { return slices.Equal(endpoints(in), addrs) }
+	}
+	a.put(`{"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "metadata": {"namespace": "shop", "name": "db"},
+		"spec": {"hosts": ["db.test"], "resolution": "STATIC", "workloadSelector": {"labels": {"app": "vm"}}, "ports": [{"name": "tcp", "number": 3306}]}}`)
+	w.until("the pods that it selects", over("10.3.0.1"))
+	a.put(pod("vm-1", "vm", "10.3.0.2", "True"))
+	w.until("one that became ready", over("10.3.0.1", "10.3.0.2"))
+	a.put(`{"apiVersion": "networking.istio.io/v1", "kind": "WorkloadEntry", "metadata": {"namespace": "shop", "name": "w"}, "spec": {"address": "10.4.0.1", "labels": {"app": "vm"}}}`)
+	w.until("and a machine", over("10.4.0.1", "10.3.0.1", "10.3.0.2"))
+	a.remove(pod("vm-0", "vm", "", ""))
+	a.put(pod("vm-1", "left", "10.3.0.2", "True"))
+	w.until("pods that went and that are called otherwise", over("10.4.0.1"))
+
+	again := a.run(t)
+	again.until("all of it at once", func(in mesh.Input) bool { return hosts(in) != "" })
+	if !over("10.4.0.1")(again.last) {
+		t.Errorf("it spoke before it had listed pods: %v", endpoints(again.last))
+	}
+	a.Deny("pods", true)
+	w.until("pods may not be read", func(in mesh.Input) bool {
+		return len(in.Problems) == 1 && strings.Contains(in.Problems[0].Object, "pods") && over("10.4.0.1")(in)
+	})
+}
+
 // What says the same as before is no news: somebody writes status and annotations all the time.
 func TestNoNews(t *testing.T) {
 	written := []string{

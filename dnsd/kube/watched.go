@@ -49,6 +49,9 @@ var kinds = []kind{
 	{objects.KindServiceImport, multi, "serviceimports", &custom{}, readServiceImport},
 	{objects.KindServiceEntry, istio, "serviceentries", &custom{}, readServiceEntry},
 	{objects.KindWorkloadEntry, istio, "workloadentries", &custom{}, readWorkloadEntry},
+	{objects.KindPod, core, "pods", &corev1.Pod{}, func(m objects.Meta, o runtime.Object) (objects.Object, error) {
+		return objects.NewPod(m, o.(*corev1.Pod)), nil
+	}},
 	{objects.KindDestinationRule, istio, "destinationrules", &custom{}, readDestinationRule},
 }
 
@@ -76,6 +79,13 @@ type item struct {
 
 // run watches until ctx is done. Kinds of others than Kubernetes itself exist where somebody has defined them.
 func (w *watched) run(ctx context.Context, client rest.Interface) {
+	if w.Kind == objects.KindPod { // of which there are many, and few clusters have entries that select them
+		select {
+		case <-w.source.selecting:
+		case <-ctx.Done():
+			return
+		}
+	}
 	for {
 		session, stop := context.WithCancel(ctx)
 		w.stop = stop
@@ -162,7 +172,7 @@ func (w *watched) judge(err error) error {
 	case apierrors.IsNotFound(err) && w.defined():
 		w.absent()
 	case apierrors.IsResourceExpired(err), apierrors.IsGone(err), apierrors.IsInvalid(err):
-	case apierrors.IsForbidden(err) && (w.defined() || w.Kind == kindNode):
+	case apierrors.IsForbidden(err) && (w.defined() || w.Kind == kindNode || w.Kind == objects.KindPod):
 		w.source.refused(w, fmt.Sprintf("they are not read; what was read before stays: %v", err))
 		w.stop()
 	default:

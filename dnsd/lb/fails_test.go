@@ -13,7 +13,7 @@ import (
 	"github.com/nodens-dns/nodens/ebpf"
 )
 
-// TestMissing names the hosts that cannot be reached as the plan says.
+// TestMissing names the hosts that cannot be reached as the plan says, and those that cannot be at all.
 func TestMissing(t *testing.T) {
 	of := func(host string, f *mesh.Frontend) *mesh.Frontend {
 		f.Host = host
@@ -28,9 +28,15 @@ func TestMissing(t *testing.T) {
 		of("half", front("240.241.0.1:80", "a")), of("half", front("240.241.0.1:81", "a")),
 		of("other view", inView(front("240.241.0.2:80", "a"), "ns2")),
 	}}
-	got := slices.Sorted(maps.Keys(New(&k, Options{}).Missing(&plan)))
+	b := New(&k, Options{})
+	got := slices.Sorted(maps.Keys(b.Missing(&plan)))
 	if want := []string{"half", "other view"}; !slices.Equal(got, want) {
 		t.Errorf("missing are %q, want %q", got, want)
+	}
+	asked := map[string]bool{"half": true, "seen by one": true, "other view": true, "not in the plan": true}
+	got = slices.Sorted(maps.Keys(b.Unheld(&plan, asked)))
+	if want := []string{"not in the plan", "other view"}; !slices.Equal(got, want) || len(asked) != 4 {
+		t.Errorf("of %v unheld are %q, want %q", asked, got, want)
 	}
 }
 

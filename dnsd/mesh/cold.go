@@ -6,7 +6,7 @@ package mesh
 // warm.
 func (p *Plan) Cold(told *Plan) map[string]bool {
 	fresh := make(map[string]bool)
-	for old, n := range ChangedNames(told, p) {
+	for old, n := range changedNames(told, p) {
 		if old == nil {
 			fresh[n.Host] = true
 		}

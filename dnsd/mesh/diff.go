@@ -5,8 +5,8 @@ import "iter"
 // Of two plans of one Compiler, these yield what they do not say with the same pointer: what the old one
 // said and what the new one says in its place, either of which may be nil.
 
-// ChangedNames compares by host and view.
-func ChangedNames(old, new *Plan) iter.Seq2[*Name, *Name] {
+// changedNames compares by host and view.
+func changedNames(old, new *Plan) iter.Seq2[*Name, *Name] {
 	return changed(old.Names, new.Names, compareNames)
 }
 

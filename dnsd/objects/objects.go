@@ -1,5 +1,5 @@
 // Package objects knows what Kubernetes and Istio objects mean, in mesh words: Service, EndpointSlice,
-// ServiceImport, ServiceEntry, WorkloadEntry and DestinationRule.
+// ServiceImport, ServiceEntry, WorkloadEntry and DestinationRule, and Pods as far as entries select them.
 //
 // It is pure, and the same wherever the objects come from: a source decodes them, puts what counts of them
 // into a Set and takes it out again, and asks the Set what all amount to together. A Set translates again
@@ -39,6 +39,7 @@ const (
 	KindServiceEntry    Kind = "ServiceEntry"
 	KindWorkloadEntry   Kind = "WorkloadEntry"
 	KindDestinationRule Kind = "DestinationRule"
+	KindPod             Kind = "Pod"
 )
 
 // Meta is what all objects have.
@@ -72,6 +73,7 @@ type Set struct {
 	slices    map[id]*endpointSlice
 	entries   map[id]*serviceEntry
 	workloads map[id]*workload
+	pods      map[id]*workload
 	rules     map[id]*rule
 
 	units   []*unit // all, in order; nil when one has come or gone
@@ -86,7 +88,7 @@ func New(o Options) *Set {
 	o.ClusterDomain = cmp.Or(o.ClusterDomain, "cluster.local")
 	return &Set{
 		options: o, place: o.Place, services: map[owner]*service{}, owned: map[owner][]*endpointSlice{}, slices: map[id]*endpointSlice{},
-		entries: map[id]*serviceEntry{}, rules: map[id]*rule{}, workloads: map[id]*workload{},
+		entries: map[id]*serviceEntry{}, rules: map[id]*rule{}, workloads: map[id]*workload{}, pods: map[id]*workload{},
 	}
 }
 
@@ -113,8 +115,11 @@ func (s *Set) Delete(kind Kind, namespace, name string) {
 		}
 		delete(s.entries, at)
 	case KindWorkloadEntry:
+		s.reselect(s.workloads[at])
 		delete(s.workloads, at)
-		s.reselect(namespace)
+	case KindPod:
+		s.reselect(s.pods[at])
+		delete(s.pods, at)
 	case KindDestinationRule:
 		if s.rules[at] != nil {
 			s.ruling = nil

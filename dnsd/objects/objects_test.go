@@ -82,6 +82,12 @@ func testWorkload(namespace, name, app, addr string) func(*Set) {
 	return func(s *Set) { s.Put(NewWorkloadEntry(Meta{Namespace: namespace, Name: name}, spec)) }
 }
 
+func testPod(namespace, name, app, addr string, ready corev1.ConditionStatus) func(*Set) {
+	m := Meta{Namespace: namespace, Name: name, Labels: map[string]string{"app": app}}
+	o := &corev1.Pod{Status: corev1.PodStatus{PodIP: addr, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: ready}}}}
+	return func(s *Set) { s.Put(NewPod(m, o)) }
+}
+
 // However a Set came to hold its objects, it says of them what one says that has seen nothing else.
 func TestSetRemembersNothingElse(t *testing.T) {
 	for seed := range uint64(20) {
@@ -104,7 +110,7 @@ func TestSetRemembersNothingElse(t *testing.T) {
 
 // change puts an object in, or takes one out. There are so few names that they meet.
 func change(r *rand.Rand, s *Set, w world) {
-	kind := []Kind{KindService, KindEndpointSlice, KindServiceEntry, KindDestinationRule, KindWorkloadEntry}[r.IntN(5)]
+	kind := []Kind{KindService, KindEndpointSlice, KindServiceEntry, KindDestinationRule, KindWorkloadEntry, KindPod}[r.IntN(6)]
 	ns, name := fmt.Sprintf("ns%d", r.IntN(2)), fmt.Sprintf("o%d", r.IntN(4))
 	key := fmt.Sprint(kind, ns, name)
 	if r.IntN(4) == 0 {
@@ -124,6 +130,8 @@ func change(r *rand.Rand, s *Set, w world) {
 		}
 	case KindWorkloadEntry:
 		w[key] = testWorkload(ns, name, []string{"vm", "none"}[r.IntN(2)], fmt.Sprintf("10.3.0.%d", r.IntN(9)))
+	case KindPod:
+		w[key] = testPod(ns, name, []string{"vm", "none"}[r.IntN(2)], fmt.Sprintf("10.4.0.%d", r.IntN(9)), []corev1.ConditionStatus{corev1.ConditionTrue, corev1.ConditionFalse}[r.IntN(2)])
 	case KindDestinationRule:
 		if r.IntN(2) == 0 {
 			host = "*.svc.cluster.local"
