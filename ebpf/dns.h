@@ -108,7 +108,10 @@ static __always_inline bool dns_forward(struct bpf_sock_addr *ctx, const struct 
 	return false;
 }
 
-/* Whether a UDP port of the pod is nobody's: what came from there, came from a listener that has died since. */
+/*
+ * Whether a UDP port of the pod is no program's of the pod: what came from there, came from a listener that has
+ * died since. The next dnsd's may have it already, by its mark, before the kernel is told so.
+ */
 static __always_inline bool nobodys(void *ctx, const struct endpoint *from, bool v4)
 {
 	struct bpf_sock_tuple to = {};
@@ -122,9 +125,13 @@ static __always_inline bool nobodys(void *ctx, const struct endpoint *from, bool
 		to.ipv6.dport = from->port;
 	}
 	sk = bpf_sk_lookup_udp(ctx, &to, v4 ? sizeof(to.ipv4) : sizeof(to.ipv6), BPF_F_CURRENT_NETNS, 0);
-	if (sk)
-		bpf_sk_release(sk);
-	return !sk;
+	if (!sk)
+		return true;
+
+	bool own = sk->mark == OWN_MARK;
+
+	bpf_sk_release(sk);
+	return own;
 }
 
 /*

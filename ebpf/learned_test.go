@@ -118,6 +118,11 @@ func TestAnswersNotForOthers(t *testing.T) {
 	udp, tcp := serve(t, a.pod, "program", at)
 	asks("program")
 	must(t, errors.Join(udp.Close(), tcp.Close()))
+	next := a.socket(t, unix.AF_INET, unix.SOCK_DGRAM, 0) // of a dnsd that has just come
+	must(t, unix.SetsockoptInt(next.fd, unix.SOL_SOCKET, unix.SO_MARK, int(Mark)))
+	must(t, unix.Bind(next.fd, next.sockaddr(at)))
+	asks("")
+	next.close()
 	stop := a.listen(t, 0, pod4, 64600)
 	asks("")
 	stop()

@@ -99,6 +99,9 @@ func prepare(network, _ string, c syscall.RawConn) error {
 		if err == nil {
 			err = onlyFromInside(int(fd))
 		}
+		if err == nil { // so that the kernel half knows it for ours before it is handed over
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(ebpf.Mark))
+		}
 	})
 	return errors.Join(control, err)
 }
