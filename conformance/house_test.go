@@ -33,6 +33,7 @@ var mayImport = map[string][]string{
 	"dnsd/file":     {"dnsd/mesh", "dnsd/objects", "dnsd/routes"},
 	"dnsd/etcd":     {"dnsd/mesh", "dnsd/routes"},
 	"dnsd/routes":   {"dnsd/mesh"},
+	"dnsd/tenure":   {"dnsd/handover"},
 	"dnsd/kube":     {"dnsd/mesh", "dnsd/objects"},
 	"dnsd/clusters": {"dnsd/keep", "dnsd/mesh"},
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nodens-dns/nodens/dnsd/config"
+	"github.com/nodens-dns/nodens/dnsd/tenure"
 	"github.com/nodens-dns/nodens/ebpf"
 )
 
@@ -36,11 +37,11 @@ func detachCommand() *cobra.Command {
 // would go on with maps that no program reads, so its folders must be free. What it has found is said to out: with
 // another configuration's bpfPath that is nothing.
 func detach(out io.Writer, c *config.Config) error {
-	held, err := alone(existing(c.StateDir, c.RunDir)...)
+	release, err := tenure.Hold(c.StateDir, c.RunDir)
 	if err != nil {
 		return err
 	}
-	defer held.release()
+	defer release()
 	said := "off this node: the programs and maps of %s\n"
 	if _, err := os.Stat(c.BPFPath); errors.Is(err, fs.ErrNotExist) {
 		said = "nothing is attached from %s; if something should be, name its configuration with --config\n"

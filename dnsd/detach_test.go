@@ -7,6 +7,7 @@ import (
 
 	"github.com/nodens-dns/nodens/conformance/sandbox"
 	"github.com/nodens-dns/nodens/dnsd/config"
+	"github.com/nodens-dns/nodens/dnsd/tenure"
 	"github.com/nodens-dns/nodens/ebpf"
 )
 
@@ -20,7 +21,7 @@ func TestDetach(t *testing.T) {
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	held, err := alone(c.StateDir)
+	release, err := tenure.Hold(c.StateDir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,7 +29,7 @@ func TestDetach(t *testing.T) {
 	if err := detach(&out, c); err == nil || out.Len() > 0 || !strings.Contains(err.Error(), "another dnsd") {
 		t.Errorf("beside a dnsd that runs: %v", err)
 	}
-	held.release()
+	release()
 	for _, want := range []string{"off this node", "nothing is attached"} { // absent is fine
 		out.Reset()
 		if err := detach(&out, c); err != nil || !strings.Contains(out.String(), want) || !strings.Contains(out.String(), c.BPFPath) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -14,7 +15,6 @@ import (
 	"github.com/nodens-dns/nodens/dnsd/admin"
 	"github.com/nodens-dns/nodens/dnsd/answers"
 	"github.com/nodens-dns/nodens/dnsd/config"
-	"github.com/nodens-dns/nodens/dnsd/handover"
 	"github.com/nodens-dns/nodens/dnsd/keep"
 	"github.com/nodens-dns/nodens/dnsd/lb"
 	"github.com/nodens-dns/nodens/dnsd/machine"
@@ -23,6 +23,7 @@ import (
 	"github.com/nodens-dns/nodens/dnsd/resolve"
 	"github.com/nodens-dns/nodens/dnsd/serve"
 	"github.com/nodens-dns/nodens/dnsd/show"
+	"github.com/nodens-dns/nodens/dnsd/tenure"
 	"github.com/nodens-dns/nodens/dnsd/upstream"
 	"github.com/nodens-dns/nodens/ebpf"
 )
@@ -50,17 +51,29 @@ type daemon struct {
 	show     *show.Node
 	admin    *admin.Server
 
-	lease   *lease
 	settled chan struct{} // closed when the pods that were there before are served
-	left    chan struct{} // closed when somebody else has gone on: heir
-	heir    *handover.Peer
-	ended   chan struct{} // closed when nothing of it runs any more
+
+	learning  *group   // what writes
+	answering *group   // what does not
+	bell      *os.File // to be handed over
+	begun     bool
+	done      chan struct{}
+	closing   sync.Once
+	closed    error
 }
 
 // wire makes the parts in the order they need each other; nothing runs yet.
-func wire(ctx context.Context, c *config.Config, log *slog.Logger, l *lease) (*daemon, error) {
-	d := &daemon{config: c, log: log, started: time.Now(), lease: l, settled: make(chan struct{}), left: make(chan struct{}), ended: make(chan struct{})}
-	var err error
+func wire(ctx context.Context, c *config.Config, log *slog.Logger, l *tenure.Lease, given estate) (_ *daemon, err error) {
+	d := &daemon{config: c, log: log, started: time.Now(), settled: make(chan struct{})}
+	defer func() {
+		if err == nil {
+			return
+		}
+		given.close()
+		if d.datapath != nil {
+			_ = d.datapath.Close()
+		}
+	}()
 	if d.keep, err = keep.Open(c.Inputs(), log); err != nil {
 		return nil, err
 	}
@@ -80,7 +93,7 @@ func wire(ctx context.Context, c *config.Config, log *slog.Logger, l *lease) (*d
 	}
 
 	load := ebpf.Upgrade
-	if l.from != nil {
+	if l.From != nil {
 		load = ebpf.Stage
 	}
 	if d.datapath, err = load(d.ebpfOptions()); err != nil {
@@ -109,7 +122,7 @@ func wire(ctx context.Context, c *config.Config, log *slog.Logger, l *lease) (*d
 		Dir: c.Attachments(), Bell: c.Bell(), Kernel: d.datapath, Answers: d.hub.answers.ForPods(d.namespaceOf), Light: c.Light, Serve: d.server,
 		Nameservers: c.Nameservers, ClusterDomain: c.ClusterDomain, Log: log, Host: host,
 		Changed:   func() { d.follow(); adopted(); d.resolver.Reask() },
-		Inherited: l.sockets, Doorbell: l.bell, Settled: func() { close(d.settled) },
+		Inherited: given.sockets, Doorbell: given.bell, Settled: func() { close(d.settled) },
 	})
 	d.hub.server, d.hub.resolver = d.server, d.resolver
 	d.hub.balancer = lb.New(d.hub.services, lb.Options{})
@@ -117,6 +130,7 @@ func wire(ctx context.Context, c *config.Config, log *slog.Logger, l *lease) (*d
 	d.hub.names.ClusterDomain, d.hub.names.VIPs = c.ClusterDomain, []netip.Prefix{c.VIPs.V4, c.VIPs.V6}
 	d.hub.names.Elsewhere, d.hub.names.Endpoint = c.Elsewhere(), d.hub.spreads
 	d.show = d.shown()
+	d.show.Tenure = func() admin.Tenure { return told(l.Story()) }
 	return d, nil
 }
 
@@ -132,10 +146,13 @@ func (d *daemon) forget() {
 	}
 }
 
-// letGo closes what is open of the kernel's half; it stays at work.
+// letGo closes what is open of the kernel's half, which stays at work, and the bell that was handed over.
 func (d *daemon) letGo() {
 	_ = d.hub.answers.Close()
 	_ = d.datapath.Close()
+	if d.bell != nil {
+		_ = d.bell.Close()
+	}
 }
 
 // shown is what others may read of d.
@@ -149,15 +166,6 @@ func (d *daemon) shown() *show.Node {
 		n.Sources = append(n.Sources, show.Source{Name: s.name, Idle: s.idle, Streams: s.streams})
 	}
 	return n
-}
-
-// openAdmin makes what answers health checks, metrics and the ask commands; d.admin.Serve or Close must follow.
-func (d *daemon) openAdmin() (err error) {
-	o := d.show.Options()
-	o.Socket, o.Listen, o.Health = d.config.AdminSocket(), d.config.Listen, d.lease.health
-	o.Version = version
-	d.admin, err = admin.Listen(o)
-	return err
 }
 
 func (d *daemon) ebpfOptions() ebpf.Options {

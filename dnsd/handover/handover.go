@@ -135,7 +135,7 @@ func (p *Peer) heed() error {
 	}
 	var g greeting
 	if err := json.Unmarshal(item.Note, &g); err != nil || item.Kind != hello {
-		item.close()
+		item.Close()
 		return fmt.Errorf("no greeting but a message of kind %q", item.Kind)
 	}
 	if p.Self = g.Self; g.Protocol != Protocol {
@@ -173,7 +173,7 @@ func (p *Peer) Take(patience time.Duration) ([]Item, error) {
 		}
 		if err != nil {
 			for _, item := range items {
-				item.close()
+				item.Close()
 			}
 			return nil, fmt.Errorf("take what is open: %w", err)
 		}
@@ -221,7 +221,7 @@ func (p *Peer) Await(patience time.Duration) error {
 	err := p.await(patience)
 	if err != nil {
 		_ = p.conn.CloseWrite() // for the other to hear of it
-		if p.pen != nil && !p.putDown(silence) {
+		if p.pen != nil && !p.putDown(2*silence) {
 			if p.PID > 0 && p.PID != os.Getpid() {
 				_ = unix.Kill(p.PID, unix.SIGKILL)
 			}
@@ -248,7 +248,7 @@ func (p *Peer) await(patience time.Duration) error {
 		return errors.New("the other has ended before it took over")
 	}
 	if err == nil && item.Kind != commit {
-		item.close()
+		item.Close()
 		err = fmt.Errorf("a message of kind %q", item.Kind)
 	}
 	return err
@@ -324,7 +324,7 @@ func (p *Peer) receive(patience time.Duration) (item Item, err error) {
 		err = json.Unmarshal(p.buf[:n], &item)
 	}
 	if item.File = file; err != nil {
-		item.close()
+		item.Close()
 	}
 	return item, err
 }
@@ -342,7 +342,8 @@ func descriptor(oob []byte) (*os.File, error) {
 	return os.NewFile(uintptr(fds[0]), ""), nil
 }
 
-func (i Item) close() {
+// Close closes the item's file, if it has one.
+func (i Item) Close() {
 	if i.File != nil {
 		_ = i.File.Close()
 	}

@@ -38,22 +38,28 @@ const (
 var errNoFile = errors.New("it has no descriptor")
 
 // Sockets returns the listeners of all pods, by descriptors of their own that are the caller's to close. They
-// are served on here. Run must have returned.
-func (p *Pods) Sockets() ([]Socket, error) {
-	var list []Socket
+// are served on here. Those of a pod that has failed are closed, and not among them. After an error, such as a
+// shortage of descriptors, what is returned is not all. Run must have returned.
+func (p *Pods) Sockets() (list []Socket, err error) {
 	for key, q := range p.pods {
 		for _, l := range q.listeners {
-			for kind, lend := range map[SocketKind]func(func(fd uintptr) error) error{UDP: l.udp.Control, TCP: l.tcp.Control} {
-				file, err := duplicate(lend)
-				if err != nil {
-					closeAll(list)
-					return nil, fmt.Errorf("pod %s: another descriptor of the %s listener for %s: %w", q.name(), kind, l.nameserver, err)
-				}
-				list = append(list, Socket{Key: key, Nameserver: l.nameserver, Kind: kind, File: file})
+			udp, err1 := duplicate(l.udp.Control)
+			tcp, err2 := duplicate(l.tcp.Control)
+			both := []Socket{
+				{Key: key, Nameserver: l.nameserver, Kind: UDP, File: udp}, {Key: key, Nameserver: l.nameserver, Kind: TCP, File: tcp},
+			}
+			failed := errors.Join(err1, err2)
+			if failed == nil {
+				list = append(list, both...)
+				continue
+			}
+			closeAll(both)
+			if !errors.Is(failed, os.ErrClosed) && !errors.Is(failed, net.ErrClosed) {
+				err = errors.Join(err, fmt.Errorf("pod %s: another descriptor of the listeners for %s: %w", q.name(), l.nameserver, failed))
 			}
 		}
 	}
-	return list, nil
+	return list, err
 }
 
 // Doorbell returns the bell by a descriptor that is the caller's to close, or nil if there is none. Once Run
@@ -119,6 +125,11 @@ func (p *Pods) resume(s Socket) error {
 	}
 	_ = conn.Close()
 	return errors.New("its pod has no such listener any more")
+}
+
+// Duplicate makes another descriptor of a file's.
+func Duplicate(f *os.File) (*os.File, error) {
+	return duplicate(func(use func(uintptr) error) error { return with(f, use) })
 }
 
 // duplicate makes another descriptor of the one that lend lends.

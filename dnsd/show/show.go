@@ -33,6 +33,8 @@ type Node struct {
 	Datapath *ebpf.Datapath
 	Attach   ebpf.Options // of Datapath
 	Kernel   kernel
+	// Tenure is how this dnsd came to work here.
+	Tenure func() admin.Tenure
 	// Draining is how many connections are in their drain time.
 	Draining func() int64
 	// V4 and V6 are the ranges of virtual addresses.

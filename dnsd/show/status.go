@@ -39,6 +39,7 @@ func (n *Node) status() admin.Status {
 	st := n.State()
 	now := time.Now()
 	s := admin.Status{
+		Tenure:  n.Tenure(),
 		Version: n.Version, Now: now, Started: n.Started,
 		Kernel:   n.kernelStatus(now),
 		Names:    len(st.Plan.Names),

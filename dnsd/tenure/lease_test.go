@@ -1,30 +1,46 @@
-package main
+package tenure
 
 import (
 	"context"
 	"encoding/json"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/nodens-dns/nodens/dnsd/config"
 	"github.com/nodens-dns/nodens/dnsd/handover"
 )
 
-// predecessor is a dnsd that holds the folders of the configuration it returns, and hands over as it is told.
-func predecessor(t *testing.T, give func(old *handover.Peer, held locks)) (*config.Config, locks) {
+// options are those of a dnsd that knows items of one kind.
+func options(t *testing.T) Options {
 	t.Helper()
-	c := &config.Config{StateDir: t.TempDir(), RunDir: t.TempDir(), Listen: "127.0.0.1:9553"}
-	held, err := alone(c.StateDir, c.RunDir)
+	state, run := t.TempDir(), t.TempDir()
+	return Options{
+		Folders: []string{state, run}, Door: filepath.Join(run, "handover.sock"), Version: "new", Kinds: []string{"socket"},
+		Log: slog.New(slog.DiscardHandler), patience: takeOverWithin,
+	}
+}
+
+func newKeeper(o Options) *keeper {
+	k := &keeper{Options: o}
+	k.story.Store(&Story{})
+	return k
+}
+
+// predecessor is a dnsd that holds the folders of the options it returns, and hands over as it is told.
+func predecessor(t *testing.T, give func(old *handover.Peer, held locks)) (Options, locks) {
+	t.Helper()
+	o := options(t)
+	held, err := alone(o.Folders...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(held.release)
 	if give == nil {
-		return c, held
+		return o, held
 	}
-	door, err := handover.Listen(c.Door(), func() handover.Self { return handover.Self{Version: "old"} })
+	door, err := handover.Listen(o.Door, func() handover.Self { return handover.Self{Version: "old"} })
 	if err == nil {
 		err = door.Open()
 	}
@@ -39,11 +55,11 @@ func predecessor(t *testing.T, give func(old *handover.Peer, held locks)) (*conf
 		}
 		_ = door.Close()
 	}()
-	return c, held
+	return o, held
 }
 
 // logged is a log, and a function that waits for a line of it.
-func logged(t *testing.T) (*slog.Logger, func(part string)) {
+func logged() (*slog.Logger, func(part string)) {
 	lines := make(writes, 100)
 	return slog.New(slog.NewTextHandler(lines, nil)), func(part string) {
 		for line := range lines {
@@ -62,14 +78,14 @@ func (w writes) Write(p []byte) (int, error) {
 }
 
 func TestAcquireAtOnce(t *testing.T) {
-	c := &config.Config{StateDir: t.TempDir(), RunDir: t.TempDir()}
-	l, err := acquire(t.Context(), c, slog.Default())
-	if err != nil || l.from != nil {
+	o := options(t)
+	l, err := newKeeper(o).acquire(t.Context())
+	if err != nil || l.From != nil || l.MayRefuse() {
 		t.Fatalf("%+v, %v", l, err)
 	}
 	l.release()
-	c.StateDir = "/nonexistent/state"
-	if l, err := acquire(t.Context(), c, slog.Default()); err == nil {
+	o.Folders[0] = "/nonexistent/state"
+	if l, err := newKeeper(o).acquire(t.Context()); err == nil {
 		t.Errorf("without a folder: %+v", l)
 	}
 }
@@ -90,18 +106,20 @@ func TestAcquireFromWhoDoesNotHandOver(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, held := predecessor(t, give)
-			log, wait := logged(t)
+			o, held := predecessor(t, give)
+			var wait func(string)
+			o.Log, wait = logged()
 			go func() {
 				wait("waiting for it to end")
 				held.release()
 			}()
-			l, err := acquire(t.Context(), c, log)
-			if err != nil || l.from != nil || len(l.locks) != 2 {
+			k := newKeeper(o)
+			l, err := k.acquire(t.Context())
+			if err != nil || l.From != nil || len(l.locks) != 2 {
 				t.Fatalf("%+v, %v", l, err)
 			}
 			l.release()
-			if again, err := first(c); err != nil {
+			if again, err := k.first(); err != nil {
 				t.Errorf("something of what was given is still held: %v", err)
 			} else {
 				again.release()
@@ -109,56 +127,56 @@ func TestAcquireFromWhoDoesNotHandOver(t *testing.T) {
 		})
 	}
 	t.Run("until told to end", func(t *testing.T) {
-		c, _ := predecessor(t, nil)
+		o, _ := predecessor(t, nil)
 		ctx, cancel := context.WithCancel(t.Context())
-		log, wait := logged(t)
+		var wait func(string)
+		o.Log, wait = logged()
 		go func() {
 			wait("waiting for it to end")
 			cancel()
 		}()
-		if err := run(ctx, c, log); err != nil {
+		if err := Run(ctx, o); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
 func TestAcquireFromWhoHandsOver(t *testing.T) {
-	health, err := os.Open(os.DevNull)
+	null, err := os.Open(os.DevNull)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = health.Close() }()
+	defer func() { _ = null.Close() }()
 	relieved := make(chan error, 1)
-	give := func(old *handover.Peer, held locks) {
-		address, _ := json.Marshal("127.0.0.1:9553")
+	o, _ := predecessor(t, func(old *handover.Peer, held locks) {
 		err := old.Give([]handover.Item{
 			{Kind: itemLock, File: held[0]}, {Kind: itemLock, File: held[1]},
-			{Kind: itemHealth, Note: address, File: health}, {Kind: itemBell, File: health},
-			{Kind: itemSocket, Note: json.RawMessage(`{"Key":{"ContainerID":"c","IfName":"eth0"},"Nameserver":"10.96.0.10","Kind":"udp"}`), File: health},
+			{Kind: "socket", Note: json.RawMessage(`{"Nameserver":"10.96.0.10"}`), File: null},
 		})
 		if err == nil {
 			err = old.Await(takeOverWithin)
 		}
 		held.release()
 		relieved <- err
-	}
-	c, _ := predecessor(t, give)
-	l, err := acquire(t.Context(), c, slog.Default())
+	})
+	k := newKeeper(o)
+	l, err := k.acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.release()
-	if len(l.locks) != 2 || l.health == nil || l.bell == nil || len(l.sockets) != 1 || l.sockets[0].Key.ContainerID != "c" {
+	defer closeAll(l.Items)
+	if len(l.locks) != 2 || len(l.Items) != 1 || !strings.Contains(string(l.Items[0].Note), "10.96.0.10") || l.From.Version != "old" || !l.MayRefuse() {
 		t.Errorf("%+v", l)
 	}
-	if err := l.from.Commit(); err != nil {
+	if err := l.commit(); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-relieved; err != nil {
 		t.Fatal(err)
 	}
 	// The folders never were free.
-	if other, err := first(c); err == nil {
+	if other, err := k.first(); err == nil {
 		t.Errorf("anybody can have them: %+v", other)
 	}
 }
@@ -168,7 +186,7 @@ func TestCommitToWhoIsGone(t *testing.T) {
 	for name, ends := range map[string]bool{"has ended": true, "has changed its mind": false} {
 		t.Run(name, func(t *testing.T) {
 			gone := make(chan struct{})
-			c, _ := predecessor(t, func(old *handover.Peer, held locks) {
+			o, _ := predecessor(t, func(old *handover.Peer, held locks) {
 				_ = old.Give([]handover.Item{{Kind: itemLock, File: held[0]}, {Kind: itemLock, File: held[1]}})
 				_ = old.Close()
 				if ends {
@@ -176,16 +194,17 @@ func TestCommitToWhoIsGone(t *testing.T) {
 				}
 				close(gone)
 			})
-			l, err := acquire(t.Context(), c, slog.Default())
+			k := newKeeper(o)
+			l, err := k.acquire(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer l.release()
 			<-gone
-			if err := l.commit(c); (err == nil) != ends {
+			if err := l.commit(); (err == nil) != ends {
 				t.Errorf("commit: %v", err)
 			}
-			if other, err := first(c); err == nil {
+			if other, err := k.first(); err == nil {
 				t.Errorf("anybody can have the folders: %+v", other)
 			}
 		})

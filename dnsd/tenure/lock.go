@@ -1,4 +1,4 @@
-package main
+package tenure
 
 import (
 	"errors"
@@ -65,10 +65,12 @@ func lockDir(dir string, held locks) (*os.File, error) {
 	return f, nil
 }
 
-// existing leaves out the folders that are not there: nobody works in those.
-func existing(dirs ...string) []string {
-	return slices.DeleteFunc(dirs, func(dir string) bool {
+// Hold keeps any dnsd from working in the folders until release. Those that are not there nobody works in. It does
+// not wait for one that does.
+func Hold(dirs ...string) (release func(), err error) {
+	held, err := alone(slices.DeleteFunc(dirs, func(dir string) bool {
 		_, err := os.Stat(dir)
 		return errors.Is(err, os.ErrNotExist)
-	})
+	})...)
+	return held.release, err
 }
