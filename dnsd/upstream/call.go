@@ -60,7 +60,7 @@ type received struct {
 	plain *outcome
 	reply *dns.Msg
 	err   error
-	at    time.Time
+	at    time.Time // when that came
 }
 
 func (r received) nothing() bool { return r.plain == nil && r.reply == nil && r.err == nil }
@@ -127,7 +127,7 @@ func (w *call) wait(ctx context.Context) (*dns.Msg, error) {
 		w.line.ports.close(w.port)
 	}
 	w.line.mu.Unlock()
-	return w.line.client.note(ctx, w.s, w.server, r.at.Sub(w.asked), r.reply, r.err)
+	return w.line.client.note(ctx, w.s, w.server, w.asked, r.at, r.reply, r.err)
 }
 
 // exchange is Client.Exchange for w, whose flight somebody else sees to.

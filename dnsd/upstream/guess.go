@@ -73,7 +73,7 @@ func (l *Line) goOn(w *call) {
 	now := time.Now()
 	switch denied := w.state == done && w.got.plain.denied; {
 	case denied && t.got.plain == nil:
-		t.got.plain = t.likewise(w.got.plain)
+		t.got = received{plain: t.likewise(w.got.plain), at: w.got.at}
 		l.move(t, done, now)
 	case denied:
 		l.move(t, done, now)

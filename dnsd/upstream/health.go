@@ -130,15 +130,14 @@ func (h *health) silent(s Servers, addr netip.AddrPort, began time.Time) {
 	}
 }
 
-// answered notes a reply, and says whether the server had been down and is back. It is not if all it has to
+// answered notes a reply that came now, and says whether the server had been down and is back. It is not if all it has to
 // say is that it failed: in a circle of nameservers that is what we remember ourselves.
-func (h *health) answered(s Servers, addr netip.AddrPort, rtt time.Duration, rcode int) (back bool) {
+func (h *health) answered(s Servers, addr netip.AddrPort, asked, now time.Time, rcode int) (back bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := h.count(addr)
-	n.RTT.add(rtt)
+	n.RTT.add(now.Sub(asked))
 	n.Error = ""
-	now := time.Now()
 	at := h.at(s, addr, now)
 	if at.down() && rcode == dns.RcodeServerFailure {
 		return false

@@ -127,7 +127,7 @@ func (l *Line) Ready(number int32, events uint32) {
 	l.end(w)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.ports.release(w, time.Now()) // only now: nobody waits for that
+	l.ports.release(w, w.got.at) // only now: nobody waits for that
 }
 
 // read reads what has come, and returns the call that is over by that, for the caller to end.
@@ -176,12 +176,12 @@ func (l *Line) end(w *call) {
 // settle ends a call with an answer.
 func (l *Line) settle(w *call) {
 	c, f := l.client, w.found.flight
-	if !w.got.at.IsZero() {
-		c.heard(w.s, w.server, w.got.at.Sub(w.asked), int(w.got.plain.wire[3]&0xf))
+	if !w.asked.IsZero() {
+		c.heard(w.s, w.server, w.asked, w.got.at, int(w.got.plain.wire[3]&0xf))
 	}
 	f.outcome = *w.got.plain
 	f.by, f.server = w.s.Dial, w.server
-	c.cache.land(f, time.Now())
+	c.cache.land(f, w.got.at)
 	close(f.done)
 	if !w.waiter.Answer(f.wire, w.server) {
 		w.waiter.Later(w.exchange)

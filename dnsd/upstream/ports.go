@@ -258,15 +258,16 @@ func disconnect(fd int) error {
 func drain(fd int) bool {
 	var b [1]byte
 	for range maxMismatched {
-		if _, err := unix.Read(fd, b[:]); errors.Is(err, unix.EAGAIN) {
+		if _, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&b)), 1); errno == unix.EAGAIN {
 			return true
 		}
 	}
 	return false
 }
 
+// rawConnect does not tell the runtime, which could only lend the processor out: it does not wait for anything.
 func rawConnect(fd int, raw *[unix.SizeofSockaddrInet6]byte, size int) error {
-	_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(raw)), uintptr(size))
+	_, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(raw)), uintptr(size))
 	if errno != 0 {
 		return errno
 	}

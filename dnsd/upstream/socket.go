@@ -54,11 +54,12 @@ func (c *Client) send(ctx context.Context, s Servers, network string, server net
 	if mismatched > 0 {
 		c.health.mismatched(server, mismatched)
 	}
-	return c.note(ctx, s, server, time.Since(began), reply, err)
+	return c.note(ctx, s, server, began, time.Now(), reply, err)
 }
 
-// note has it remembered how a try ended, with a reply after so long or with an error, and returns that.
-func (c *Client) note(ctx context.Context, s Servers, server netip.AddrPort, rtt time.Duration, reply *dns.Msg, err error) (*dns.Msg, error) {
+// note has it remembered how a try ended that began at asked, with a reply at that time or with an error, and
+// returns that.
+func (c *Client) note(ctx context.Context, s Servers, server netip.AddrPort, asked, at time.Time, reply *dns.Msg, err error) (*dns.Msg, error) {
 	if err == nil && ctx.Err() != nil {
 		// Too late to count. In a circle it is our own failure that comes back, and no sign of life.
 		err = context.Cause(ctx)
@@ -69,13 +70,13 @@ func (c *Client) note(ctx context.Context, s Servers, server netip.AddrPort, rtt
 		}
 		return nil, err
 	}
-	c.heard(s, server, rtt, reply.Rcode)
+	c.heard(s, server, asked, at, reply.Rcode)
 	return reply, nil
 }
 
-// heard has it remembered that a server has answered, after so long.
-func (c *Client) heard(s Servers, server netip.AddrPort, rtt time.Duration, rcode int) {
-	if c.health.answered(s, server, rtt, rcode) {
+// heard has it remembered that a server has answered at that time.
+func (c *Client) heard(s Servers, server netip.AddrPort, asked, at time.Time, rcode int) {
+	if c.health.answered(s, server, asked, at, rcode) {
 		c.cache.forgive() // what failed while the server was away need not fail now
 	}
 }
