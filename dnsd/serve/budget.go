@@ -20,7 +20,8 @@ const (
 	perProcessor = 5000
 	// burst is for how long a pod that has asked little may ask at any rate, as measured by its budget.
 	burst = time.Second
-	// upstreamPrice is the work in a question that has to be asked upstream, in answers from the table.
+	// upstreamPrice is the work in a question that has to be asked upstream, in answers from the table: of the
+	// processor, 35 µs to 7 when many come at once, 55 to 15 when each comes alone.
 	upstreamPrice = 5
 	// othersCount is how long another pod's query counts as its asking.
 	othersCount = time.Second

@@ -35,6 +35,9 @@ func TakeTCP(from interface {
 		// A loop that accepts must never wait: another process may have accepted what it was woken for.
 		err = unix.SetNonblock(l.fd, true)
 	}
+	if err == nil {
+		err = unix.SetsockoptInt(l.fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // what is accepted inherits it
+	}
 	if err != nil {
 		return nil, fmt.Errorf("take over TCP listener %s: %w", l.addr, err)
 	}
@@ -57,8 +60,7 @@ func (l *TCPListener) Add(conn *net.TCPConn, early []byte) bool {
 	if l.fd < 0 || l.by == nil {
 		return false
 	}
-	passed := &passedConn{TCPConn: conn, early: early}
-	l.by.open(passed, func() (net.Conn, error) { return passed, nil })
+	l.by.open(&passedConn{TCPConn: conn, early: early})
 	return true
 }
 
@@ -102,16 +104,12 @@ func (a *accepting) ready(_ *loop, _ *batch, now time.Time) (asking bool, rest t
 	a.tcp.mu.RLock() // whoever closes it waits until what is accepted is counted in
 	defer a.tcp.mu.RUnlock()
 	for n := 0; n < batchSize && a.tcp.fd >= 0; n++ {
-		fd, _, err := unix.Accept4(a.tcp.fd, unix.SOCK_CLOEXEC)
+		fd, from, err := unix.Accept4(a.tcp.fd, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 		switch err {
 		case nil:
 			asking = true
 			a.gate.budget.spend(now, 1, 0)
-			conn := os.NewFile(uintptr(fd), "")
-			a.open(conn, func() (net.Conn, error) {
-				defer func() { _ = conn.Close() }()
-				return net.FileConn(conn)
-			})
+			a.open(&acceptedConn{File: os.NewFile(uintptr(fd), ""), from: from})
 		case unix.EINTR:
 		case unix.EAGAIN:
 			return asking, 0, nil
@@ -122,8 +120,8 @@ func (a *accepting) ready(_ *loop, _ *batch, now time.Time) (asking bool, rest t
 	return asking, 0, nil
 }
 
-// open has a connection answered on, if it is not one too many. conn is what to close then.
-func (a *accepting) open(conn io.Closer, take func() (net.Conn, error)) {
+// open has a connection answered on, or closes it if it is one too many.
+func (a *accepting) open(conn net.Conn) {
 	if a.connections.Add(1) > maxConnections {
 		a.connections.Add(-1)
 		a.gate.counts.dropped.Add(1)
@@ -132,10 +130,40 @@ func (a *accepting) open(conn io.Closer, take func() (net.Conn, error)) {
 	}
 	a.asking.Go(func() {
 		defer a.connections.Add(-1)
-		if conn, err := take(); err == nil { // else it is gone, or the client connects again
-			a.serveConn(a.ctx, conn)
-		}
+		a.serveConn(a.ctx, conn)
 	})
+}
+
+// acceptedConn is a connection as it was accepted. A file does for it, which takes three system calls, where
+// the net package takes a dozen to make a TCPConn of a descriptor: most connections carry one query.
+type acceptedConn struct {
+	*os.File
+	from unix.Sockaddr
+}
+
+// LocalAddr is nil: nobody asks.
+func (c *acceptedConn) LocalAddr() net.Addr { return nil }
+
+// RemoteAddr is the client's.
+func (c *acceptedConn) RemoteAddr() net.Addr {
+	switch from := c.from.(type) {
+	case *unix.SockaddrInet4:
+		return &net.TCPAddr{IP: from.Addr[:], Port: from.Port}
+	case *unix.SockaddrInet6:
+		return &net.TCPAddr{IP: from.Addr[:], Port: from.Port}
+	}
+	return nil
+}
+
+// tcp is the connection as another server takes it, which closes this one; nil if that cannot be.
+func (c *acceptedConn) tcp() *net.TCPConn {
+	conn, err := net.FileConn(c.File)
+	if err != nil {
+		return nil
+	}
+	_ = c.Close()
+	tcp, _ := conn.(*net.TCPConn)
+	return tcp
 }
 
 // scarce reports whether err says that the process or the machine has too little of something at present, or

@@ -84,8 +84,12 @@ func (k *socket) serveConn(ctx context.Context, conn net.Conn) {
 // passOn has the server that comes next go on with conn, if conn is of a kind that can.
 func (k *socket) passOn(conn net.Conn, early []byte) bool {
 	switch conn := conn.(type) {
-	case *net.TCPConn:
-		k.server.pass(k.client, conn, early)
+	case *acceptedConn:
+		tcp := conn.tcp()
+		if tcp == nil {
+			return false
+		}
+		k.server.pass(k.client, tcp, early)
 	case *passedConn:
 		k.server.pass(k.client, conn.TCPConn, append(early, conn.early...))
 	default:
