@@ -27,13 +27,13 @@ func TestHostWhoseInterfacesChange(t *testing.T) {
 	is(server4, "192.0.2.5/32", "172.17.0.1/16", "fe80::1/64")
 	n.sweep()
 	n.sweep()
-	if p := n.find(host); p.State != Captured || p.Since != before.Since || len(p.Addresses) != 3 {
+	if p := n.find(host); p.State != Captured || !p.Since.Equal(before.Since) || len(p.Addresses) != 3 {
 		t.Errorf("with another interface it was %+v, is %+v", before, p)
 	}
 	is(server4, "192.0.2.6/32", "172.17.0.1/16")
 	n.sweep()
 	n.eventually("another address is followed", func() error {
-		if p := n.find(host); p.State != Captured || p.Since == before.Since {
+		if p := n.find(host); p.State != Captured || p.Since.Equal(before.Since) {
 			return fmt.Errorf("%+v", p)
 		}
 		return nil
