@@ -42,18 +42,20 @@ func sortRoutes(source string, routes []Route) []Route {
 	return routes
 }
 
-// routes returns those of all sources: the last ones, unless a source has news of its own.
+// routes returns those of all sources.
 func (r *run) routes(last []Route) []Route {
-	news := false
-	for _, s := range r.sources {
-		news = news || s.news.routes
-	}
+	all, news := gathered(r, func(s *source) ([]Route, bool) { return s.routes, s.news.routes })
 	if !news {
 		return last
 	}
-	var all []Route
-	for _, s := range r.sources {
-		all = append(all, s.routes...)
-	}
 	return all
+}
+
+// gathered returns what all sources have of something, the strongest one's first, and whether any of it is news.
+func gathered[T any](r *run, of func(*source) (has []T, news bool)) (all []T, news bool) {
+	for _, s := range r.sources {
+		has, fresh := of(s)
+		all, news = append(all, has...), news || fresh
+	}
+	return all, news
 }

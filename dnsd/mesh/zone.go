@@ -31,24 +31,12 @@ func sortZones(source string, zones []Zone) []Zone {
 	return zones
 }
 
-// zones returns those of all sources, of each name the strongest source's: the last ones, unless a source has
-// news of its own.
+// zones returns those of all sources, of each name the strongest source's.
 func (r *run) zones(last []Zone) []Zone {
-	news := false
-	for _, s := range r.sources {
-		news = news || s.news.zones
-	}
+	all, news := gathered(r, func(s *source) ([]Zone, bool) { return s.zones, s.news.zones })
 	if !news {
 		return last
 	}
-	var all []Zone
-	for _, s := range r.sources {
-		for _, z := range s.zones {
-			if !slices.ContainsFunc(all, func(other Zone) bool { return other.Name == z.Name }) {
-				all = append(all, z)
-			}
-		}
-	}
-	slices.SortFunc(all, func(a, b Zone) int { return cmp.Compare(a.Name, b.Name) })
-	return all
+	slices.SortStableFunc(all, func(a, b Zone) int { return cmp.Compare(a.Name, b.Name) })
+	return slices.CompactFunc(all, func(a, b Zone) bool { return a.Name == b.Name })
 }
