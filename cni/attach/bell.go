@@ -24,8 +24,9 @@ type Op string
 const (
 	// OpAdd says that the attachment's file has been written. Answered when the pod is served.
 	OpAdd Op = "add"
-	// OpDel says that it has been removed. Answered when nothing of ours is left in the pod's network
-	// namespace, which an open socket would keep alive.
+	// OpDel says that it has been removed. Answered when nothing of the daemon's is left in the pod's network
+	// namespace, which an open socket would keep alive. One that is being relieved at that moment, or that has
+	// not let go of everything yet, holds its own descriptors of the same sockets for as long as that takes.
 	OpDel Op = "del"
 	// OpCheck asks whether the pod is treated as its attachment wants, and changes nothing.
 	OpCheck Op = "check"
@@ -89,6 +90,15 @@ func Ring(ctx context.Context, socket string, op Op, k Key) error {
 		return fmt.Errorf("%w %s %s: %s", ErrRefused, op, k, r.Error)
 	}
 	return nil
+}
+
+// Mute reports whether nobody listens at socket: it is gone, or one that a daemon has left.
+func Mute(socket string) bool {
+	conn, err := net.DialTimeout("unix", socket, lineBudget)
+	if err == nil {
+		_ = conn.Close()
+	}
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // send writes v as one line.

@@ -3,6 +3,7 @@ package pods
 import (
 	"errors"
 	"net"
+	"os"
 	"reflect"
 	"sync"
 	"testing"
@@ -170,4 +171,39 @@ func TestInheritanceThatDoesNotFit(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A pod whose socket has failed in the middle of everything does not hold up the others.
+func TestSocketsButThoseThatHaveFailed(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	_, a := n.pod("web-0")
+	n.must(n.add(a))
+	_, b := n.pod("web-1")
+	n.must(n.add(b))
+	n.freeze()
+	all, err := n.pods.Sockets()
+	n.must(err)
+	closeAll(all)
+	n.must(n.pods.pods[a.Key()].listeners[0].udp.Close())
+	rest, err := n.pods.Sockets()
+	n.must(err)
+	closeAll(rest)
+	if len(rest) != len(all)-2 {
+		t.Errorf("of %d sockets %d are handed over", len(all), len(rest))
+	}
+	n.pods.Close()
+}
+
+// A dead socket where the bell should be is replaced.
+func TestBellThatIsAnothers(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: n.options.Bell + ".dead", Net: "unix"})
+	n.must(err)
+	dead.SetUnlinkOnClose(false)
+	n.must(dead.Close())
+	n.must(os.Rename(n.options.Bell+".dead", n.options.Bell))
+	_, a := n.pod("web-0")
+	n.eventually("the bell is heard again", func() error { return n.ring(attach.OpDel, a.Key()) })
 }

@@ -207,7 +207,7 @@ func (p *Pods) hear(ctx context.Context, bell *attach.Bell) error {
 				select {
 				case <-there.Done():
 				case <-tick.C:
-					if _, err := os.Lstat(p.o.Bell); errors.Is(err, fs.ErrNotExist) {
+					if attach.Mute(p.o.Bell) {
 						stop()
 					}
 				}
@@ -222,7 +222,7 @@ func (p *Pods) hear(ctx context.Context, bell *attach.Bell) error {
 		if bell, err = attach.Listen(p.o.Bell); err != nil {
 			return err
 		}
-		p.log.Warn("the bell's socket was removed; it is made anew", "bell", p.o.Bell)
+		p.log.Warn("the bell's socket was removed, or another's was there; it is made anew", "bell", p.o.Bell)
 	}
 }
 
