@@ -348,25 +348,3 @@ func (i Item) Close() {
 		_ = i.File.Close()
 	}
 }
-
-// Pair returns two peers that are each other's, for a process that relieves itself.
-func Pair() (a, b *Peer, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make a pair of sockets: %w", err)
-	}
-	var peers [2]*Peer
-	for i, fd := range fds {
-		file := os.NewFile(uintptr(fd), "")
-		conn, cerr := net.FileConn(file)
-		_ = file.Close()
-		if err = errors.Join(err, cerr); err == nil {
-			peers[i], err = newPeer(conn.(*net.UnixConn))
-		}
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("make a pair of sockets: %w", err)
-	}
-	peers[0].Version, peers[1].Version = "itself", "itself"
-	return peers[0], peers[1], nil
-}

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const patience = 20 * time.Second
@@ -164,7 +166,7 @@ func TestWhoChangesHisMindLeavesTheOtherResponsible(t *testing.T) {
 func TestExactlyOneIsResponsible(t *testing.T) {
 	committed := 0
 	for i := range 400 {
-		next, old, err := Pair()
+		next, old, err := pair()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -362,4 +364,25 @@ func TestKnockingAtNobody(t *testing.T) {
 	}
 	// The next one has the name, whatever was there.
 	_ = open(t, socket).Close()
+}
+
+// pair returns two peers that are each other's.
+func pair() (a, b *Peer, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a pair of sockets: %w", err)
+	}
+	var peers [2]*Peer
+	for i, fd := range fds {
+		file := os.NewFile(uintptr(fd), "")
+		conn, cerr := net.FileConn(file)
+		_ = file.Close()
+		if err = errors.Join(err, cerr); err == nil {
+			peers[i], err = newPeer(conn.(*net.UnixConn))
+		}
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a pair of sockets: %w", err)
+	}
+	return peers[0], peers[1], nil
 }
