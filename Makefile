@@ -87,9 +87,9 @@ conformance-runtimes: ## Debian's containerd and containerd 2 (through CRI), pod
 	cd conformance/runtimes && $(GO) vet -mod=mod ./... && \
 	  CONTAINERD=$(CONTAINERD) $(GO) test -mod=mod -count 1 -timeout 15m -v $(if $(RUN),-run '$(RUN)') ./...
 
-# Without KVM a machine within is ten times slower than this one.
+# An emulated machine is ten times slower than this one.
 .PHONY: conformance-kernels
-conformance-kernels: deps ## The kernel half and what leans on it most, on Debian's kernels 6.1 and 6.12 in qemu (half an hour without KVM).
+conformance-kernels: deps ## The kernel half and what leans on it most, on Debian's kernels 6.1 and 6.12 in qemu (half an hour).
 	@{ command -v qemu-system-x86_64 && command -v busybox && command -v cpio && command -v depmod; } >/dev/null || \
 	  $(call install,qemu-system-x86 busybox-static cpio kmod)
 	$(GO) vet -tags kernels ./conformance/kernels
