@@ -21,6 +21,5 @@ for d in /dev/shm /run; do $b mount -t tmpfs tmpfs /new$d; done
 $b mount -t cgroup2 cgroup2 /new/sys/fs/cgroup
 $b mount -t bpf bpf /new/sys/fs/bpf
 $b ip link set lo up
-$b chroot /new /bin/bash /mnt/run.sh || true
-echo o > /new/proc/sysrq-trigger
-$b sleep 60
+# The kernel looks for modprobe in the root it started with.
+exec $b switch_root /new /bin/bash -c 'bash /mnt/run.sh; echo o > /proc/sysrq-trigger; sleep 60'
