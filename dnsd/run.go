@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -92,18 +91,8 @@ func wire(ctx context.Context, c *config.Config, log *slog.Logger, l *tenure.Lea
 		}
 	}
 
-	load := ebpf.Upgrade
-	if l.From != nil {
-		load = ebpf.Stage
-	}
-	if d.datapath, err = load(d.ebpfOptions()); err != nil {
-		return nil, fmt.Errorf("attach the kernel half: %w", err)
-	}
-	if err := d.datapath.SetRanges(c.VIPs.V4, c.VIPs.V6); err != nil {
-		return nil, errors.Join(err, d.datapath.Close())
-	}
-	if d.hub.services, err = d.datapath.Services(); err != nil {
-		return nil, errors.Join(fmt.Errorf("read back the kernel's services: %w", err), d.datapath.Close())
+	if err := d.openKernel(l.From != nil); err != nil {
+		return nil, err
 	}
 	d.upstream = upstream.New(upstream.Options{Zones: c.ForwardZones, Dial: machine.Marked})
 	d.hub.answers = answers.New(c.KernelAnswers, d.datapath, log)
@@ -112,18 +101,7 @@ func wire(ctx context.Context, c *config.Config, log *slog.Logger, l *tenure.Lea
 		Exchange: d.upstream.Ask, Servers: d.resolvers, Emit: d.hub.emit(ctx),
 		Initial: d.hub.resolved, Log: log,
 	})
-	var host func() (attach.Attachment, error)
-	if c.CaptureHost {
-		host = machine.Attachment
-	}
-	d.adopted = make(chan struct{})
-	adopted := sync.OnceFunc(func() { close(d.adopted) })
-	d.pods = pods.New(pods.Options{
-		Dir: c.Attachments(), Bell: c.Bell(), Kernel: d.datapath, Answers: d.hub.answers.ForPods(d.namespaceOf), Light: c.Light, Serve: d.server,
-		Nameservers: c.Nameservers, ClusterDomain: c.ClusterDomain, Log: log, Host: host,
-		Changed:   func() { d.follow(); adopted(); d.resolver.Reask() },
-		Inherited: given.sockets, Doorbell: given.bell, Settled: func() { close(d.settled) },
-	})
+	d.pods = d.newPods(given)
 	d.hub.server, d.hub.resolver = d.server, d.resolver
 	d.hub.balancer = lb.New(d.hub.services, lb.Options{})
 	d.hub.names.Version = version
@@ -132,6 +110,42 @@ func wire(ctx context.Context, c *config.Config, log *slog.Logger, l *tenure.Lea
 	d.show = d.shown()
 	d.show.Tenure = func() admin.Tenure { return told(l.Story()) }
 	return d, nil
+}
+
+// openKernel attaches the kernel half, or has it ready to be attached beside that of a dnsd that is at work.
+func (d *daemon) openKernel(beside bool) (err error) {
+	load := ebpf.Upgrade
+	if beside {
+		load = ebpf.Stage
+	}
+	if d.datapath, err = load(d.ebpfOptions()); err != nil {
+		return fmt.Errorf("attach the kernel half: %w", err)
+	}
+	if err := d.datapath.SetRanges(d.config.VIPs.V4, d.config.VIPs.V6); err != nil {
+		return err
+	}
+	if d.hub.services, err = d.datapath.Services(); err != nil {
+		return fmt.Errorf("read back the kernel's services: %w", err)
+	}
+	return nil
+}
+
+// newPods makes what serves the pods, with the sockets that were handed over.
+func (d *daemon) newPods(given estate) *pods.Pods {
+	c := d.config
+	var host func() (attach.Attachment, error)
+	if c.CaptureHost {
+		host = machine.Attachment
+	}
+	d.adopted = make(chan struct{})
+	adopted := sync.OnceFunc(func() { close(d.adopted) })
+	return pods.New(pods.Options{
+		Dir: c.Attachments(), Bell: c.Bell(), Kernel: d.datapath, Serve: d.server,
+		Answers: d.hub.answers.ForPods(d.namespaceOf), Light: c.Light, Nameservers: c.Nameservers,
+		ClusterDomain: c.ClusterDomain, Log: d.log, Host: host,
+		Changed:   func() { d.follow(); adopted(); d.resolver.Reask() },
+		Inherited: given.sockets, Doorbell: given.bell, Settled: func() { close(d.settled) },
+	})
 }
 
 // forget forgets what sources said that are not configured any more. It waits for who else might need that to
