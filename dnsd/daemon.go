@@ -144,15 +144,21 @@ func (d *daemon) Close() error {
 }
 
 // openAdmin makes what answers health checks, metrics and the ask commands, on the socket of health checks that
-// is given, if one is.
-func (d *daemon) openAdmin(health *os.File) (err error) {
+// is given, if one is. With late, a port that is taken is opened when it is free.
+func (d *daemon) openAdmin(health *os.File, late bool) (err error) {
 	if health != nil {
 		defer func() { _ = health.Close() }()
 	}
 	o := d.show.Options()
 	o.Socket, o.Listen, o.Health, o.Version = d.config.AdminSocket(), d.config.Listen, health, version
-	d.admin, err = admin.Listen(o)
-	return err
+	o.Late = late
+	if d.admin, err = admin.Listen(o); err != nil {
+		return err
+	}
+	if o.Listen != "" && d.admin.Addr() == nil {
+		d.log.Warn("health and metrics: the port is the former dnsd's until it leaves; opening it then", "listen", o.Listen)
+	}
+	return nil
 }
 
 // told is the process's story in admin's words.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -71,6 +72,9 @@ type estate struct {
 	sockets []pods.Socket // pods' own from the start
 	bell    *os.File      // pods' own from the start
 	health  *os.File
+	// overlaps says that the port of health checks is the one before's, at another address: it is free only when
+	// that has left.
+	overlaps bool
 }
 
 func (e estate) close() {
@@ -96,6 +100,7 @@ func receive(items []handover.Item, listen string) (e estate, err error) {
 				e.health = item.File
 			} else {
 				item.Close() // it is to be another one
+				e.overlaps = samePort(address, listen)
 			}
 		case itemSocket:
 			s := pods.Socket{File: item.File}
@@ -108,6 +113,12 @@ func receive(items []handover.Item, listen string) (e estate, err error) {
 		return estate{}, fmt.Errorf("take over: %w", err)
 	}
 	return e, nil
+}
+
+func samePort(a, b string) bool {
+	_, one, err := net.SplitHostPort(a)
+	_, other, err2 := net.SplitHostPort(b)
+	return err == nil && err2 == nil && one == other
 }
 
 // start makes a daemon, and lets it write: attach, remember, first pass, then everything at once until ctx is
@@ -126,8 +137,8 @@ func start(ctx context.Context, c *config.Config, log *slog.Logger, l *tenure.Le
 	done := sync.OnceFunc(func() { close(d.done) })
 	context.AfterFunc(d.learning.ctx, done)
 	context.AfterFunc(d.answering.ctx, done)
-	// What is opened here cannot fail when this daemon has taken over.
-	if err := d.openAdmin(given.health); err != nil {
+	// What is opened here cannot fail when this daemon has taken over, but for a port the one before still has.
+	if err := d.openAdmin(given.health, given.overlaps || l.Itself); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	// The first pass comes before the first listener: a name known from the last run must not be

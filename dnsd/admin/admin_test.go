@@ -313,6 +313,38 @@ func TestListen(t *testing.T) {
 			t.Fatalf("left behind: %v, %v", left, err)
 		}
 	})
+	t.Run("a port that another daemon has yet is opened when it has left", func(t *testing.T) {
+		o := options(t.TempDir())
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+		port := l.Addr().(*net.TCPAddr).Port
+		o.Listen, o.Late = fmt.Sprintf(":%d", port), true
+		s := running(t, o)
+		if health, err := s.HealthFile(); health != nil || err != nil || s.Addr() != nil {
+			t.Errorf("%v, %v at %v, which is another's", health, err, s.Addr())
+		}
+		_ = l.Close()
+		for deadline := time.Now().Add(20 * time.Second); s.Addr() == nil; time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("it is not open")
+			}
+		}
+		resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/readyz", port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _ = resp.Body.Close(); resp.StatusCode != http.StatusOK {
+			t.Error(resp.Status)
+		}
+		health, err := s.HealthFile()
+		if health == nil || err != nil {
+			t.Fatalf("%v, %v", health, err)
+		}
+		_ = health.Close()
+	})
 	t.Run("without a port", func(t *testing.T) {
 		o := options(t.TempDir())
 		o.Listen = ""

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,6 +28,8 @@ type Options struct {
 	Listen string
 	// Health, if not nil, is a socket that listens there already, which stays the caller's.
 	Health *os.File
+	// Late says that Listen may be taken for now, by a daemon that is about to leave: then Serve opens it.
+	Late bool
 	// Version is this dnsd's.
 	Version string
 
@@ -48,11 +51,15 @@ type Options struct {
 // lookEvery is how soon a socket that somebody has removed is there again.
 const lookEvery = 5 * time.Second
 
+// knockEvery is how soon a port is open that another daemon has left.
+const knockEvery = time.Second
+
 // Server answers on both listeners.
 type Server struct {
-	tcp   net.Listener // or nil
 	path  string
-	mu    sync.Mutex // guards the following
+	late  string       // the port to open yet, or empty; Serve's
+	mu    sync.Mutex   // guards the following
+	tcp   net.Listener // or nil
 	unix  *replace.Socket
 	http  http.Server // dumps, on the unix socket
 	local http.Server // health and metrics, on the port
@@ -85,6 +92,10 @@ func Listen(o Options) (*Server, error) {
 	} else {
 		s.tcp, err = net.Listen("tcp", o.Listen)
 	}
+	if o.Late && errors.Is(err, syscall.EADDRINUSE) {
+		s.tcp, s.late = nil, o.Listen
+		return s, nil
+	}
 	if err != nil {
 		s.Close()
 		return nil, fmt.Errorf("health and metrics: %w (choose another address with listen)", err)
@@ -92,8 +103,10 @@ func Listen(o Options) (*Server, error) {
 	return s, nil
 }
 
-// Addr is the address of the local port, or nil.
+// Addr is the address of the local port, or nil while there is none.
 func (s *Server) Addr() net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.tcp == nil {
 		return nil
 	}
@@ -101,8 +114,10 @@ func (s *Server) Addr() net.Addr {
 }
 
 // HealthFile returns the socket of the local port by another descriptor, which is the caller's, or nil if there
-// is no such port.
+// is no such port, or not yet.
 func (s *Server) HealthFile() (*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	tcp, ok := s.tcp.(*net.TCPListener)
 	if !ok {
 		return nil, nil
@@ -147,11 +162,13 @@ func (s *Server) Serve(ctx context.Context) error {
 	s.http.ConnState, s.local.ConnState = count, count
 	s.http.BaseContext = func(net.Listener) context.Context { return ctx } // so that whoever watches queries goes, too
 	serve(&s.http, s.unix)
-	if s.tcp != nil {
-		serve(&s.local, s.tcp)
-	}
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
+	if s.late != "" {
+		look.Reset(knockEvery)
+	} else if s.tcp != nil {
+		serve(&s.local, s.tcp)
+	}
 	var err error
 	for err == nil && ctx.Err() == nil {
 		select {
@@ -160,6 +177,10 @@ func (s *Server) Serve(ctx context.Context) error {
 			err = fmt.Errorf("admin: %w", err)
 		case <-look.C:
 			s.remake(func(l net.Listener) { serve(&s.http, l) })
+			if s.late != "" && s.openLate() {
+				serve(&s.local, s.tcp)
+				look.Reset(lookEvery)
+			}
 		}
 	}
 	s.Close()
@@ -200,6 +221,18 @@ func (s *Server) remake(serve func(net.Listener)) {
 		_ = l.Place()
 		serve(l)
 	}
+}
+
+// openLate opens the port if it is free by now. Only Serve's goroutine writes what it writes.
+func (s *Server) openLate() bool {
+	l, err := net.Listen("tcp", s.late)
+	if err != nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tcp, s.late = l, ""
+	return true
 }
 
 // Close closes both listeners.
