@@ -35,7 +35,12 @@ func stake(dir string) (*claim, error) {
 
 // post puts the claim's file where everybody looks, in its old place if it was there before.
 func (c *claim) post() error {
-	if err := os.MkdirAll(c.dir, 0o700); err != nil {
+	// The folder above is dnsd's, whose group may ask dnsd: whoever comes first makes it as dnsd does.
+	err := os.MkdirAll(filepath.Dir(c.dir), 0o755)
+	if err == nil {
+		err = os.MkdirAll(c.dir, 0o700)
+	}
+	if err != nil {
 		return fmt.Errorf("make the folder of installers: %w", err)
 	}
 	f, err := os.CreateTemp(c.dir, ".claim-")

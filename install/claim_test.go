@@ -26,6 +26,11 @@ func TestClaims(t *testing.T) {
 		return c
 	}
 	first := stakes()
+	for path, want := range map[string]os.FileMode{filepath.Dir(dir): 0o755, dir: 0o700} {
+		if st, err := os.Stat(path); err != nil || st.Mode().Perm() != want {
+			t.Errorf("%s has mode %v (%v), want %v", path, st.Mode(), err, want)
+		}
+	}
 	is("the only one", first, true)
 	second := stakes()
 	is("the older one", first, false)
