@@ -169,7 +169,7 @@ func (c *acceptedConn) tcp() *net.TCPConn {
 // scarce reports whether err says that the process or the machine has too little of something at present, or
 // that a client was gone before it was accepted: neither is the socket's end.
 func scarce(err error) bool {
-	for _, passing := range [...]error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED} {
+	for _, passing := range [...]error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ENOSPC, unix.ECONNABORTED} {
 		if errors.Is(err, passing) {
 			return true
 		}

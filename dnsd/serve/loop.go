@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"runtime"
-	"slices"
 	"sync"
 	"time"
 
@@ -219,13 +218,13 @@ func (l *loop) turn(id int32, d served, b *batch, now time.Time) (asking bool) {
 		rest = l.failed(id, d, err)
 	}
 	if rest > 0 {
-		l.watch(id, unix.EPOLL_CTL_DEL)
+		_ = l.watch(id, unix.EPOLL_CTL_DEL) // whose event it was is in the set, unless it is closed
 		l.resting = append(l.resting, resting{id, now.Add(rest)})
 	}
 	return asking
 }
 
-// failed ends what cannot be read any more. For want of memory or descriptors it is only left alone for a
+// failed ends what cannot be read any more, or waited for. For want of memory or descriptors it is only left alone for a
 // while: what comes waits in its queue.
 func (l *loop) failed(id int32, d served, err error) (rest time.Duration) {
 	if scarce(err) {
@@ -250,25 +249,42 @@ func (l *loop) untilRested(now time.Time) int {
 	return max(0, int(first.Sub(now).Milliseconds())+1)
 }
 
-// resume waits again for those that have rested.
+// resume waits again for those that have rested. Those that the kernel has no room for in the set rest on.
 func (l *loop) resume(now time.Time) {
-	l.resting = slices.DeleteFunc(l.resting, func(r resting) bool {
-		if r.until.After(now) {
-			return false
+	rest := l.resting[:0]
+	for _, r := range l.resting {
+		if !r.until.After(now) {
+			longer := l.rested(r.id)
+			if longer == 0 {
+				continue
+			}
+			r.until = now.Add(longer)
 		}
-		l.watch(r.id, unix.EPOLL_CTL_ADD)
-		return true
-	})
+		rest = append(rest, r)
+	}
+	l.resting = rest
+}
+
+// rested waits again for a socket, or says for how long it is to rest on. Nobody would see that it is never
+// read again: if it cannot be, it ends.
+func (l *loop) rested(id int32) (longer time.Duration) {
+	err := l.watch(id, unix.EPOLL_CTL_ADD)
+	if d := l.find(id); err != nil && d != nil {
+		return l.failed(id, d, err)
+	}
+	return 0
 }
 
 // watch puts a socket into the set or takes it out. That it is gone is fine.
-func (l *loop) watch(id int32, op int) {
+func (l *loop) watch(id int32, op int) error {
 	l.mu.Lock() // so that it does not go in between: a descriptor would stay that belongs to nobody
 	defer l.mu.Unlock()
-	if d := l.sockets[id]; d != nil {
-		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: id}
-		_ = d.base().on.Control(func(fd uintptr) error { return unix.EpollCtl(l.epoll, op, int(fd), &event) })
+	d := l.sockets[id]
+	if d == nil {
+		return nil
 	}
+	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: id}
+	return d.base().on.Control(func(fd uintptr) error { return unix.EpollCtl(l.epoll, op, int(fd), &event) })
 }
 
 // idle has the Line do what is due, and says for how many milliseconds there is nothing to do but to wait for

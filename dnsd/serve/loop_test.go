@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
@@ -131,10 +132,12 @@ func TestRemovedSocketIsNotWaitedFor(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.watch(id, unix.EPOLL_CTL_DEL)
+		if err := l.watch(id, unix.EPOLL_CTL_DEL); err != nil {
+			t.Fatal(err)
+		}
 		u.mu.Lock() // both may find it there, and then go on in either order
 		var both sync.WaitGroup
-		for _, f := range []func(){func() { l.watch(id, unix.EPOLL_CTL_ADD) }, func() { l.remove(id) }} {
+		for _, f := range []func(){func() { _ = l.watch(id, unix.EPOLL_CTL_ADD) }, func() { l.remove(id) }} {
 			both.Go(f)
 			for range 10 {
 				runtime.Gosched()
@@ -147,6 +150,35 @@ func TestRemovedSocketIsNotWaitedFor(t *testing.T) {
 			t.Fatalf("it is still waited for: %v", err)
 		}
 		_ = u.Close()
+	}
+}
+
+// A socket that has rested and cannot be waited for any more ends, for somebody to see, unless that passes.
+func TestNoSocketRestsForGood(t *testing.T) {
+	l, err := newLoop(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	u := take(t)
+	d := &datagrams{service: newServer(nil).newService(client(), "udp", &u.descriptor), udp: u}
+	ended := make(chan error, 1)
+	d.self, d.ended, d.loosen = d, func(err error) { ended <- err }, func() bool { return true }
+	id, err := l.add(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	l.resting = []resting{{id, now}, {id + 1, now}, {id, now.Add(time.Second)}} // the second is gone
+	epoll := l.epoll
+	l.epoll = l.wake // which is no set
+	l.resume(now)
+	l.epoll = epoll
+	if len(l.resting) != 1 || l.find(id) != nil {
+		t.Fatalf("resting %v", l.resting)
+	}
+	if err := <-ended; !errors.Is(err, unix.EINVAL) {
+		t.Error(err)
 	}
 }
 
