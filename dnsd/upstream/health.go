@@ -130,8 +130,9 @@ func (h *health) silent(s Servers, addr netip.AddrPort, began time.Time) {
 	}
 }
 
-// answered notes a reply that came now, and says whether the server had been down and is back. It is not if all it has to
-// say is that it failed: in a circle of nameservers that is what we remember ourselves.
+// answered notes a reply that came now, or was held since then, and says whether the server had been down and
+// is back. It is not if all it has to say is that it failed: in a circle of nameservers that is what we remember
+// ourselves.
 func (h *health) answered(s Servers, addr netip.AddrPort, asked, now time.Time, rcode int) (back bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -143,7 +144,10 @@ func (h *health) answered(s Servers, addr netip.AddrPort, asked, now time.Time, 
 		return false
 	}
 	back = at.down()
-	at.silent, at.answered = 0, now
+	at.silent = 0
+	if now.After(at.answered) {
+		at.answered = now
+	}
 	return back
 }
 

@@ -115,6 +115,20 @@ func TestSlowNameIsNotADownServer(t *testing.T) {
 	})
 }
 
+// A reply that is noted after later ones, for it was held, hides none of them.
+func TestHeldAnswerHidesNone(t *testing.T) {
+	h, s, began := newHealth(), (&pipes{}).at(1), time.Now()
+	for _, came := range []time.Duration{40 * time.Millisecond, 50 * time.Millisecond, 0} {
+		h.answered(s, s.Addrs[0], began, began.Add(came), dns.RcodeNameError)
+	}
+	for range downAfter {
+		h.silent(s, s.Addrs[0], began.Add(20*time.Millisecond))
+	}
+	if !h.well(s, time.Now()) {
+		t.Error("the server counts as down, and has answered since")
+	}
+}
+
 // An answer after the first try's time still counts.
 func TestSlowAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
