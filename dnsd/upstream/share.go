@@ -64,10 +64,12 @@ func (s *share) weight(now time.Time) float64 {
 	if last == nil {
 		return -1
 	}
-	return float64(s.bytes) * float64(now.Sub(last.Value.(*entry).used)+time.Second)
+	idle := max(0, now.Sub(last.Value.(*entry).used)) // what was held comes with an earlier now
+	return float64(s.bytes) * float64(idle+time.Second)
 }
 
-// loser is the share that is to lose an entry for one of s.
+// loser is the share that is to lose an entry for one of s, which has some. So has the loser: nothing else
+// outweighs it.
 func (c *cache) loser(s *share, now time.Time) *share {
 	n, most := 0, s.weight(now)
 	for _, other := range c.shares {

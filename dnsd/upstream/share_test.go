@@ -119,6 +119,19 @@ func TestCrowdingOut(t *testing.T) {
 	})
 }
 
+// Whatever the time of the answer that there must be room for, who loses an entry has one.
+func TestLoserHasSomething(t *testing.T) {
+	c, now := newCache(10_000), time.Now()
+	full, empty := c.share(&pipes{}), c.share(&pipes{})
+	empty.flights++
+	c.put(entry{key: "used last"}, full, now.Add(time.Hour))
+	for range 100 { // shares come in any order
+		if c.loser(full, now) != full {
+			t.Fatal("who has nothing is to lose it")
+		}
+	}
+}
+
 // What a NetworkPolicy does to one pod is no outage for the others, nor for who looks at the counts.
 func TestDownForOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
