@@ -24,12 +24,13 @@ type descriptor struct {
 	service *service // that ends when it is closed, if there is one
 }
 
-// take makes d another descriptor of from's socket, and closes from.
+// take makes d another descriptor of from's socket, and closes from. After an error d is closed.
 func (d *descriptor) take(from interface {
 	syscall.Conn
 	io.Closer
 }) error {
 	defer func() { _ = from.Close() }()
+	d.fd = -1
 	raw, err := from.SyscallConn()
 	if err == nil {
 		control := raw.Control(func(fd uintptr) {

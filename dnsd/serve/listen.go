@@ -39,6 +39,7 @@ func TakeTCP(from interface {
 		err = unix.SetsockoptInt(l.fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // what is accepted inherits it
 	}
 	if err != nil {
+		_ = l.Close()
 		return nil, fmt.Errorf("take over TCP listener %s: %w", l.addr, err)
 	}
 	return l, nil

@@ -6,8 +6,11 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -165,6 +168,46 @@ func TestTCPConnectionsAreBounded(t *testing.T) {
 	}
 	if s.Stats().Dropped == 0 {
 		t.Error("the connection that was turned away is not counted")
+	}
+}
+
+// What is no listener is refused, and nothing of it stays open.
+func TestTakeTCPKeepsNothingItRefuses(t *testing.T) {
+	conn, ln := listen(t)
+	_ = ln.Close()
+	file, err := conn.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var socket unix.Stat_t
+	err = unix.Fstat(int(file.Fd()), &socket)
+	_ = file.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := TakeTCP(conn); err == nil {
+		t.Fatal("a UDP socket was taken")
+	}
+	open, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil || len(open) == 0 {
+		t.Fatalf("%d descriptors, %v", len(open), err)
+	}
+	name := fmt.Sprintf("socket:[%d]", socket.Ino)
+	for _, fd := range open {
+		if is, err := os.Readlink(fd); err == nil && is == name {
+			t.Errorf("%s is still %s", fd, is)
+		}
+	}
+	pipe, other, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = other.Close()
+	if _, err := TakeTCP(pipe); !errors.Is(err, unix.ENOTSOCK) {
+		t.Errorf("a pipe: %v", err)
+	}
+	if _, err := unix.FcntlInt(0, unix.F_GETFD, 0); err != nil {
+		t.Errorf("standard input: %v", err)
 	}
 }
 
