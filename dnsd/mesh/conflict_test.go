@@ -3,6 +3,7 @@ package mesh
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -88,5 +89,51 @@ func TestServicesKeepTheirAddresses(t *testing.T) {
 	}
 	if len(plan.Names) != 2 || conflicts != 2 {
 		t.Errorf("%d names, problems %v", len(plan.Names), plan.Problems)
+	}
+}
+
+// Nor has he who does so for some namespaces only, in whichever the service is seen, and whether it is the
+// cluster's or a set of clusters'.
+func TestServicesKeepTheirAddressesInViews(t *testing.T) {
+	addr := func(s string) []netip.Addr { return []netip.Addr{netip.MustParseAddr(s)} }
+	cluster := func(name, e string) Cluster {
+		return Cluster{Name: name, Discovery: Static, Localities: []Locality{{Endpoints: []Endpoint{{Address: e, Port: 80}}}}}
+	}
+	port := func(cluster string) []Port { return []Port{{Number: 80, Protocol: TCP, Cluster: cluster}} }
+	for _, at := range []string{"10.96.0.7", "240.9.9.9"} { // the latter has a frontend for all ports, too
+		for _, imported := range []bool{false, true} {
+			for _, seen := range [][]string{nil, {"till"}} {
+				for _, to := range [][]string{nil, {"shop"}, {"till"}} {
+					service := Host{
+						Name: "cart.shop.svc.test", Object: "ServiceX shop/cart", Kubernetes: !imported, Imported: imported,
+						Addresses: addr(at), Ports: port("cart"), ExportTo: seen,
+					}
+					plan := Compile([]Input{{
+						Source: "kube", Clusters: []Cluster{cluster("cart", "203.0.113.1"), cluster("evil", "203.0.113.66")},
+						Hosts: []Host{
+							{Name: "aaa.test", Object: "ServiceEntry evil/a", Namespace: "evil", Addresses: addr(at), Ports: port("evil"), ExportTo: to},
+							{Name: service.Name, Object: "ServiceEntry evil/b", Namespace: "evil", Ports: port("evil"), ExportTo: to},
+							{Name: service.Name, Object: "ServiceEntry evil/c", Namespace: "evil", Headless: true, Addresses: addr("203.0.113.66"), ExportTo: to},
+							service,
+						},
+					}}, newVIPs(t))
+					for _, f := range plan.Frontends {
+						if f.Port == 80 && (f.Host != service.Name || f.Address == addr(at)[0] && strings.Contains(f.Assignment, "evil")) {
+							t.Errorf("imported %t, seen by %v, claimed for %v: %+v", imported, seen, to, *f)
+						}
+					}
+					for _, n := range plan.Names {
+						if known := n.View == "" && seen == nil || n.View == "till" && seen != nil; n.Host == service.Name && known && !slices.Equal(n.Addr4, addr(at)) {
+							t.Errorf("imported %t, seen by %v, claimed for %v: it is answered as %v", imported, seen, to, n.Addr4)
+						} else if n.Host == service.Name && seen == nil && n.View != "" {
+							t.Errorf("imported %t, claimed for %v: %s has a row of its own: %+v", imported, to, n.View, *n)
+						}
+					}
+					if !slices.ContainsFunc(plan.Problems, func(p Problem) bool { return p.Conflict == "aaa.test" }) {
+						t.Errorf("imported %t, seen by %v, claimed for %v: problems %v", imported, seen, to, plan.Problems)
+					}
+				}
+			}
+		}
 	}
 }

@@ -24,7 +24,7 @@ func (b *binder) bindRow(r *row) {
 					r.reach(all.serves)
 				}
 			} else if serves := b.serving(r, at, p.Cluster); serves != nil {
-				b.bind(r, at, serves)
+				b.bindPort(r, at, serves)
 			}
 		}
 		if b.virtual(addr) && r.all == nil {
@@ -51,6 +51,17 @@ func (b *binder) bindGuards() {
 			b.frontends[key] = binding{r.host, r.object, r.source, b.refusing("refuse", "", "")}
 		}
 	}
+}
+
+// bindPort puts the frontend of a host's port into the plan. Where a service has one, in whatever view, nobody
+// else has: a namespace's own would come before the service's.
+func (b *binder) bindPort(r *row, at frontendKey, serves *assigned) {
+	if r.given {
+		b.given[at.bind] = at
+	} else if service, ok := b.given[at.bind]; ok {
+		at = service
+	}
+	b.bind(r, at, serves)
 }
 
 // bind puts a frontend into the plan, unless a stronger source or an earlier host has it already.

@@ -217,7 +217,7 @@ func TestInputJSON(t *testing.T) {
 	in := everything()[0]
 	in.Pending = true
 	in.Hosts[0].Records = []Record{{Label: "web-0", Addresses: ips("10.0.0.1", "2001:db8::1"), Ports: tcp("x", 80)}}
-	in.Hosts[1].ExternalName, in.Hosts[1].Kubernetes, in.Hosts[1].Headless = "real.test", true, true
+	in.Hosts[1].ExternalName, in.Hosts[1].Kubernetes, in.Hosts[1].Imported, in.Hosts[1].Headless = "real.test", true, true, true
 	in.Clusters[0].Localities = []Locality{{Region: "r", Zone: "z", SubZone: "s", Weight: 2, Priority: 1, Endpoints: []Endpoint{{Address: "a", Port: 1, Weight: 2, Unhealthy: true, RequiresTLS: true}}}}
 	in.Clusters[0].DNS = &DNS{
 		Family: Auto, UseTCP: true, Resolvers: []netip.AddrPort{netip.MustParseAddrPort("[2001:db8::53]:53")},

@@ -136,6 +136,9 @@ func (g generator) input(source string) Input {
 			Name: g.name(), Object: fmt.Sprintf("object %d", i), Namespace: pick(g, "", "ns1"),
 			Allocate: g.often(), Headless: g.rarely(), Kubernetes: g.rarely(),
 		}
+		if i%2 == 1 {
+			h.Kubernetes, h.Imported = h.Imported, h.Kubernetes
+		}
 		if g.rarely() {
 			h.ExternalName = g.name()
 		}

@@ -71,6 +71,9 @@ type Host struct {
 	// Kubernetes marks a Service of the cluster: found by short names of its namespace and expansion
 	// in others, and its in-domain names are answered here whatever the type.
 	Kubernetes bool `json:",omitempty"`
+	// Imported marks a service of a set of clusters, which has no short names. What such a one and one of the
+	// cluster itself are called, and their addresses, no other object of the source takes from them.
+	Imported bool `json:",omitempty"`
 	// Addresses are what the source announces as the host's own. They are adopted, never ours to give.
 	// A headless service lists its ready endpoints here.
 	Addresses []netip.Addr `json:",omitempty"`

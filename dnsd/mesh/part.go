@@ -40,7 +40,8 @@ type binder struct {
 	*run
 	reports
 	frontends map[frontendKey]binding
-	guarded   map[netip.Addr]*row // see guard
+	given     map[bind]frontendKey // where services have theirs; of one in several views one of them
+	guarded   map[netip.Addr]*row  // see guard
 	asked     []question
 }
 
@@ -54,7 +55,7 @@ func (b *binder) cluster(s *source, name string) *Cluster {
 
 // compile fills in what comes of a part.
 func (r *run) compile(p *part) {
-	b := &binder{run: r, frontends: make(map[frontendKey]binding), guarded: make(map[netip.Addr]*row)}
+	b := &binder{run: r, frontends: make(map[frontendKey]binding), given: make(map[bind]frontendKey), guarded: make(map[netip.Addr]*row)}
 	var rows []*row
 	for _, u := range p.units {
 		b.all = append(b.all, u.all...)
@@ -64,9 +65,9 @@ func (r *run) compile(p *part) {
 	slices.SortFunc(rows, func(a, b *row) int { return cmp.Or(cmp.Compare(a.host, b.host), cmp.Compare(a.view, b.view)) })
 	for _, s := range r.sources {
 		// The address of a service is the cluster's to give: whoever announces it for another host has none of it.
-		for _, kubernetes := range [...]bool{true, false} {
+		for _, given := range [...]bool{true, false} {
 			for _, row := range rows {
-				if row.source == s && row.kubernetes == kubernetes {
+				if row.source == s && row.given == given {
 					b.bindRow(row)
 				}
 			}

@@ -14,6 +14,9 @@ type claim struct {
 	views  []string // sorted; [""] is everybody
 }
 
+// given says that the cluster itself declares the host, and not just somebody in it.
+func (h *Host) given() bool { return h.Kubernetes || h.Imported }
+
 func (cl *claim) seenBy(view string) bool { return slices.Contains(cl.views, view) }
 
 // row is what one host is in one view, once all objects about it have been heard.
@@ -24,6 +27,7 @@ type row struct {
 	also         []Declarer
 	namespace    string
 	kubernetes   bool
+	given        bool // as Host.given
 	headless     bool
 	allocate     bool
 	externalName string
@@ -87,11 +91,10 @@ type ear struct {
 	announced []netip.Addr // of those that pairs are given from
 }
 
-// compareHosts orders the objects of one source about one host: the Kubernetes service before what
-// decorates it, then by name. The rest is only there to make the order the same every time.
+// compareHosts orders the objects of one source about one host: the service before what decorates it, then by name. The rest is only there to make the order the same every time.
 func compareHosts(a, b *Host) int {
 	return cmp.Or(
-		compareBools(b.Kubernetes, a.Kubernetes),
+		compareBools(b.given(), a.given()),
 		cmp.Compare(a.Namespace, b.Namespace),
 		cmp.Compare(a.Object, b.Object),
 		slices.CompareFunc(a.Ports, b.Ports, comparePorts),
@@ -129,16 +132,19 @@ func (e *ear) hear(claims []*claim, view string) *row {
 			heard = append(heard, cl)
 		}
 	}
-	// What a source says to this namespace alone comes before what it says to everybody.
+	// What a source says to this namespace alone comes before what it says to everybody, but for services:
+	// nobody has a service's name by saying it to those who use it.
 	slices.SortStableFunc(heard, func(a, b *claim) int {
-		return cmp.Or(cmp.Compare(a.source.rank, b.source.rank), compareBools(b.seenBy(view), a.seenBy(view)))
+		return cmp.Or(cmp.Compare(a.source.rank, b.source.rank), compareBools(b.host.given(), a.host.given()),
+			compareBools(b.seenBy(view), a.seenBy(view)))
 	})
-	if !heard[0].seenBy(view) {
-		return nil
-	}
 	n := 1
 	for n < len(heard) && heard[n].source == heard[0].source {
 		n++
+	}
+	if !heard[0].seenBy(view) {
+		e.reportUnheard(heard[0], heard[1:n], view)
+		return nil
 	}
 	r := e.unite(heard[:n], view)
 	if r.allocate && len(r.addrs) == 0 && !r.headless && r.externalName == "" {
@@ -149,6 +155,16 @@ func (e *ear) hear(claims []*claim, view string) *row {
 	}
 	e.reportLost(r, heard[n:])
 	return r
+}
+
+// reportUnheard tells who says something of a service to one namespace that the service is everybody's.
+func (e *ear) reportUnheard(service *claim, claims []*claim, view string) {
+	for _, cl := range claims {
+		if cl.seenBy(view) {
+			e.conflict(cl.source, cl.host.Object, cl.host.Name, "%s is %s to everybody; what is said of it to %s alone is left out",
+				cl.host.Name, service.host.Object, view)
+		}
+	}
 }
 
 // reportLost tells weaker sources that the addresses they announce for a host are answered to nobody.
@@ -175,7 +191,7 @@ func (e *ear) unite(claims []*claim, view string) *row {
 		headless:     first.host.Headless,
 		externalName: first.host.ExternalName,
 	}
-	service := slices.ContainsFunc(claims, func(cl *claim) bool { return cl.host.Kubernetes })
+	r.given = first.host.given() // which come first
 	for _, cl := range claims {
 		h := &cl.host
 		if h.Headless != r.headless || h.ExternalName != r.externalName {
@@ -187,7 +203,7 @@ func (e *ear) unite(claims []*claim, view string) *row {
 		}
 		r.kubernetes = r.kubernetes || h.Kubernetes
 		r.allocate = r.allocate || h.Allocate
-		if service && !h.Kubernetes {
+		if r.given && !h.given() {
 			e.reportLost(r, []*claim{cl}) // a service has the addresses that the cluster gives it
 		} else {
 			r.addrs = append(r.addrs, h.Addresses...)

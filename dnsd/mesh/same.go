@@ -26,7 +26,7 @@ func sameSlice[T any](a, b []T, same func(a, b *T) bool) bool {
 
 func sameHost(a, b *Host) bool {
 	return a.Name == b.Name && a.Object == b.Object && a.Namespace == b.Namespace &&
-		a.Kubernetes == b.Kubernetes && a.Allocate == b.Allocate && a.Headless == b.Headless &&
+		a.Kubernetes == b.Kubernetes && a.Imported == b.Imported && a.Allocate == b.Allocate && a.Headless == b.Headless &&
 		a.ExternalName == b.ExternalName && slices.Equal(a.ExportTo, b.ExportTo) &&
 		slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Ports, b.Ports) &&
 		a.TTL == b.TTL && sameData(a.Data, b.Data) && sameSlice(a.Records, b.Records, sameRecord)

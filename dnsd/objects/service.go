@@ -95,7 +95,7 @@ func affinity(spec *corev1.ServiceSpec) time.Duration {
 func (s *service) translate(b *builder) {
 	h := mesh.Host{
 		Name:   strings.ToLower(s.Name + "." + s.Namespace + ".svc." + b.options.ClusterDomain),
-		Object: s.String(), Namespace: s.Namespace, Kubernetes: !s.imported, ExportTo: s.exportTo,
+		Object: s.String(), Namespace: s.Namespace, Kubernetes: !s.imported, Imported: s.imported, ExportTo: s.exportTo,
 	}
 	if s.imported {
 		h.Name = strings.ToLower(s.Name + "." + s.Namespace + ".svc." + clusterSet)

@@ -27,6 +27,9 @@ func TestServiceImport(t *testing.T) {
 	var got []string
 	for _, h := range in.Hosts {
 		line := h.Name + " " + h.Addresses[0].String()
+		if imported := strings.HasSuffix(h.Name, clusterSet); h.Imported != imported || h.Kubernetes == imported {
+			t.Errorf("%+v", h)
+		}
 		for _, r := range h.Records {
 			line += " " + r.Label
 		}
