@@ -42,7 +42,7 @@ func (s *Source) refused(w *watched, reason string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := mesh.Problem{Source: s.options.Name, Object: w.resource, Reason: reason}
-	if w.listed && s.wrong[w.resource] == p {
+	if w.listed && w.failure == nil && s.wrong[w.resource] == p {
 		return
 	}
 	w.listed, w.failure = true, nil
@@ -50,17 +50,20 @@ func (s *Source) refused(w *watched, reason string) {
 	s.changed()
 }
 
-// drop has the source forget an object; source.mu is held.
-func (w *watched) drop(namespace, name string) {
+// drop has the source forget an object; source.mu is held. It is false where that makes no difference: pods of
+// jobs end all the time.
+func (w *watched) drop(namespace, name string) (news bool) {
 	s, key := w.source, namespace+"/"+name
+	called := string(w.Kind) + " " + key
+	_, wasWrong := s.wrong[called]
 	delete(w.held, key)
-	delete(s.wrong, string(w.Kind)+" "+key)
+	delete(s.wrong, called)
 	switch w.Kind {
 	case kindNamespace:
 		delete(s.namespaces, name)
-		return
+		return true
 	case kindNode:
-		return
+		return false
 	}
-	s.set.Delete(w.Kind, namespace, name)
+	return s.set.Delete(w.Kind, namespace, name) || wasWrong
 }

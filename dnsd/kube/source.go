@@ -62,6 +62,7 @@ type Source struct {
 	wrong      map[string]mesh.Problem // what cannot be used, by what it is called: objects, kinds, the configuration
 	namespaces map[string]bool
 	kinds      []*watched
+	spoken     bool // all that there was to list has been listed once
 }
 
 // timing is every duration of the source, so that tests need not wait for them.
@@ -212,13 +213,15 @@ func (s *Source) changed() {
 }
 
 // input is all there is. As long as something has never been listed, it is at most why, and nothing where
-// there is no why.
+// there is no why. Pods are waited for only at first: who selects some later has no endpoints until they are
+// listed, and holds up nobody else.
 func (s *Source) input() (in mesh.Input, ready bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	pending := slices.ContainsFunc(s.kinds, func(w *watched) bool {
-		return !w.listed && (w.Kind != objects.KindPod || s.set.Selects())
+		return !w.listed && (w.Kind != objects.KindPod || s.set.Selects() && !s.spoken)
 	})
+	s.spoken = s.spoken || !pending
 	if in = (mesh.Input{Source: s.options.Name, Pending: true}); !pending {
 		in = s.set.Input()
 	}

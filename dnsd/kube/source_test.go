@@ -224,6 +224,10 @@ func TestDenied(t *testing.T) {
 	w.until("denied", func(in mesh.Input) bool {
 		return hosts(in) == "cart.shop db.test" && len(in.Problems) == 1 && strings.Contains(in.Problems[0].Reason, "stays: HTTP 403 Forbidden")
 	})
+	a.Down(true)
+	w.until("out of reach", func(in mesh.Input) bool { return len(in.Zones) == 0 && len(in.Problems) > 1 })
+	a.Down(false)
+	w.until("in reach, and still denied", func(in mesh.Input) bool { return len(in.Zones) == 1 && len(in.Problems) == 1 })
 	a.Deny("serviceentries", false)
 	w.until("allowed again", func(in mesh.Input) bool { return hosts(in) == "cart.shop db.test" && len(in.Problems) == 0 })
 	a.Deny("services", true) // without which there is no cluster

@@ -134,6 +134,9 @@ func (w *watched) open(ctx context.Context, request *rest.Request) (watch.Interf
 	}
 	if err != nil {
 		cancel(err)
+		if events != nil { // it came too late, and somebody reads in its name
+			events.Stop()
+		}
 		return nil, err
 	}
 	return &stream{events, cancel}, nil
@@ -249,8 +252,9 @@ func (w *watched) Delete(o any) error {
 	}
 	w.source.mu.Lock()
 	defer w.source.mu.Unlock()
-	w.drop(m.GetNamespace(), m.GetName())
-	w.source.changed()
+	if w.drop(m.GetNamespace(), m.GetName()) {
+		w.source.changed()
+	}
 	return nil
 }
 
@@ -279,9 +283,8 @@ func (w *watched) Replace(list []any, _ string) error {
 	}
 	for key := range w.held {
 		if !there[key] {
-			news = true
 			namespace, name, _ := cutKey(key)
-			w.drop(namespace, name)
+			news = w.drop(namespace, name) || news
 		}
 	}
 	w.listed = true

@@ -96,9 +96,11 @@ func New(o Options) *Set {
 // into one Set, and once.
 func (s *Set) Put(o Object) (news bool) { return o.put(s) }
 
-// Delete takes an object out. One that is not there is no mistake.
-func (s *Set) Delete(kind Kind, namespace, name string) {
+// Delete takes an object out; it is false where the others amount to the same without it. One that is not there
+// is no mistake.
+func (s *Set) Delete(kind Kind, namespace, name string) (news bool) {
 	at := id{namespace, name}
+	news = true
 	switch kind {
 	case KindService, KindServiceImport:
 		of := owner{at, kind == KindServiceImport}
@@ -115,10 +117,10 @@ func (s *Set) Delete(kind Kind, namespace, name string) {
 		}
 		delete(s.entries, at)
 	case KindWorkloadEntry:
-		s.reselect(s.workloads[at])
+		news = s.reselect(s.workloads[at])
 		delete(s.workloads, at)
 	case KindPod:
-		s.reselect(s.pods[at])
+		news = s.reselect(s.pods[at])
 		delete(s.pods, at)
 	case KindDestinationRule:
 		if s.rules[at] != nil {
@@ -126,6 +128,7 @@ func (s *Set) Delete(kind Kind, namespace, name string) {
 		}
 		delete(s.rules, at)
 	}
+	return news
 }
 
 // unit is an object that declares hosts, and what it comes to.
