@@ -55,7 +55,7 @@ func (t *term) again(ctx context.Context, items []handover.Item) (*term, error) 
 	if err != nil {
 		return nil, fmt.Errorf("neither handed over nor gone on: %w", err)
 	}
-	t.k.leaving.Go(func() { t.leave(next.accept) })
+	next.rest.Go(func() { t.leave(next.accept) })
 	return next, nil
 }
 

@@ -130,9 +130,8 @@ type Story struct {
 // keeper is this process.
 type keeper struct {
 	Options
-	mu      sync.Mutex // held to change story
-	story   atomic.Pointer[Story]
-	leaving sync.WaitGroup // former daemons of this process
+	mu    sync.Mutex // held to change story
+	story atomic.Pointer[Story]
 }
 
 func (k *keeper) tell(change func(*Story)) {
@@ -174,7 +173,6 @@ func Run(ctx context.Context, o Options) error {
 // serve is the terms of this process, one after the other, until another process has taken over, which it
 // returns, or one ends.
 func (k *keeper) serve(ctx context.Context, l *Lease) (heir *handover.Peer, err error) {
-	defer k.leaving.Wait()
 	t, err := k.enter(ctx, l)
 	if err != nil {
 		return nil, err
@@ -205,7 +203,7 @@ type term struct {
 	left     chan struct{} // closed when next goes on
 	next     func(handover.Item)
 	ended    chan struct{}
-	rest     sync.WaitGroup // of what the former daemon passes on
+	rest     sync.WaitGroup // of what the former daemon passes on, be it of this process
 }
 
 // enter starts a daemon and makes it responsible. It owns l.

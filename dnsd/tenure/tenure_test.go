@@ -59,6 +59,7 @@ type worker struct {
 	settle    func(context.Context) error // nil means at once
 	openFails int
 	pauses    error
+	lingers   <-chan struct{} // until what is passed on is between two answers; nil means it is
 	done      chan struct{}
 }
 
@@ -96,6 +97,9 @@ func (w *worker) Open() ([]handover.Item, error) {
 }
 
 func (w *worker) Leave(pass func(handover.Item)) {
+	if w.lingers != nil {
+		<-w.lingers
+	}
 	pass(handover.Item{Kind: "socket", Note: []byte(fmt.Sprintf("%q", "late of "+w.name)), File: null(w.desk.t)})
 	w.say("leaves")
 	closeAll(w.given)
@@ -265,6 +269,36 @@ func TestNewOneDoesNotTakeOver(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// What the first of two daemons of a process passes on late finds its way, though the second is relieved by then.
+func TestPassedOnThroughTheNextOne(t *testing.T) {
+	d, o := newDesk(t), options(t)
+	lingers := make(chan struct{})
+	a := d.process(o, "a", func(n int, _ *Lease) (*worker, error) {
+		if n == 1 {
+			return &worker{lingers: lingers}, nil
+		}
+		return &worker{}, nil
+	})
+	d.begun("a1")
+	if err := d.process(o, "b", func(int, *Lease) (*worker, error) { return nil, errors.New("no maps") }).wait(t); err == nil {
+		t.Error("b has ended well")
+	}
+	d.begun("a2")
+	c := d.process(o, "c", well)
+	d.begun("c1")
+	if who := d.expect("leaves"); who != "a2" {
+		t.Errorf("%s leaves", who)
+	}
+	close(lingers)
+	if who := d.expect(`resumes "late of a1"`); who != "c1" {
+		t.Errorf("%s has what a1 passes on", who)
+	}
+	d.expect("stands by")
+	if err := errors.Join(a.finish(t), c.finish(t)); err != nil {
+		t.Error(err)
 	}
 }
 
