@@ -92,7 +92,14 @@ func TestSocket(t *testing.T) {
 		if err := dial(); err != nil {
 			t.Error(err)
 		}
-		_ = open(t, network, path, 0o600).Close()
+		c := open(t, network, path, 0o600)
+		_ = c.Close()
+		next := open(t, network, path, 0o600)
+		_ = c.Close() // once more, which takes nothing from the next one, either
+		if err := next.Place(); err != nil {
+			t.Error(err)
+		}
+		b = next
 		if got := names(t, dir); len(got) != 1 {
 			t.Errorf("left behind: %q", got)
 		}

@@ -62,8 +62,9 @@ func (s *Socket) Lost() bool {
 
 // Close stops listening. The name stays, once placed.
 func (s *Socket) Close() error {
-	if !s.placed {
+	err := s.UnixListener.Close()
+	if err == nil && !s.placed { // the first time: later what is there is another's
 		_ = os.Remove(s.beside())
 	}
-	return s.UnixListener.Close()
+	return err
 }
