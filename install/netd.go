@@ -75,11 +75,15 @@ func (n *netd) network() (*network, error) {
 			return found, nil
 		}
 		if errors.Is(err, fs.ErrPermission) { // to us; the runtime may read it
-			return nil, fmt.Errorf("%w; the file is another user's: give nodens-install CAP_DAC_OVERRIDE", err)
+			return nil, hidden(err)
 		}
 		bad = append(bad, fmt.Errorf("%s: %w", path, err))
 	}
 	return nil, errors.Join(append([]error{errWait}, bad...)...)
+}
+
+func hidden(err error) error {
+	return fmt.Errorf("%w; the file is another user's: give nodens-install CAP_DAC_OVERRIDE", err)
 }
 
 func (n *netd) read(path string) (*network, error) {
@@ -158,13 +162,21 @@ func (n *netd) unchain() (wrote []string, err error) {
 		return nil, fmt.Errorf("read the runtime's network folder: %w", err)
 	}
 	var errs []error
+	var unread []string // which what was kept may be needed for, once they are lists
 	for _, name := range names {
 		path := filepath.Join(n.dir, name)
 		if filepath.Ext(name) != ".conflist" {
 			continue
 		}
 		net, err := n.read(path)
-		if err != nil {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case errors.Is(err, fs.ErrPermission):
+			errs = append(errs, hidden(err))
+			continue
+		case err != nil:
+			unread = append(unread, name)
 			continue // no list of ours: we write none that cannot be read
 		}
 		done, err := n.leave(net)
@@ -175,7 +187,7 @@ func (n *netd) unchain() (wrote []string, err error) {
 		}
 	}
 	if errs == nil {
-		errs = append(errs, n.forget(names))
+		errs = append(errs, n.forget(names, unread))
 	}
 	return wrote, errors.Join(errs...)
 }

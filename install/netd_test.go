@@ -44,6 +44,32 @@ func TestPromoteKeepsWhatItReplaces(t *testing.T) {
 	}
 }
 
+// What is kept for a list that is just being written is kept until that is whole, and then comes back.
+func TestUninstallOfAListThatIsHalfWritten(t *testing.T) {
+	in := onNode(t)
+	conf := in.write(t, "10-pods.conf", testConf, 0o600)
+	if _, err := in.settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	list := filepath.Join(in.net.dir, "10-pods.conflist")
+	whole, err := os.ReadFile(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{string(whole[:len(whole)/2]), string(whole)} {
+		in.write(t, "10-pods.conflist", text, 0o600)
+		if _, err := in.net.unchain(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if have, err := os.ReadFile(conf); err != nil || string(have) != testConf {
+		t.Errorf("%s is %s (%v), want what it was", conf, have, err)
+	}
+	if left, err := filepath.Glob(filepath.Join(in.net.dir, "*"+keptMark)); err != nil || len(left) > 0 {
+		t.Errorf("%v is left", left)
+	}
+}
+
 // A list that was changed since it was made of a .conf is its owner's, and stays one.
 func TestUninstallKeepsAChangedList(t *testing.T) {
 	in := onNode(t)

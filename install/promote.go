@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -110,10 +111,13 @@ func (n *netd) demote(path, conf string) (change, error) {
 	return wrote, err
 }
 
-// forget removes the copies, once everything is as it was.
-func (n *netd) forget(names []string) error {
+// forget removes the copies, once everything is as it was, but for those of lists that could not be read: they may
+// be whole again in a moment.
+func (n *netd) forget(names, unread []string) error {
 	for _, name := range names {
-		if strings.HasSuffix(name, keptMark) {
+		original, kept := strings.CutSuffix(name, keptMark)
+		list := strings.TrimSuffix(original, filepath.Ext(original)) + ".conflist"
+		if kept && !slices.Contains(unread, list) {
 			if err := n.remove(filepath.Join(n.dir, name)); err != nil {
 				return err
 			}
