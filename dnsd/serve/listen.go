@@ -20,7 +20,7 @@ const scarcePause = 100 * time.Millisecond
 // concurrent use.
 type TCPListener struct {
 	descriptor
-	by *accepting // nil unless it is served; guarded by mu
+	by *accepting // nil until it is served; guarded by mu
 }
 
 // TakeTCP makes from, a listening TCP socket, a TCPListener that the caller owns. It closes from, which may be
@@ -54,7 +54,7 @@ func (l *TCPListener) Close() error {
 
 // Add has conn answered on, a connection that another server had accepted and passed on when it retired, and
 // of which early has been read already. It reports false, and leaves conn to the caller, if the listener is
-// closed or not served.
+// closed or not served yet.
 func (l *TCPListener) Add(conn *net.TCPConn, early []byte) bool {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -73,26 +73,21 @@ type accepting struct {
 }
 
 // ServeTCP answers c's queries on the connections of ln until ln is closed, which is no error; any other end
-// is. Then it closes the connections too, since each of them keeps a network namespace in being. It returns at
-// once, and calls ended when nothing of it runs any more. The caller owns ln. When the Server retires, it
-// closes ln and passes the connections on.
+// is, and closes ln. Then it closes the connections too, since each of them keeps a network namespace in being.
+// It returns at once, and calls ended when nothing of it runs any more. The caller owns ln. When the Server
+// retires, it closes ln and passes the connections on.
 //
 // Queries of one connection are answered as the answers are ready, not in turn (RFC 7766 section
 // 6.2.1.1); there is no bound on how many a connection may carry.
 func (s *Server) ServeTCP(ln *TCPListener, c *Client, ended func(error)) {
 	a := &accepting{service: s.newService(c, "tcp", &ln.descriptor), tcp: ln}
-	ln.servedBy(a)
+	ln.mu.Lock()
+	ln.by = a
+	ln.mu.Unlock()
 	a.begin(a, func(err error) {
-		ln.servedBy(nil)
 		s.leave(a.socket)
 		ended(err)
 	})
-}
-
-func (l *TCPListener) servedBy(a *accepting) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.by = a
 }
 
 func (a *accepting) stop() { _ = a.tcp.Close() }

@@ -16,7 +16,7 @@ type served interface {
 	// ready does what there is to do, up to a batch of it, and waits for nothing. It reports whether some of
 	// that is now being asked upstream, and for how long the descriptor must not have a turn.
 	ready(l *loop, b *batch, now time.Time) (asking bool, rest time.Duration, err error)
-	// stop has nothing more read or accepted, from the moment it returns.
+	// stop has nothing more read, accepted or added, from the moment it returns.
 	stop()
 }
 
@@ -70,8 +70,8 @@ func (v *service) end(err error) {
 	if v.loop != nil {
 		v.loop.remove(v.id)
 	}
+	v.self.stop() // from here on, nothing is added to what is waited for
 	if v.server.retiring.Err() != nil {
-		v.self.stop()
 		v.asking.Wait()
 	}
 	v.cancel()

@@ -265,7 +265,7 @@ func TestScarceMemoryEndsNoSocket(t *testing.T) {
 	s := newServer(nil)
 	d := &datagrams{service: s.newService(client(), "udp", &u.descriptor), udp: u}
 	ended := make(chan error, 1)
-	d.ended, d.loosen = func(err error) { ended <- err }, func() bool { return true }
+	d.self, d.ended, d.loosen = d, func(err error) { ended <- err }, func() bool { return true }
 	id, err := l.add(d)
 	if err != nil {
 		t.Fatal(err)
@@ -297,6 +297,34 @@ func TestClosingTheListenerClosesItsConnections(t *testing.T) {
 	}
 	if _, err := conn.r.ReadByte(); err != io.EOF {
 		t.Errorf("the connection ended with %v", err)
+	}
+}
+
+// Nothing is added to a listener that has failed while what is under way is waited for.
+func TestNothingIsAddedToWhatEnds(t *testing.T) {
+	release := make(chan struct{})
+	free := sync.OnceFunc(func() { close(release) })
+	defer free()
+	var asked atomic.Int64
+	s := newServer(table())
+	s.upstream = slowly(release, &asked)
+	_, tcp := listen(t)
+	ln := takeTCP(t, tcp)
+	done := make(chan error)
+	s.ServeTCP(ln, client(), func(err error) { done <- err })
+	dial(t, ln.Addr().String()).send(t, question("slow.example.", dns.TypeA))
+	eventually(t, "it is being asked", func() bool { return asked.Load() == 1 })
+	go ln.by.end(unix.EIO)
+	eventually(t, "it ends", func() bool { return ln.by.ctx.Err() != nil })
+	udp, other := listen(t)
+	defer func() { _, _ = udp.Close(), other.Close() }()
+	conn := dial(t, other.Addr().String())
+	if ln.Add(conn.TCPConn, nil) {
+		t.Error("a connection was added")
+	}
+	free()
+	if err := <-done; !errors.Is(err, unix.EIO) {
+		t.Error(err)
 	}
 }
 
