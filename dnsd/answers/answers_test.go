@@ -22,6 +22,20 @@ func (k *oldKernel) StopAnswering() error {
 	return nil
 }
 
+// A row that another dnsd has taken away and that was made anew counts from 0, and never below.
+func TestRowsMadeAnew(t *testing.T) {
+	c := counted{since: map[uint64]ebpf.Outcomes{7: {Declared: 5, Unknown: 1}}}
+	for i, step := range []struct{ read, want ebpf.Outcomes }{
+		{ebpf.Outcomes{Declared: 8, Unknown: 1}, ebpf.Outcomes{Declared: 3}},
+		{ebpf.Outcomes{}, ebpf.Outcomes{}},
+		{ebpf.Outcomes{Declared: 6, Unknown: 2}, ebpf.Outcomes{Declared: 6, Unknown: 2}},
+	} {
+		if got := c.own(7, step.read); got != step.want {
+			t.Errorf("reading %d: %+v, want %+v", i, got, step.want)
+		}
+	}
+}
+
 // Where the kernel is not to answer, or cannot, everything else works as it does without, and what an
 // earlier dnsd left there is taken away.
 func TestKernelDoesNotAnswer(t *testing.T) {

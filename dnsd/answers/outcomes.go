@@ -54,15 +54,15 @@ func (c *counted) Detach(cookie uint64) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n, err := c.Answers.Detach(cookie)
-	since, known := c.since[cookie]
-	if err != nil || !known { // of a pod that an earlier dnsd knew
+	if _, known := c.since[cookie]; err != nil || !known { // of a pod that an earlier dnsd knew
 		return err
 	}
+	n = c.own(cookie, n)
 	delete(c.since, cookie)
 	if _, known := c.past[namespace]; !known && len(c.past) >= maxPast {
 		namespace = serve.OtherNamespaces
 	}
-	c.past[namespace] = sum(c.past[namespace], less(n, since))
+	c.past[namespace] = sum(c.past[namespace], n)
 	return nil
 }
 
@@ -80,12 +80,24 @@ func (a *Answers) Outcomes(list []pods.Pod) map[string]ebpf.Outcomes {
 		all[namespace] = n
 	}
 	for _, p := range list {
-		since, known := c.since[p.Cookie]
+		_, known := c.since[p.Cookie]
 		if n, err := c.Outcomes(p.Cookie); err == nil && known {
-			all[p.Namespace] = sum(all[p.Namespace], less(n, since))
+			all[p.Namespace] = sum(all[p.Namespace], c.own(p.Cookie, n))
 		}
 	}
 	return all
+}
+
+// own is how much of what was counted of a pod was since this process has known it: all of it, from when another
+// dnsd, in a handover, has taken the pod's row away.
+func (c *counted) own(cookie uint64, n ebpf.Outcomes) ebpf.Outcomes {
+	since := c.since[cookie]
+	if n.Declared < since.Declared || n.Learned < since.Learned || n.Denied < since.Denied ||
+		n.Unknown < since.Unknown || n.Unusual < since.Unusual || n.Watched < since.Watched {
+		since = ebpf.Outcomes{}
+		c.since[cookie] = since
+	}
+	return less(n, since)
 }
 
 func sum(a, b ebpf.Outcomes) ebpf.Outcomes {
