@@ -75,7 +75,8 @@ func Attached(o Options) error {
 
 // Ensure opens the pinned datapath, after attaching it or repairing whatever of it is missing, and makes
 // sure that sockets see it. It blocks while another process changes the same pins. Pins of another
-// schema are left as they are: the error wraps ErrSchema.
+// schema are left as they are: the error wraps ErrSchema. So are programs at work with other maps than the
+// pinned ones, which nobody may have filled: to exchange those is a dnsd's affair.
 func Ensure(o Options) (*Datapath, error) {
 	o, unlock, err := o.hold()
 	if err != nil {
@@ -85,15 +86,15 @@ func Ensure(o Options) (*Datapath, error) {
 	if v, ok := o.foreign(); ok {
 		return nil, fmt.Errorf("%s holds %s: %w (%s)", o.PinPath, v, ErrSchema, schemaPin)
 	}
+	if err := elsewhere(o); err != nil {
+		return nil, err
+	}
 	if Attached(o) == nil && verify(o) == nil {
 		d, err := open(o)
 		if err != nil {
 			return nil, err
 		}
-		if d, err = d.check(); err == nil {
-			return d, nil
-		}
-		// The links may run programs that work with other maps: somebody ended between pinning and exchanging.
+		return d.check()
 	}
 	return install(o)
 }
@@ -164,7 +165,7 @@ func finish(o Options, next *ebpf.Collection) (*Datapath, error) {
 	if err := attachAll(o, next); err != nil {
 		return nil, err
 	}
-	if err := pinSchema(o, next.Maps[nodensMapSchema]); err != nil {
+	if err := pinSchema(filepath.Join(o.PinPath, schemaPin), next.Maps[nodensMapSchema]); err != nil {
 		return nil, err
 	}
 	d, err := open(o)

@@ -68,8 +68,7 @@ func (o Options) foreign() (string, bool) {
 	return "", false
 }
 
-func pinSchema(o Options, schema *ebpf.Map) error {
-	path := filepath.Join(o.PinPath, schemaPin)
+func pinSchema(path string, schema *ebpf.Map) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil
 	}
@@ -78,17 +77,6 @@ func pinSchema(o Options, schema *ebpf.Map) error {
 	}
 	if err := schema.Pin(path); err != nil {
 		return fmt.Errorf("pin %s: %w", path, err)
-	}
-	return nil
-}
-
-func emptyDir(dir string) error {
-	entries, err := os.ReadDir(dir)
-	for _, e := range entries {
-		err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
-	}
-	if err != nil {
-		return fmt.Errorf("remove the pins of another schema: %w", err)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -92,16 +93,47 @@ func TestForgottenVersion(t *testing.T) {
 }
 
 // Whoever ended after the new maps were pinned and before the programs were exchanged has left links that
-// look well and programs that work with other maps.
-func TestEnsureOfHalfAnExchange(t *testing.T) {
-	o := options(t)
-	ensure(t, o)
+// look well and programs that work with other maps. Those go on, whatever pods come, until a dnsd has filled its own.
+func TestHalfAnExchange(t *testing.T) {
+	w, _ := dnsWorld(t)
+	o := w.options
 	next, err := fresh(o)
 	must(t, err)
-	must(t, pinSchema(o, next.Maps[nodensMapSchema]))
 	next.Close()
+	must(t, Attached(o))
 
+	if _, err := Ensure(o); err == nil || !strings.Contains(err.Error(), "other maps") {
+		t.Errorf("empty maps were put to work: %v", err)
+	}
+	asks(t, w, "dnsd0")
+	staged, err := Stage(o)
+	must(t, err)
+	asks(t, w, "dnsd0")
+	must(t, staged.Exchange())
+	must(t, staged.Close())
 	d, err := Ensure(o)
 	must(t, err)
 	must(t, d.Close())
+}
+
+// Pins that cannot be exchanged stay as they are.
+func TestPinsThatStay(t *testing.T) {
+	w, _ := dnsWorld(t)
+	must(t, os.MkdirAll(filepath.Join(w.options.PinPath, answersDir, "0-lo", "in the way"), 0o700))
+	before, err := os.ReadDir(filepath.Join(w.options.PinPath, mapsDir))
+	must(t, err)
+	if next, err := fresh(w.options); err == nil {
+		next.Close()
+		t.Error("what answers DNS was not taken off, and nobody said so")
+	}
+	must(t, w.current())
+	after, err := os.ReadDir(filepath.Join(w.options.PinPath, mapsDir))
+	must(t, err)
+	if len(after) != len(before) {
+		t.Errorf("pinned are %v, were %v", after, before)
+	}
+	d, err := Ensure(w.options)
+	must(t, err)
+	must(t, d.Close())
+	asks(t, w, "dnsd0")
 }
