@@ -116,31 +116,46 @@ func (s *Source) follow(ctx context.Context, client *clientv3.Client, from int64
 	defer cancel(nil)
 	all := make(chan news)
 	s.watch(ctx, cancel, client, from, all)
-	silent, watched := time.AfterFunc(callTimeout, func() { cancel(errSilent) }), 0
+	silent, watched := time.NewTimer(callTimeout), 0
 	defer silent.Stop()
 	tick := time.NewTicker(s.timing.probe)
 	defer tick.Stop()
 	var quiet, most <-chan time.Time // nil while there is nothing to tell
+	hear := func(n news) error {
+		if n.Created {
+			watched++
+			return n.Err()
+		}
+		quiet = time.After(s.timing.quiet)
+		if most == nil {
+			most = time.After(s.timing.most)
+		}
+		return s.take(ctx, client, n)
+	}
 	for {
 		select {
 		case n := <-all:
-			if err := s.take(ctx, client, n); err != nil {
+			if err := hear(n); err != nil {
 				return err
 			}
-			if n.Created {
-				if watched++; watched == len(s.roots) {
-					silent.Stop()
+			continue
+		case <-silent.C:
+			for range s.roots { // what came while nobody listened came in time
+				select {
+				case n := <-all:
+					if err := hear(n); err != nil {
+						return err
+					}
+				default:
 				}
-				continue
 			}
-			quiet = time.After(s.timing.quiet)
-			if most == nil {
-				most = time.After(s.timing.most)
+			if watched < len(s.roots) {
+				return errSilent
 			}
 			continue
 		case <-tick.C:
 			if err := s.probe(ctx, client); err != nil {
-				return err
+				return because(ctx, err)
 			}
 			continue
 		case <-ctx.Done():

@@ -38,6 +38,7 @@ type node struct {
 	quit    func()                     // ends the source
 	source  *Source
 	said    chan mesh.Input
+	last    mesh.Input // that until has waited for
 }
 
 // newNode starts nginx, with more in its http block, and a Source that keeps its routes.
@@ -155,6 +156,7 @@ func (n *node) until(hosts string, problems ...string) {
 	for {
 		select {
 		case in := <-n.said:
+			n.last = in
 			var names []string
 			for _, h := range in.Hosts {
 				names = append(names, h.Name)
@@ -375,9 +377,12 @@ func TestRefused(t *testing.T) {
 	if status, _, _ := n.get("node1.com", "/service1/"); status != 200 {
 		t.Errorf("node1.com: %d", status)
 	}
+	n.stop()
+	n.until("", "other files") // names do not outlive it while it refuses something
 	if err := os.Remove(filepath.Join(n.dir, "conf.d/zz.conf")); err != nil {
 		t.Fatal(err)
 	}
+	n.start()
 	n.until("node1.com node2.com") // it is tried again
 
 	n.source.Set(&mesh.Plan{})
@@ -475,6 +480,9 @@ func TestAddress(t *testing.T) {
 	b := backend(t, "b")
 	n.source.Set(&mesh.Plan{Routes: []mesh.Route{{Host: "a.example", Paths: []mesh.RoutePath{path("/x/", b)}}}})
 	n.until("", "the node's address is not known: no default route")
+	if !n.last.Pending {
+		t.Error("before it has found nginx it says that there are no hosts")
+	}
 	n.now.Store(&n.address)
 	n.until("a.example")
 	n.now.Store(nil)

@@ -142,7 +142,8 @@ func (s *Source) sync(ctx context.Context, plan *mesh.Plan, emit func(mesh.Input
 	}
 	if err := s.locate(); err != nil {
 		problems = append(problems, mesh.Problem{Source: sourceName, Object: "routes.address", Reason: err.Error()})
-		s.emit(mesh.Input{Source: sourceName, Hosts: s.hosts, Problems: problems}, emit)
+		// As long as nothing is known here of what nginx serves, what was said in an earlier life stays.
+		s.emit(mesh.Input{Source: sourceName, Pending: s.stamp == "", Hosts: s.hosts, Problems: problems}, emit)
 		return err
 	}
 	if err := s.claim(); err != nil {
@@ -168,7 +169,7 @@ func (s *Source) sync(ctx context.Context, plan *mesh.Plan, emit func(mesh.Input
 			if ctx.Err() != nil {
 				return err
 			}
-			if lost {
+			if lost || s.stamp != "" && !s.nginx.has(ctx, s.stamp) {
 				s.stamp, s.hosts = "", nil
 			}
 			problems = append(problems, mesh.Problem{Source: sourceName, Object: "nginx", Reason: err.Error()})
@@ -240,7 +241,7 @@ func (s *Source) emit(in mesh.Input, emit func(mesh.Input)) {
 }
 
 func sameInput(a, b *mesh.Input) bool {
-	return slices.Equal(a.Problems, b.Problems) && slices.EqualFunc(a.Hosts, b.Hosts, func(x, y mesh.Host) bool {
+	return a.Pending == b.Pending && slices.Equal(a.Problems, b.Problems) && slices.EqualFunc(a.Hosts, b.Hosts, func(x, y mesh.Host) bool {
 		return x.Name == y.Name && x.Object == y.Object && slices.Equal(x.Addresses, y.Addresses)
 	})
 }
