@@ -109,70 +109,96 @@ func (s *Source) watch(ctx context.Context, cancel context.CancelCauseFunc, clie
 	}
 }
 
+// follower takes in what the watches say.
+type follower struct {
+	*Source
+	client      *clientv3.Client
+	all         chan news
+	watched     int              // of how many roots the store has taken up watching
+	quiet, most <-chan time.Time // when to tell; nil while there is nothing to
+}
+
 // follow takes in changes as they come, from a revision on, and tells them, until the store cannot be
 // followed any more.
 func (s *Source) follow(ctx context.Context, client *clientv3.Client, from int64, emit func(mesh.Input)) error {
 	ctx, cancel := context.WithCancelCause(clientv3.WithRequireLeader(ctx))
 	defer cancel(nil)
-	all := make(chan news)
-	s.watch(ctx, cancel, client, from, all)
-	silent, watched := time.NewTimer(callTimeout), 0
+	f := &follower{Source: s, client: client, all: make(chan news)}
+	s.watch(ctx, cancel, client, from, f.all)
+	silent := time.NewTimer(callTimeout)
 	defer silent.Stop()
 	tick := time.NewTicker(s.timing.probe)
 	defer tick.Stop()
-	var quiet, most <-chan time.Time // nil while there is nothing to tell
-	hear := func(n news) error {
-		if n.Created {
-			watched++
-			return n.Err()
-		}
-		quiet = time.After(s.timing.quiet)
-		if most == nil {
-			most = time.After(s.timing.most)
-		}
-		return s.take(ctx, client, n)
-	}
 	for {
+		var err error
 		select {
-		case n := <-all:
-			if err := hear(n); err != nil {
-				return err
-			}
-			continue
+		case n := <-f.all:
+			err = f.hear(ctx, n)
 		case <-silent.C:
-			for range s.roots { // what came while nobody listened came in time
-				select {
-				case n := <-all:
-					if err := hear(n); err != nil {
-						return err
-					}
-				default:
-				}
-			}
-			if watched < len(s.roots) {
-				return errSilent
-			}
-			continue
+			err = f.late(ctx)
 		case <-tick.C:
-			if err := s.probe(ctx, client); err != nil {
-				return because(ctx, err)
-			}
-			continue
+			err = because(ctx, s.probe(ctx, client))
 		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-quiet:
-		case <-most:
+			err = context.Cause(ctx)
+		case <-f.quiet:
+			f.tell(emit)
+		case <-f.most:
+			f.tell(emit)
 		}
-		quiet, most = nil, nil
-		s.emit(emit)
+		if err != nil {
+			return err
+		}
 	}
 }
 
-// take takes in what a watch said.
-func (s *Source) take(ctx context.Context, client *clientv3.Client, n news) error {
+// hear takes in what a watch said.
+func (f *follower) hear(ctx context.Context, n news) error {
 	if err := n.Err(); err != nil {
 		return err
 	}
+	if n.Created {
+		f.watched++
+		return nil
+	}
+	f.quiet = time.After(f.timing.quiet)
+	if f.most == nil {
+		f.most = time.After(f.timing.most)
+	}
+	return because(ctx, f.take(ctx, f.client, n))
+}
+
+// late is for when the store should have taken up watching: whatever came while nobody listened counts.
+func (f *follower) late(ctx context.Context) error {
+	for range f.roots {
+		select {
+		case n := <-f.all:
+			if err := f.hear(ctx, n); err != nil {
+				return err
+			}
+		default:
+		}
+	}
+	if f.watched < len(f.roots) {
+		return errSilent
+	}
+	return nil
+}
+
+func (f *follower) tell(emit func(mesh.Input)) {
+	f.quiet, f.most = nil, nil
+	f.emit(emit)
+}
+
+// because returns why ctx has ended, if that is behind an error.
+func because(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
+	}
+	return err
+}
+
+// take takes in what has happened to keys.
+func (s *Source) take(ctx context.Context, client *clientv3.Client, n news) error {
 	for _, e := range n.Events {
 		if e.Type == clientv3.EventTypePut {
 			if err := s.put(ctx, client, n.root, []*mvccpb.KeyValue{e.Kv}); err != nil {

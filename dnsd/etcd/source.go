@@ -166,10 +166,7 @@ func (s *Source) session(ctx context.Context, emit func(mesh.Input)) error {
 		s.emit(emit)
 		err = s.follow(ctx, client, at+1, emit)
 	}
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	return err
+	return because(ctx, err)
 }
 
 // probe asks whether the store is there: a watch alone would stay silent.
