@@ -54,6 +54,12 @@ func (b *binDir) holds(plugins []string) error {
 		b.dir, strings.Join(plugins, ", "), platforms)
 }
 
+// there says whether the plugin's file is, whatever it holds.
+func (b *binDir) there() bool {
+	_, err := b.disk.Read(b.path())
+	return err == nil
+}
+
 // platforms is where the folder is elsewhere.
 const platforms = "GKE /home/kubernetes/bin, k3s /var/lib/rancher/k3s/data/cni, microk8s /var/snap/microk8s/current/opt/cni/bin, OpenShift /var/lib/cni/bin, Debian's packages /usr/lib/cni; set --bin-dir"
 

@@ -179,6 +179,32 @@ func TestFoldersAreTheRuntimes(t *testing.T) {
 	})
 }
 
+// A runtime that may look in several folders has shown that it finds the plugin in this one by having run it.
+func TestAnotherFolderThanTheNetworks(t *testing.T) {
+	in := onNode(t)
+	in.write(t, "10-pods.conflist", testList, 0o600)
+	in.bin.dir, in.old.cache = t.TempDir(), t.TempDir()
+	u := &uninstaller{cache: in.old.cache}
+	refused := func(when string) {
+		t.Helper()
+		if wrote, err := in.settle(t.Context()); wrote || err == nil || !strings.Contains(err.Error(), "--bin-dir") {
+			t.Errorf("%s: wrote %v, %v", when, wrote, err)
+		}
+	}
+	refused("a new node")
+	u.sandbox(t, "pods-1-eth0", chainedList, "/run")
+	refused("the plugin was elsewhere")
+	if err := os.WriteFile(in.bin.path(), []byte("older"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	in.settles(t)
+	if err := in.bin.is(in.program); err != nil {
+		t.Error(err)
+	}
+	u.sandbox(t, "pods-1-eth0", testList, "/run")
+	refused("no sandbox was made with it")
+}
+
 // A chain in a file is not one in the runtime.
 func TestStatusOfWhatIsLoaded(t *testing.T) {
 	in := onNode(t)

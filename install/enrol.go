@@ -96,6 +96,20 @@ func (k kept) alive(written time.Time) bool {
 	return err == nil
 }
 
+// ran says whether the runtime has run the plugin: libcni keeps what all plugins of a list have made.
+func (e *enroller) ran() bool {
+	names, _ := os.ReadDir(e.cache) // without it nobody knows
+	for _, name := range names {
+		f, err := node{}.Read(filepath.Join(e.cache, name.Name()))
+		if k, ok := readKept(f.data); err != nil || !ok {
+			continue
+		} else if l, err := k.list(); err == nil && len(l.ours) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // run has every pod of the network noted that is not, and returns what could not be. What is said once is
 // not said again for the same pod.
 func (e *enroller) run(ctx context.Context, network string, entry []byte) error {

@@ -53,7 +53,8 @@ func (in *installer) settle(ctx context.Context) (wrote bool, err error) {
 }
 
 // belongs says whether the folders are the runtime's. If the one of plugins were not, the list would name a
-// plugin that is not found, and no pod would start. Where no runtime says so, the network's own plugins do.
+// plugin that is not found, and no pod would start. Where no runtime says so, the network's own plugins do, or
+// that it has run ours: a runtime with several folders may have found each in another one.
 func (in *installer) belongs(known *loaded) error {
 	if known != nil {
 		return known.agrees(in.net.dir, in.bin.dir)
@@ -62,7 +63,10 @@ func (in *installer) belongs(known *loaded) error {
 	if err != nil {
 		return err
 	}
-	return in.bin.holds(net.types())
+	if err = in.bin.holds(net.types()); err != nil && in.bin.there() && in.old.ran() {
+		return nil
+	}
+	return err
 }
 
 // enrol has the pods noted that the network the runtime loads had before nodens.
