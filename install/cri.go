@@ -27,6 +27,7 @@ var sockets = []string{
 // loaded is what containerd has loaded, as it says itself.
 type loaded struct {
 	socket, version string
+	beside          bool // another runtime, which may be kubelet's
 	PluginDirs      []string
 	PluginConfDir   string
 	Networks        []struct {
@@ -56,8 +57,24 @@ func (l *loaded) has(network string) (n int) {
 	return n
 }
 
-// readsDropIns says whether it may read networks' drop-in folders: with libcni 1.3, so from 2.1 on.
+// crio is where CRI-O answers kubelet. It says nothing of its networks.
+const crio = "/run/crio/crio.sock"
+
+// listens says whether somebody does at a socket.
+func listens(socket string) bool {
+	conn, err := net.DialTimeout("unix", socket, time.Second)
+	if err == nil {
+		_ = conn.Close()
+	}
+	return err == nil
+}
+
+// readsDropIns says whether networks' drop-in folders may be read by all that read the networks: with libcni 1.3,
+// so by containerd from 2.1 on; of another runtime beside it nobody knows.
 func (l *loaded) readsDropIns() bool {
+	if l.beside {
+		return false
+	}
 	var major, minor int
 	_, err := fmt.Sscanf(strings.TrimPrefix(l.version, "v"), "%d.%d", &major, &minor)
 	return err == nil && (major > 2 || major == 2 && minor >= 1)

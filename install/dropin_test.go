@@ -90,6 +90,12 @@ func TestDropIn(t *testing.T) {
 			{"nobody says any more", silent, drop},
 			{"it is older now", reading(in, "1.7.2", false), list},
 			{"it is newer again", reading(in, "2.4.2", true), drop},
+			{"another runtime is there, too", func(ctx context.Context) *loaded {
+				l := reading(in, "2.4.2", true)(ctx)
+				l.beside = true
+				return l
+			}, list},
+			{"it is alone again", reading(in, "2.4.2", true), drop},
 			{"it is to, and does not", reading(in, "2.4.2", false), list},
 			{"it is not tried again", reading(in, "2.4.2", true), list},
 		} {

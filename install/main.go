@@ -193,6 +193,7 @@ func (o *options) ask(ctx context.Context) *loaded {
 	if err != nil {
 		return nil
 	}
+	l.beside = listens(crio)
 	return l
 }
 
