@@ -23,7 +23,11 @@ type uninstaller struct {
 	claims string // as an installer's
 	log    *slog.Logger
 	said   string
+	asked  int // rounds in which the runtime had nothing left to read and still would run the plugin
 }
+
+// reloads is how many rounds a runtime may take to read its folder again before somebody is to look at it.
+const reloads = 5
 
 // stay is how long an uninstaller stays.
 type stay int
@@ -102,14 +106,20 @@ func (u *uninstaller) round(ctx context.Context, till stay) (done bool, err erro
 	case len(needed) > 0 && till == tillTried:
 		return false, fmt.Errorf("%s; %s lets them go and stays until then: run uninstall again (or with --wait) when they are gone", needed, u.bin.path())
 	case len(needed) > 0:
-		if now := needed.String(); now != u.said {
-			u.log.Info("waiting to remove the stub: "+now, "folder", u.cache)
-			u.said = now
-		}
+		u.say("waiting to remove the stub: "+needed.String(), "folder", u.cache)
 		return false, nil
 	case len(wrote) > 0:
+		u.asked = 0
 		return false, nil // the runtime may be at work with the list it had; a round later it has the new one
-	case u.loaded(ctx):
+	}
+	if still := u.loaded(ctx); still != nil {
+		if u.asked++; u.asked < reloads {
+			return false, nil
+		}
+		if till == tillTried {
+			return false, fmt.Errorf("%w; %s stays until then: run uninstall again when it is done", still, u.bin.path())
+		}
+		u.say("waiting to remove the stub: " + still.Error())
 		return false, nil
 	}
 	if err := u.bin.remove(); err != nil {
@@ -119,18 +129,26 @@ func (u *uninstaller) round(ctx context.Context, till stay) (done bool, err erro
 	return true, nil
 }
 
-// loaded says whether the runtime says that it would still run the plugin.
-func (u *uninstaller) loaded(ctx context.Context) bool {
+// say logs what is waited for, once.
+func (u *uninstaller) say(what string, args ...any) {
+	if what != u.said {
+		u.log.Info(what, args...)
+		u.said = what
+	}
+}
+
+// loaded is an error if the runtime says that it would still run the plugin.
+func (u *uninstaller) loaded(ctx context.Context) error {
 	known := u.net.ask(ctx)
 	if known == nil || !samePath(known.PluginConfDir, u.net.dir) {
-		return false
+		return nil
 	}
 	for _, net := range known.Networks {
 		if known.has(net.Config.Name) > 0 {
-			return true
+			return fmt.Errorf("containerd at %s still has nodens loaded in network %s, though no file says so: restart it", known.socket, net.Config.Name)
 		}
 	}
-	return false
+	return nil
 }
 
 // sandboxes are the names of libcni's files of those that need the plugin.
