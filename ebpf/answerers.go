@@ -115,14 +115,14 @@ func (s *Answers) pinOf(cookie uint64, name string) string {
 	return filepath.Join(s.pin, strconv.FormatUint(cookie, 10)+"-"+name)
 }
 
-// Check says whether what Attach has put somewhere is still there.
+// Check says whether what Attach has put somewhere is still there and leads to the programs of this datapath.
 func (s *Answers) Check(cookie uint64, ifindex uint32, light bool) error {
 	where := map[string]uint32{"pod": ifindex, "lo": loopback}
 	if light {
 		delete(where, "lo")
 	}
 	for name, index := range where {
-		if err := isOn(index, s.pinOf(cookie, name)); err != nil {
+		if err := s.d.isOn(index, s.pinOf(cookie, name)); err != nil {
 			return err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -92,13 +93,13 @@ func filter(ifindex uint32, prog *ebpf.Program) error {
 	return nil
 }
 
-// isOn says whether what putOn has put somewhere is still there. A filter is believed to be: one can be
-// seen from its own namespace only.
-func isOn(ifindex uint32, pin string) error {
-	l, err := link.LoadPinnedLink(pin, nil)
-	if err != nil && isProgram(pin) {
-		return nil
+// isOn says whether what putOn has put somewhere is still there, and leads to d's programs. A filter is believed
+// to be there: one can be seen from its own namespace only.
+func (d *Datapath) isOn(ifindex uint32, pin string) error {
+	if prog, err := ebpf.LoadPinnedProgram(pin, nil); err == nil {
+		return d.leadsHere(prog, ifindex)
 	}
+	l, err := link.LoadPinnedLink(pin, nil)
 	if err != nil {
 		return fmt.Errorf("no program that answers DNS is on interface %d: %w", ifindex, err)
 	}
@@ -107,14 +108,23 @@ func isOn(ifindex uint32, pin string) error {
 	if err != nil || info.TCX() == nil || info.TCX().Ifindex != ifindex {
 		return errors.Join(fmt.Errorf("somebody has taken the program that answers DNS off interface %d", ifindex), err)
 	}
-	return nil
+	prog, err := ebpf.NewProgramFromID(info.Program)
+	if err != nil {
+		return fmt.Errorf("ask which program answers DNS on interface %d: %w", ifindex, err)
+	}
+	return d.leadsHere(prog, ifindex)
 }
 
-func isProgram(pin string) bool {
-	prog, err := ebpf.LoadPinnedProgram(pin, nil)
-	if err != nil {
-		return false
+// leadsHere says whether a pointer, which it closes, is to d's programs.
+func (d *Datapath) leadsHere(prog *ebpf.Program, ifindex uint32) error {
+	info, err1 := prog.Info()
+	answerers, err2 := d.maps.Answerers.Info()
+	if err := errors.Join(err1, err2, prog.Close()); err != nil {
+		return fmt.Errorf("ask what the program on interface %d leads to: %w", ifindex, err)
 	}
-	_ = prog.Close()
-	return true
+	id, _ := answerers.ID()
+	if ids, ok := info.MapIDs(); ok && !slices.Contains(ids, id) {
+		return fmt.Errorf("the program on interface %d leads to another dnsd's answers", ifindex)
+	}
+	return nil
 }

@@ -47,7 +47,7 @@ func (p *Pods) accelerateAgain(q *pod) error {
 		return nil
 	}
 	ifindex := p.rows[q.cookie].Ifindex
-	if p.o.Answers.Check(q.cookie, ifindex, q.light) == nil {
+	if q.slow == "" && p.o.Answers.Check(q.cookie, ifindex, q.light) == nil {
 		return nil
 	}
 	if err := p.accelerate(q, ifindex); err != nil {

@@ -52,4 +52,15 @@ func TestAccelerateAgain(t *testing.T) {
 	n.must(n.kernel.StopAnswering()) // somebody takes it off
 	n.sweep()
 	answered(true)
+
+	// What an earlier dnsd has put there is no reason not to try again.
+	m.bad = true
+	n.stop()
+	n.start()
+	if p := n.wait(a, Captured, ""); p.Slow == "" {
+		t.Fatalf("could not be attached, and is shown as %+v", p)
+	}
+	m.bad = false
+	n.sweep()
+	answered(true)
 }
