@@ -29,14 +29,16 @@ type dialer struct {
 	open   map[io.Closer]struct{}
 	lent   map[int]struct{} // UDP sockets that somebody else closes
 	closed bool
+
+	gone chan struct{} // closed when it is closed and nobody uses ns any more
 }
 
 func newDialer(ns namespace) *dialer {
-	return &dialer{ns: ns, open: map[io.Closer]struct{}{}, lent: map[int]struct{}{}}
+	return &dialer{ns: ns, open: map[io.Closer]struct{}{}, lent: map[int]struct{}{}, gone: make(chan struct{})}
 }
 
 // close ends every connection and every attempt at one, and lets go of the namespace, which each of
-// them keeps alive.
+// them keeps alive. It does not wait for who is in there.
 func (d *dialer) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -51,8 +53,14 @@ func (d *dialer) close() {
 	for fd := range d.lent {
 		_ = unix.Shutdown(fd, unix.SHUT_RDWR) // whoever has it hears of that, and closes it
 	}
-	if d.inside == 0 {
+	d.letGo()
+}
+
+// letGo closes the namespace if nobody uses it and nobody will.
+func (d *dialer) letGo() {
+	if d.closed && d.inside == 0 {
 		_ = d.ns.pod.Close()
+		close(d.gone)
 	}
 }
 
@@ -70,9 +78,8 @@ func (d *dialer) enter() error {
 func (d *dialer) leave() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.inside--; d.closed && d.inside == 0 {
-		_ = d.ns.pod.Close()
-	}
+	d.inside--
+	d.letGo()
 }
 
 func (d *dialer) isClosed() bool {

@@ -37,6 +37,7 @@ type pod struct {
 	dialer    *dialer
 	listeners []*listener
 	serving   sync.WaitGroup // what answers on the listeners
+	leaving   *dialer        // the last that was closed: somebody may be in the namespace by it
 }
 
 // name is how logs and status call the pod.
@@ -75,7 +76,19 @@ func (q *pod) close() {
 	q.listeners = nil
 	if q.dialer != nil {
 		q.dialer.close()
-		q.dialer = nil
+		q.leaving, q.dialer = q.dialer, nil
+	}
+}
+
+// left returns what waits until nothing of ours is left in the namespace of q, which is closed. Any goroutine
+// may call that.
+func (q *pod) left() (wait func()) {
+	last := q.leaving
+	return func() {
+		q.serving.Wait()
+		if last != nil {
+			<-last.gone
+		}
 	}
 }
 
@@ -322,8 +335,9 @@ func (p *Pods) release(key attach.Key, done chan<- error) {
 		}
 		return
 	}
+	left := q.left()
 	p.releasing.Go(func() {
-		q.serving.Wait()
+		left()
 		if done != nil {
 			done <- nil
 		}

@@ -178,7 +178,7 @@ func (p *Pods) Close() {
 		q.close()
 	}
 	for _, q := range p.pods {
-		q.serving.Wait()
+		q.left()() // who is in there comes home yet
 	}
 	p.releasing.Wait()
 	p.estate.closeAll()
