@@ -77,12 +77,12 @@ func released(t *testing.T, answerA, answerAAAA func(*dns.Msg) *dns.Msg, first u
 	p := newPlay(t)
 	p.ask(6)
 	p.ask(7)
-	if p.listen(); len(p.queries) != 1 {
+	if p.await(1); len(p.queries) != 1 {
 		t.Fatalf("%d queries while the guess is held", len(p.queries))
 	}
 	time.Sleep(patience)
 	p.line.Tick(time.Now())
-	if p.listen(); len(p.queries) != 2 {
+	if p.await(2); len(p.queries) != 2 {
 		t.Fatalf("%d queries after that", len(p.queries))
 	}
 	if first == dns.TypeAAAA {
@@ -98,7 +98,7 @@ func released(t *testing.T, answerA, answerAAAA func(*dns.Msg) *dns.Msg, first u
 			continue
 		}
 		p.serve(0, answer, true)
-		p.ready()
+		p.hear()
 		time.Sleep(time.Millisecond)
 	}
 	p.rest()

@@ -209,8 +209,9 @@ func TestLineFailsOver(t *testing.T) {
 			t.Errorf("%d tries after the first", p.asked.Load())
 		}
 		time.Sleep(nextTry / 2)
+		p.await(2)
 		p.serve(1, there, true)
-		p.ready()
+		p.hear()
 		p.rest()
 		for _, w := range p.waiters {
 			if w.rcode != dns.RcodeSuccess || w.answers != 0 {
@@ -281,8 +282,9 @@ func TestLineLosesItsSockets(t *testing.T) {
 		p := newPlay(t)
 		p.ask(4)
 		p.ask(6)
+		p.await(2)
 		p.serve(0, there, true)
-		p.ready()
+		p.hear()
 		if len(p.open) != 2 {
 			t.Errorf("%d sockets", len(p.open))
 		}

@@ -153,6 +153,17 @@ func (p *play) listen() {
 	}
 }
 
+// await waits until so many queries are there to be served.
+func (p *play) await(n int) {
+	p.t.Helper()
+	for p.listen(); len(p.queries) < n; p.listen() {
+		poll := []unix.PollFd{{Fd: int32(p.server), Events: unix.POLLIN}}
+		if came, err := unix.Poll(poll, int(hang/time.Millisecond)); came == 0 || err != nil && err != unix.EINTR {
+			p.t.Fatalf("%d queries have come, want %d: %v", len(p.queries), n, err)
+		}
+	}
+}
+
 // says is what a server may say.
 var says = [...]func(*dns.Msg) *dns.Msg{
 	there,
@@ -177,13 +188,27 @@ func (p *play) serve(i int, answer func(*dns.Msg) *dns.Msg, fair bool) {
 	_ = unix.Sendto(p.server, m, 0, a.from)
 }
 
-// ready has the Line read.
-func (p *play) ready() {
+// ready has the Line read what is there.
+func (p *play) ready() { p.read(0) }
+
+// hear has the Line read what is on its way. That takes no time in the game.
+func (p *play) hear() {
+	p.t.Helper()
+	if p.read(hang) == 0 {
+		p.t.Fatal("nothing comes")
+	}
+}
+
+func (p *play) read(wait time.Duration) int {
 	events := make([]unix.EpollEvent, 16)
-	n, _ := unix.EpollWait(p.epoll, events, 0)
+	n, err := unix.EpollWait(p.epoll, events, int(wait/time.Millisecond))
+	for err == unix.EINTR {
+		n, err = unix.EpollWait(p.epoll, events, int(wait/time.Millisecond))
+	}
 	for _, e := range events[:max(n, 0)] {
 		p.line.Ready(e.Fd, e.Events)
 	}
+	return n
 }
 
 // move is one of what may happen.

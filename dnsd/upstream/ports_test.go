@@ -15,28 +15,29 @@ func TestPortIsLentEmpty(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlay(t)
 		p.ask(4)
-		p.listen()
+		p.await(1)
 		a := p.queries[0]
 		p.serve(0, there, false) // one too early, that one, and one too late
 		for range 3 {
 			_ = unix.Sendto(p.server, pack(there(query("n3.example.com.", dns.TypeA))), 0, a.from)
 		}
-		p.ready()
+		p.hear()
 		used := p.used()
 		p.ask(6)
+		p.await(1)
 		p.serve(0, there, true)
-		p.ready()
+		p.hear()
 		if n := p.c.Stats().Servers[0]; n.Mismatched != 1 || n.RTT.Total() != 2 || p.used() != used {
 			t.Errorf("%+v, on port %d and %d", n, used, p.used())
 		}
 
 		p.ask(5)
-		p.listen()
+		p.await(1)
 		for range maxMismatched {
 			_ = unix.Sendto(p.server, p.queries[0].packet, 0, p.queries[0].from)
 		}
 		p.serve(0, there, true)
-		p.ready()
+		p.hear()
 		p.rest()
 	})
 }
@@ -64,8 +65,9 @@ func TestEventOfAnother(t *testing.T) {
 		if w := p.waiters[1]; w.ends != 0 || p.used() == gone {
 			t.Errorf("%d ends, on port %d after %d", w.ends, p.used(), gone)
 		}
+		p.await(2)
 		p.serve(1, there, true)
-		p.ready()
+		p.hear()
 		time.Sleep(time.Millisecond)
 		if w := p.waiters[1]; w.answers != 1 {
 			t.Errorf("%d answers", w.answers)
