@@ -3,6 +3,7 @@ package clusters
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/nodens-dns/nodens/dnsd/mesh"
 )
@@ -23,15 +24,18 @@ type Said struct {
 // localFirst is set; its address and its kind are this cluster's. One that only others have gets a virtual
 // address, since theirs may mean something else here. Of two pods of the same name this cluster's is known.
 //
+// Where namespaces are told different things of a service here, each has of the other clusters what it is told
+// there. Where all are told the same here, they are of the others, too: what comes first there counts.
+//
 // The inputs are not changed; what they have alone is the same memory in the joined one.
 func Join(all []Said, localFirst bool) mesh.Input {
 	here := all[0]
-	j := joiner{localFirst: localFirst, own: len(here.Input.Hosts), hosts: map[string]int{}, clusters: map[string]int{}, in: here.Input}
+	j := joiner{localFirst: localFirst, own: len(here.Input.Hosts), hosts: map[string][]int{}, clusters: map[string]int{}, in: here.Input}
 	j.in.Hosts, j.in.Clusters = slices.Clone(here.Input.Hosts), slices.Clone(here.Input.Clusters)
 	j.in.Problems = slices.Clone(here.Input.Problems)
 	for i := range j.in.Hosts {
-		if j.in.Hosts[i].Kubernetes {
-			j.hosts[j.in.Hosts[i].Name] = i
+		if h := &j.in.Hosts[i]; h.Kubernetes {
+			j.hosts[h.Name] = append(j.hosts[h.Name], i)
 		}
 	}
 	for i := range j.in.Clusters {
@@ -53,8 +57,23 @@ type joiner struct {
 	localFirst bool
 	own        int // hosts that this cluster has itself: the first so many
 	in         mesh.Input
-	hosts      map[string]int // services, by name
-	clusters   map[string]int // by name
+	hosts      map[string][]int // services, by name: several where namespaces are told different things
+	clusters   map[string]int   // by name
+}
+
+// guest is another cluster while it is added.
+type guest struct {
+	Said
+	theirs  map[string]*mesh.Cluster // its clusters of endpoints
+	adopted map[string]string        // what those are called here that are here, too
+	spread  map[served]bool          // what has its endpoints already
+}
+
+// served is a cluster of endpoints as it serves one port of a service.
+type served struct {
+	cluster, host string
+	port          uint16
+	protocol      mesh.Protocol
 }
 
 func (j *joiner) problem(of Said, object, format string, args ...any) {
@@ -63,69 +82,91 @@ func (j *joiner) problem(of Said, object, format string, args ...any) {
 
 // add adds the services of another cluster.
 func (j *joiner) add(other Said) {
-	theirs := make(map[string]*mesh.Cluster, len(other.Input.Clusters))
+	g := &guest{other, make(map[string]*mesh.Cluster, len(other.Input.Clusters)), map[string]string{}, map[served]bool{}}
 	for i := range other.Input.Clusters {
-		theirs[other.Input.Clusters[i].Name] = &other.Input.Clusters[i]
+		g.theirs[other.Input.Clusters[i].Name] = &other.Input.Clusters[i]
 	}
+	had := len(j.in.Hosts)
 	for i := range other.Input.Hosts {
 		h := &other.Input.Hosts[i]
 		if !h.Kubernetes {
 			continue // entries are this cluster's to make
 		}
-		if at, there := j.hosts[h.Name]; there {
-			j.unite(at, other, h, theirs)
-			continue
+		left := audienceOf(h)
+		for _, at := range j.hosts[h.Name] {
+			if here := audienceOf(&j.in.Hosts[at]); at < had && here.meets(audienceOf(h)) {
+				j.unite(at, g, h)
+				left = left.without(here)
+			}
 		}
-		j.hosts[h.Name] = len(j.in.Hosts)
-		alone := *h
-		alone.Object += " of cluster " + other.Cluster
-		if !h.Headless && h.ExternalName == "" {
-			alone.Addresses, alone.Allocate = nil, len(h.Ports) > 0
+		if left.everybody || len(left.namespaces) > 0 {
+			j.addAlone(g, h, left)
 		}
-		alone.Ports = nil
-		for _, p := range h.Ports {
-			alone.Ports = append(alone.Ports, j.adopt(p, other, theirs))
-		}
-		j.in.Hosts = append(j.in.Hosts, alone)
 	}
+}
+
+// addAlone adds a service of another cluster for those who do not have it yet.
+func (j *joiner) addAlone(g *guest, h *mesh.Host, to audience) {
+	j.hosts[h.Name] = append(j.hosts[h.Name], len(j.in.Hosts))
+	alone := *h
+	alone.Object += " of cluster " + g.Cluster
+	alone.ExportTo = to.namespaces
+	if !h.Headless && h.ExternalName == "" {
+		alone.Addresses, alone.Allocate = nil, len(h.Ports) > 0
+	}
+	alone.Ports = nil
+	for _, p := range h.Ports {
+		alone.Ports = append(alone.Ports, j.adopt(p, g))
+	}
+	j.in.Hosts = append(j.in.Hosts, alone)
 }
 
 // adopt takes in the cluster of another cluster's port, and returns the port as it is here: an entry may have
 // a cluster of that name.
-func (j *joiner) adopt(p mesh.Port, other Said, theirs map[string]*mesh.Cluster) mesh.Port {
-	c := theirs[p.Cluster]
+func (j *joiner) adopt(p mesh.Port, g *guest) mesh.Port {
+	c := g.theirs[p.Cluster]
 	if c == nil {
+		return p
+	}
+	if called, here := g.adopted[c.Name]; here {
+		p.Cluster = called
 		return p
 	}
 	adopted := *c
 	if _, taken := j.clusters[c.Name]; taken {
-		adopted.Name += "|cluster " + other.Cluster
-		p.Cluster = adopted.Name
+		adopted.Name += "|cluster " + g.Cluster
 	}
+	p.Cluster, g.adopted[c.Name] = adopted.Name, adopted.Name
 	j.clusters[adopted.Name] = len(j.in.Clusters)
 	j.in.Clusters = append(j.in.Clusters, adopted)
 	return p
 }
 
 // unite adds what another cluster says of the service that is at an index.
-func (j *joiner) unite(at int, of Said, other *mesh.Host, theirs map[string]*mesh.Cluster) {
+func (j *joiner) unite(at int, g *guest, other *mesh.Host) {
 	h := &j.in.Hosts[at]
 	if h.Headless != other.Headless || h.ExternalName != other.ExternalName {
-		j.problem(of, other.Object, "it is another kind of service here, which counts; that of cluster %s is left out", of.Cluster)
+		j.problem(g.Said, other.Object, "it is another kind of service here, which counts; that of cluster %s is left out", g.Cluster)
 		return
 	}
 	var later uint32 // by how much the other's endpoints come after those that are there
 	if j.localFirst && at < j.own {
 		later = 1
 	}
-	h.Object += ", " + other.Object + " of cluster " + of.Cluster
+	if also := ", " + other.Object + " of cluster " + g.Cluster; !strings.HasSuffix(h.Object, also) {
+		h.Object += also
+	}
 	h.Ports = slices.Clone(h.Ports)
 	for _, p := range other.Ports {
 		at := slices.IndexFunc(h.Ports, func(q mesh.Port) bool { return q.Number == p.Number && q.Protocol == p.Protocol })
 		if at < 0 {
-			h.Ports = append(h.Ports, j.adopt(p, of, theirs))
-		} else if c := theirs[p.Cluster]; c != nil {
-			j.spread(h.Ports[at].Cluster, c, later)
+			h.Ports = append(h.Ports, j.adopt(p, g))
+			continue
+		}
+		to := served{h.Ports[at].Cluster, h.Name, p.Number, p.Protocol}
+		if c := g.theirs[p.Cluster]; c != nil && !g.spread[to] {
+			g.spread[to] = true
+			j.spread(to.cluster, c, later)
 		}
 	}
 	if h.Headless {
