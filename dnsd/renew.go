@@ -61,6 +61,7 @@ func (r *renewal) start(program string, log *slog.Logger) {
 		return
 	}
 	r.pid.Store(int64(cmd.Process.Pid))
+	process.Notify("STATUS=") // what was said of the last one
 	log.Info("started anew, to be relieved by", "program", program, "pid", cmd.Process.Pid)
 	go func() {
 		err := cmd.Wait()

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
@@ -122,7 +123,7 @@ func (m *machine) install(ctx context.Context, dnsd []byte) error {
 		return fmt.Errorf("%w; journalctl -u dnsd says why", err)
 	}
 	if running { // another program, or another configuration: a new dnsd takes over
-		if err := systemctl(ctx, "reload", vmUnitName); err != nil {
+		if err := reload(ctx); err != nil {
 			return err
 		}
 	}
@@ -235,6 +236,53 @@ func (m *machine) stop(ctx context.Context) error {
 		args = append(args, "--config", m.path(vmConfigPath))
 	}
 	return run(ctx, program, args...)
+}
+
+// renewing is how long a new dnsd may take to take over from the one that runs.
+const renewing = 90 * time.Second
+
+// reload has a new dnsd take over, and returns when that is the unit's process.
+func reload(ctx context.Context) error {
+	before, said, err := unitState(ctx)
+	if err == nil {
+		err = systemctl(ctx, "reload", vmUnitName)
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, renewing)
+	defer cancel()
+	for {
+		process, status, err := unitState(ctx)
+		switch {
+		case err == nil && process != before:
+			return nil
+		case err == nil && status != said && strings.HasPrefix(status, "not renewed"):
+			return fmt.Errorf("the dnsd that was there goes on: %s; journalctl -u dnsd says why", status)
+		}
+		select {
+		case <-ctx.Done():
+			return errors.New("the dnsd that was there goes on, the new one has not taken over; journalctl -u dnsd says why")
+		case <-time.After(time.Second / 4):
+		}
+	}
+}
+
+// unitState is the unit's process, and what dnsd says of itself.
+func unitState(ctx context.Context) (process, status string, err error) {
+	out, err := exec.CommandContext(ctx, "systemctl", "show", "--property=MainPID,StatusText", vmUnitName).Output()
+	if err != nil {
+		return "", "", fmt.Errorf("ask systemd for dnsd's process: %w", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		switch key, value, _ := strings.Cut(strings.TrimSpace(line), "="); key {
+		case "MainPID":
+			process = value
+		case "StatusText":
+			status = value
+		}
+	}
+	return process, status, nil
 }
 
 func systemctl(ctx context.Context, args ...string) error { return run(ctx, "systemctl", args...) }

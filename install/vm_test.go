@@ -69,6 +69,8 @@ case $* in
 is-active*) test -e "$CALLS.on" ;;
 enable*) : >"$CALLS.on" ;;
 disable*) rm "$CALLS.on" ;;
+reload*) echo "$RELOADED" >"$CALLS.state" ;;
+show*) cat "$CALLS.state" 2>/dev/null || echo MainPID=1 ;;
 esac
 `
 
@@ -88,6 +90,7 @@ func running(t *testing.T) (m *machine, told func() string) {
 	}
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	t.Setenv("CALLS", calls)
+	t.Setenv("RELOADED", "MainPID=2")
 	return m, func() string {
 		text, err := os.ReadFile(calls)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -102,6 +105,7 @@ func running(t *testing.T) (m *machine, told func() string) {
 // dnsd and before its file.
 func TestVMRuns(t *testing.T) {
 	m, told := running(t)
+	const asked = "systemctl show --property=MainPID,StatusText dnsd.service\n"
 	for _, step := range []struct {
 		do   func() error
 		want string
@@ -109,7 +113,8 @@ func TestVMRuns(t *testing.T) {
 		{func() error { return m.install(t.Context(), []byte(standIn)) },
 			"systemctl daemon-reload\nsystemctl is-active --quiet dnsd.service\nsystemctl enable --now dnsd.service\n"},
 		{func() error { return m.install(t.Context(), []byte(standIn+"# newer\n")) },
-			"systemctl daemon-reload\nsystemctl is-active --quiet dnsd.service\nsystemctl enable --now dnsd.service\nsystemctl reload dnsd.service\n"},
+			"systemctl daemon-reload\nsystemctl is-active --quiet dnsd.service\nsystemctl enable --now dnsd.service\n" +
+				asked + "systemctl reload dnsd.service\n" + asked},
 		{func() error { return m.remove(t.Context()) },
 			"systemctl disable --now dnsd.service\ndnsd detach --config /etc/nodens/dnsd.yaml\nsystemctl daemon-reload\n"},
 		{func() error { return m.remove(t.Context()) }, "systemctl daemon-reload\n"},
@@ -123,6 +128,18 @@ func TestVMRuns(t *testing.T) {
 	}
 	if have := files(t, m.root); len(have) > 0 {
 		t.Errorf("%v is left", have)
+	}
+}
+
+// A new dnsd that does not take over is no success, though the old one serves on.
+func TestVMSaysThatTheNewOneFailed(t *testing.T) {
+	m, _ := running(t)
+	if err := m.install(t.Context(), []byte(standIn)); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("RELOADED", "MainPID=1\nStatusText=not renewed: the new process has ended: exit status 1")
+	if err := m.install(t.Context(), []byte(standIn)); err == nil || !strings.Contains(err.Error(), "exit status 1") {
+		t.Errorf("%v, want to be told why", err)
 	}
 }
 
