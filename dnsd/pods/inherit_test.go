@@ -54,6 +54,20 @@ func (n *node) asker(conn net.Conn, until <-chan struct{}, what string) (asked i
 	}
 }
 
+// A bell that was inherited goes with the Pods, also when they never ran.
+func TestCloseBeforeTheBellHangs(t *testing.T) {
+	n := newNode(t)
+	bell, other, err := os.Pipe()
+	n.must(err)
+	defer func() { _ = other.Close() }()
+	o := n.options
+	o.Doorbell = bell
+	New(o).Close()
+	if err := bell.Close(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("it was open: %v", err)
+	}
+}
+
 func TestPodNeverNoticesTheNextDnsd(t *testing.T) {
 	n := newNode(t)
 	n.start()

@@ -182,6 +182,9 @@ func (p *Pods) Close() {
 	}
 	p.releasing.Wait()
 	p.estate.closeAll()
+	if p.o.Doorbell != nil {
+		_ = p.o.Doorbell.Close() // if nobody has hung it; else it is closed
+	}
 	_ = p.home.Close()
 }
 
