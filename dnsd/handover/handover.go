@@ -33,6 +33,9 @@ const Protocol = 1
 const (
 	// silence is how long a peer may take for what it can do at once: one that is stopped is found by it.
 	silence = 5 * time.Second
+	// stopsWithin is how long who has lost may take to put down the pen: it first looks, for as long as silence,
+	// whether the other has ended, and then ends what it does.
+	stopsWithin = 3 * silence
 	// maxMessage is above 64 KiB, what may have been read of a DNS message, in JSON.
 	maxMessage = 128 << 10
 )
@@ -221,7 +224,7 @@ func (p *Peer) Await(patience time.Duration) error {
 	err := p.await(patience)
 	if err != nil {
 		_ = p.conn.CloseWrite() // for the other to hear of it
-		if p.pen != nil && !p.putDown(2*silence) {
+		if p.pen != nil && !p.putDown(stopsWithin) {
 			if p.PID > 0 && p.PID != os.Getpid() {
 				_ = unix.Kill(p.PID, unix.SIGKILL)
 			}
