@@ -2,18 +2,64 @@ package ebpf
 
 import (
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
+// twoPods are two that use the same services.
+func twoPods(t *testing.T) (w, other *world, s *Services) {
+	w, s = lbWorld(t)
+	cookie, err := w.net.Cookie()
+	must(t, err)
+	must(t, w.PutPod(cookie, Pod{Ifindex: 1, Addr4: other4, LB: true, View: ViewOf("shop")}))
+	return w, &world{Datapath: w.Datapath, pod: w.net, cookie: cookie}, s
+}
+
+// What several pods could not reach they try by turns: one that is always first, and never comes through, does not
+// keep it from the others. Nobody is waited for who does not come.
+func TestProbesByTurns(t *testing.T) {
+	w, other, s := twoPods(t)
+	vip := netip.AddrPortFrom(vip4, 80)
+	f := map[Frontend]string{}
+	both(f, vip4, 80, "web")
+	apply(t, s, f, map[string]Service{"web": {Policy: RoundRobin, Backends: backends(8080, back4[:2]...),
+		Outlier: Outlier{Consecutive: 1, Ejection: time.Hour, MaxEjection: time.Hour, MaxPercent: 100}}})
+	serve(t, w.net, "up", netip.AddrPortFrom(back4[1], 8080))
+	for range 2 {
+		_, _ = w.tcpConnect(t, vip), other.tcpConnect(t, vip)
+	}
+	for range 2 {
+		_, _ = other.tcpConnect(t, vip), w.tcpConnect(t, vip)
+	}
+	if b := state(t, s, "web").Backends; !b[0].Ejected || b[0].Failures != 2 {
+		t.Fatalf("after a failure of each: %+v", b[0])
+	}
+	set := s.tables.sets.rows[s.setOf(s.names["web"])]
+	row := &s.tables.states.rows[s.tables.slots.rows[set.Members].Backend]
+	for i, step := range []struct {
+		who    *world
+		rested time.Duration
+		probes uint64
+	}{
+		{w, 59 * time.Minute, 0}, {w, 61 * time.Minute, 1}, {w, 61 * time.Minute, 0},
+		{other, 61 * time.Minute, 1}, {other, 119 * time.Minute, 0}, {w, 61 * time.Minute, 1}, {w, 121 * time.Minute, 1},
+	} {
+		atomic.StoreUint64(&row.FailedAt, uint64(monotonic()-step.rested))
+		before := w.counter(t, "lb_probes")
+		for range 4 {
+			_ = step.who.tcpConnect(t, vip)
+		}
+		if got := w.counter(t, "lb_probes") - before; got != step.probes {
+			t.Errorf("step %d: after %s %d probes of a pod, want %d", i, step.rested, got, step.probes)
+		}
+	}
+}
+
 // What one pod alone cannot reach, it alone is kept from; others when one of them has failed there, too. What
 // that pod says does not keep the others from saying it of another backend.
 func TestAccuser(t *testing.T) {
-	w, s := lbWorld(t)
-	cookie, err := w.net.Cookie()
-	must(t, err)
-	other := &world{Datapath: w.Datapath, pod: w.net, cookie: cookie}
-	must(t, w.PutPod(cookie, Pod{Ifindex: 1, Addr4: other4, LB: true, View: ViewOf("shop")}))
+	w, other, s := twoPods(t)
 	vip := netip.AddrPortFrom(vip4, 80)
 	f := map[Frontend]string{}
 	both(f, vip4, 80, "web")

@@ -77,14 +77,17 @@ func duration(millis uint32) time.Duration { return time.Duration(millis) * time
 const sharedFor = time.Minute
 
 // ejects says whether a set leaves a backend alone, as far as the node is concerned. While several pods use
-// it, the failures of one are that pod's own affair, which the programs keep from it.
+// it, the failures of one are that pod's own affair, which the programs keep from it. Where no other has come for
+// a while they count for all, or a pod that is the only one to use a service would go on failing there. Others who
+// come later do so all the same, if fewer: what is ejected stays in line for its share, and its accuser alone is
+// kept off.
 func (set nodensSet) ejects(state *nodensBackendState) bool {
 	sharedAt := time.Duration(atomic.LoadUint64(&state.SharedAt))
 	shared := sharedAt != 0 && monotonic()-sharedAt < sharedFor
-	return atomic.LoadUint32(&state.Streak) >= set.Consecutive && (atomic.LoadUint64(&state.Accuser) == several || !shared)
+	return atomic.LoadUint32(&state.Streak) >= set.Consecutive && (atomic.LoadUint64(&state.Accuser)&several != 0 || !shared)
 }
 
-const several = ^uint64(0) // SEVERAL
+const several = 1 << 63 // SEVERAL
 
 // ejectedUntil says until when a set leaves a backend alone; zero: it does not. In the past: the next
 // connection is a probe.

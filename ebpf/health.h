@@ -6,7 +6,8 @@
 // other still tries, and what either finds out serves both.
 //
 // But one pod's word counts for that pod alone: its own network policy may be what is in the way, or it
-// may want others to lose a backend. When handshakes of a second pod fail as well, the backend is it.
+// may want others to lose a backend. When handshakes of a second pod fail as well, the backend is it; then
+// who has had a probe waits twice as long for the next, so that others come to find out, too.
 #pragma once
 
 #include "dns.h"
@@ -31,7 +32,7 @@ static __always_inline bool is_kept_from(const struct set *set, const struct bac
 {
 	__u64 accuser = *(volatile const __u64 *)&state->accuser;
 
-	return is_ejected(set, *(volatile const __u32 *)&state->streak) && (accuser == client || accuser == SEVERAL);
+	return is_ejected(set, *(volatile const __u32 *)&state->streak) && (accuser == client || accuser & SEVERAL);
 }
 
 /* ns that a backend which is ejected rests. */
@@ -47,12 +48,20 @@ static __always_inline __u64 ejection(const struct set *set, __u32 streak)
 	return time < max ? time : max;
 }
 
+/* 1 if they are the same, else 0; without a branch. */
+static __always_inline __u64 equal(__u64 a, __u64 b)
+{
+	__u64 difference = a ^ b;
+
+	return (difference | -difference) >> 63 ^ 1;
+}
+
 /*
  * Whether a backend that is ejected may be probed. An ejection that has run out lets one connection
  * through and goes on for all others: who moves failed_at first has it. A function of its own, not
  * inlined, so that the verifier goes through it once and not once per step of the loops that ask.
  */
-__noinline __u32 may_probe(__u32 set_id, __u32 id)
+__noinline __u32 may_probe(__u32 set_id, __u32 id, __u64 client)
 {
 	struct set *set = bpf_map_lookup_elem(&sets, &set_id);
 	struct backend_state *state = bpf_map_lookup_elem(&backend_states, &id);
@@ -61,20 +70,21 @@ __noinline __u32 may_probe(__u32 set_id, __u32 id)
 		return false;
 
 	__u64 failed_at = *(volatile __u64 *)&state->failed_at, now = bpf_ktime_get_coarse_ns();
+	__u64 accuser = *(volatile __u64 *)&state->accuser;
 	__u32 streak = state->streak;
 
-	/* Signed: the coarse clock lags behind itself on other CPUs; a streak may have ended just now. */
-	return !is_ejected(set, streak) ||
-	       ((__s64)(failed_at + ejection(set, streak) - now) <= 0 &&
-		__sync_val_compare_and_swap(&state->failed_at, failed_at, now) == failed_at);
-}
+	if (!is_ejected(set, streak)) /* it may have ended just now */
+		return true;
 
-/* 1 if they are the same, else 0; without a branch. */
-static __always_inline __u64 equal(__u64 a, __u64 b)
-{
-	__u64 difference = a ^ b;
+	__u64 rest = ejection(set, streak) << equal(accuser, SEVERAL | client);
 
-	return (difference | -difference) >> 63 ^ 1;
+	/* Signed: the coarse clock lags behind itself on other CPUs. */
+	if ((__s64)(failed_at + rest - now) > 0 ||
+	    __sync_val_compare_and_swap(&state->failed_at, failed_at, now) != failed_at)
+		return false;
+	if (accuser & SEVERAL)
+		*(volatile __u64 *)&state->accuser = SEVERAL | client;
+	return true;
 }
 
 /*
@@ -100,7 +110,7 @@ __noinline __u32 may_eject(__u32 id, __u64 client)
 			break;
 		/* is_kept_from() without a branch: two ways per step would be too many for the verifier. */
 		ejected += (__u64)((__s64)set->consecutive - 1 - (__s64)state->streak) >> 63 &
-			   (equal(state->accuser, client) | equal(state->accuser, SEVERAL));
+			   (equal(state->accuser, client) | state->accuser >> 63);
 	}
 	return !ejected || (ejected + 1) * 100 <= (__u64)looked * set->max_percent;
 }
@@ -116,7 +126,8 @@ static __always_inline void note_failure(__u32 id, struct backend_state *state, 
 		return;
 
 	bool ejected = is_ejected(set, streak);
-	bool second = streak && state->accuser != client && state->accuser != SEVERAL;
+	__u64 accuser = state->accuser;
+	bool second = streak && accuser != client && !(accuser & SEVERAL);
 
 	/* Of those under way when it was ejected, however many, none says anything new. */
 	if (ejected && !probe && !second)
@@ -124,7 +135,7 @@ static __always_inline void note_failure(__u32 id, struct backend_state *state, 
 	if ((streak + 1 == set->consecutive || (ejected && second)) && set->max_percent < 100 && !may_eject(id, client))
 		return;
 	state->failed_at = bpf_ktime_get_coarse_ns();
-	state->accuser = streak && (second || state->accuser == SEVERAL) ? SEVERAL : client;
+	state->accuser = second ? SEVERAL : streak && accuser & SEVERAL ? accuser : client;
 	barrier();
 	if (ejected && second) /* for the others it is the first time */
 		*(volatile __u32 *)&state->streak = set->consecutive;
@@ -132,7 +143,7 @@ static __always_inline void note_failure(__u32 id, struct backend_state *state, 
 		__sync_fetch_and_add(&state->streak, 1);
 }
 
-/* Somebody connects: see believed() on what follows from there being others. */
+/* Somebody connects. What follows from there being others is user space's to say: ejects(). */
 static __always_inline void note_user(struct backend_state *state, __u64 client)
 {
 	if (state->user == client)

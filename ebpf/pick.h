@@ -81,7 +81,7 @@ static __always_inline enum fitness judge(const struct set *set, __u32 set_id, _
 		return UNFIT;
 	if (!(wants & WANT_HEALTH) || slot->always || !is_kept_from(set, state, client))
 		return FIT;
-	return may_probe(set_id, id) ? PROBING : EJECTED;
+	return may_probe(set_id, id, client) ? PROBING : EJECTED;
 }
 
 /*

@@ -107,7 +107,8 @@ struct backend {
 	__u32 incarnation; /* goes up when the index is given to another address; 0: never used */
 };
 
-#define SEVERAL 0xffffffffffffffffULL
+/* A bit of an accuser beside which stands who has the probe, or had the last one. */
+#define SEVERAL (1ULL << 63)
 
 /*
  * Facts about a backend, whoever noticed; what follows from them is up to the settings of each service.
@@ -119,7 +120,7 @@ struct backend_state {
 	__u64 connections;
 	__u64 failures;
 	__u64 failed_at; /* ns, monotonic: when the streak last grew, or a probe was let through */
-	__u64 accuser;   /* netns cookie of the pod whose handshakes the streak is of, or SEVERAL */
+	__u64 accuser;   /* netns cookie of the pod whose handshakes the streak is of; with SEVERAL: see there */
 	__u64 user;      /* that of the pod which connected last */
 	__u64 shared_at; /* ns, monotonic: when that was last another one than before; 0: never */
 	__u64 pad;
