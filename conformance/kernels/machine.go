@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 //go:embed init.sh
@@ -19,6 +20,9 @@ var initScript []byte
 
 // ending is printed when the script has ended well. Whatever else becomes of the machine, it is not.
 const ending = "nodens: the script has ended well"
+
+// longest is how long a machine may run; one that hangs would for ever.
+const longest = 90 * time.Minute
 
 // Kernel is an unpacked kernel of Debian's.
 type Kernel struct {
@@ -49,9 +53,9 @@ func Fetch(ctx context.Context, meta, below string) (Kernel, error) {
 	if _, err := run(ctx, fresh, "apt-get", "download", "linux-image-"+version); err != nil {
 		return Kernel{}, err
 	}
-	debs, err := filepath.Glob(filepath.Join(fresh, "*.deb"))
-	if err != nil || len(debs) != 1 {
-		return Kernel{}, fmt.Errorf("download linux-image-%s: there are %d files, %w", version, len(debs), err)
+	debs, _ := filepath.Glob(filepath.Join(fresh, "*.deb")) // the pattern is a good one
+	if len(debs) != 1 {
+		return Kernel{}, fmt.Errorf("download linux-image-%s: there are %d packages in %s, not one", version, len(debs), fresh)
 	}
 	if _, err := run(ctx, fresh, "dpkg-deb", "-x", debs[0], fresh); err != nil {
 		return Kernel{}, err
@@ -67,9 +71,11 @@ func Fetch(ctx context.Context, meta, below string) (Kernel, error) {
 
 // Run boots the kernel and runs a script of bash's there, as root, in a folder that holds what work holds
 // and can be written to. It returns what the machine printed, kernel messages in it, and an error unless
-// the script ended well. The machine is emulated, as a virtual one does not always have what KVM needs, and some ten
-// times slower than this one.
+// the script ended well. The machine is emulated, as KVM is not to be had everywhere, and some ten times
+// slower than this one.
 func (k Kernel) Run(ctx context.Context, work, script string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, longest)
+	defer cancel()
 	dir, err := os.MkdirTemp("", "nodens-kernel-*")
 	if err != nil {
 		return "", fmt.Errorf("make room for the machine: %w", err)
